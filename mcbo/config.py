@@ -1,0 +1,113 @@
+"""All numbers of the method, as frozen data. Presets fill them in ``tasks.py``; no step has a default of its own."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mcbo.errors import InputError
+from mcbo.types import Shape
+
+MIN_CELLS = 5
+"""A level whose grid has fewer cells along an axis is left out: its box means and its search see little but border."""
+MIN_VOXELS = 8
+"""The smallest axis that is registered."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Adam instance optimization of a level.
+
+    Attributes:
+        grid_spacing: voxels per cell of the parameter grid.
+        iterations: evaluations of the loss.
+        learning_rate: Adam's, in cells of that grid.
+        regularization_weight: of the roughness against the feature distance.
+        parameter_box, parameter_rounds: box means that smooth the parameters.
+        result_box, result_rounds: box means that smooth the result on the full grid.
+    """
+
+    grid_spacing: int
+    iterations: int
+    learning_rate: float
+    regularization_weight: float
+    parameter_box: int
+    parameter_rounds: int
+    result_box: int
+    result_rounds: int
+
+
+@dataclass(frozen=True)
+class Level:
+    """One scale.
+
+    Attributes:
+        grid_spacing: g, voxels per cell: the features are average-pooled by it.
+        weight: of the level in the fusion.
+        search_radius: R, cells: (2R+1)³ candidates.
+        tiles: the volume is cut in this many parts along each axis, each solved alone.
+        refinement: what follows the coarse solution, if anything.
+    """
+
+    grid_spacing: int
+    weight: float
+    search_radius: int
+    tiles: int = 1
+    refinement: Refinement | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """A complete method: everything that decides a result, and nothing else.
+
+    Attributes:
+        name: of the preset.
+        mind_radius, mind_dilation: of MIND-SSC, voxels.
+        levels: coarse to fine.
+        coupling_weights: of the passes of the convex optimization.
+        consistency_rounds: of the inverse consistency.
+        modality_fusion: how the displacements of several moving modalities become one, or None to keep them apart.
+        stretch: sample as the published program does (``field.half_pixel_stretch``).
+    """
+
+    name: str
+    mind_radius: int
+    mind_dilation: int
+    levels: tuple[Level, ...]
+    coupling_weights: tuple[float, ...]
+    consistency_rounds: int
+    modality_fusion: Literal["maximum"] | None
+    stretch: bool
+
+
+def fit_to_shape(config: Config, shape: Shape) -> tuple[Config, tuple[Level, ...]]:
+    """Leaves out the levels whose grid has fewer than ``MIN_CELLS`` cells along an axis; the other weights then sum to 1.
+
+    Args:
+        config: the preset.
+        shape: voxels of the images.
+
+    Returns:
+        The config to use, and the levels that were dropped.
+
+    Raises:
+        InputError: if an axis has fewer than ``MIN_VOXELS`` voxels, or no level fits.
+    """
+    if min(shape) < MIN_VOXELS:
+        raise InputError(f"expected at least {MIN_VOXELS} voxels along every axis, got {format_shape(shape)}")
+    kept = tuple(level for level in config.levels if min(shape) // level.grid_spacing >= MIN_CELLS)
+    if not kept:
+        finest = min(level.grid_spacing for level in config.levels)
+        raise InputError(
+            f"expected at least {MIN_CELLS * finest} voxels along every axis for preset {config.name}, "
+            f"got {format_shape(shape)}"
+        )
+    dropped = tuple(level for level in config.levels if level not in kept)
+    if not dropped:
+        return config, ()
+    total = math.fsum(level.weight for level in kept)
+    return replace(config, levels=tuple(replace(level, weight=level.weight / total) for level in kept)), dropped
+
+
+def format_shape(shape: Shape) -> str:
+    """``48×40×56``."""
+    return "×".join(map(str, shape))

@@ -1,0 +1,114 @@
+"""Weight-balanced coupled convex optimization: a smooth displacement out of a cost volume.
+
+METHOD.md, step 4; the coupling is that of Heinrich et al., WBIR 2014, the mean over coupling weights that of MCBO.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mcbo.field import box_mean, shape_of
+from mcbo.types import CostSlab, Displacement, Features, Kernels
+
+BOX_SIZE = 3
+"""Width of the box mean that smooths the picked field, in cells."""
+
+
+def coupled_argmin(
+    cost: CostSlab, displacement: Tensor | None, *, search_radius: int, coupling_weight: float
+) -> Tensor:
+    """Picks, per cell, the candidate c that minimizes cost(c) + w·|c − u|². Of equals, the first.
+
+    Candidates are taken in lines along axis 0: first the best of each line, then the line, then the candidate in it;
+    so the whole cost is only added to and reduced once, which is what torch does fast.
+
+    Args:
+        cost: ``(K, n, w, d)``, K in the order of ``cost_volume.candidates``.
+        displacement: u, ``(3, n, w, d)`` cells; None for the plain argmin of the cost.
+        search_radius: R, cells.
+        coupling_weight: w, cost per cell².
+
+    Returns:
+        ``(3, n, w, d)`` float32 cells, whole numbers.
+    """
+    side = 2 * search_radius + 1
+    lines = cost.unflatten(0, (side * side, side))
+    steps = torch.arange(-search_radius, search_radius + 1, dtype=cost.dtype, device=cost.device)
+    if displacement is None:
+        best_of_line = lines.amin(dim=1)
+    else:
+        apart = [coupling_weight * (steps.view(-1, 1, 1, 1) - u).square_() for u in displacement]  # each (side, n, w, d)
+        best_of_line = torch.empty_like(lines[:, 0])
+        coupled = torch.empty_like(lines[0])
+        for line, best in zip(lines, best_of_line, strict=True):
+            torch.add(line, apart[0], out=coupled)
+            torch.amin(coupled, dim=0, out=best)
+        best_of_line.unflatten(0, (side, side)).add_(apart[1]).add_(apart[2].unsqueeze(1))
+    line_index = best_of_line.argmin(dim=0)
+    chosen_line = lines.gather(0, line_index.expand(1, side, *line_index.shape))[0]
+    if displacement is not None:
+        chosen_line += apart[0]
+    return torch.stack([steps[chosen_line.argmin(dim=0)], steps[line_index % side], steps[line_index // side]])
+
+
+def solve(
+    fixed: Features,
+    moving: Features,
+    *,
+    search_radius: int,
+    coupling_weights: Sequence[float],
+    rows: int,
+    kernels: Kernels,
+) -> Displacement:
+    """Finds the displacement of a level: pick by cost, then once per coupling weight pick and smooth; the mean of these.
+
+    u₀ = box mean of the argmin of the cost. For each weight: pick by cost + w·|c − u|², u ← box mean of what was picked. The
+    result is the mean of all u but u₀.
+
+    A pass needs what the pass before picked one row further on, and no more. So the passes follow each other over the slabs,
+    each one slab behind the last: a slab's cost is made once, used by every pass, and dropped. At most
+    ``len(coupling_weights) + 1`` slabs are held, and the result does not depend on how many rows a slab has.
+
+    Args:
+        fixed: ``(1, C, h, w, d)`` features.
+        moving: of the same shape.
+        search_radius: R, cells.
+        coupling_weights: w of each pass, cost per cell².
+        rows: rows of axis 0 in a slab.
+        kernels: the two hot steps.
+
+    Returns:
+        ``(1, 3, h, w, d)`` cells, fixed to moving.
+    """
+    height, width, depth = shape_of(fixed)
+    starts = range(0, height, rows)
+    passes = len(coupling_weights) + 1
+    picked = [fixed.new_empty((3, height, width, depth)) for _ in range(passes)]
+    slabs = kernels.cost_slabs(fixed, moving, search_radius=search_radius, rows=rows)
+    held: deque[CostSlab] = deque()  # held[k] is the slab that pass k works on next
+    for turn in range(len(starts) + passes - 1):
+        held.appendleft(next(slabs) if turn < len(starts) else fixed.new_empty(0))
+        for k in range(passes):
+            if not 0 <= turn - k < len(starts):
+                continue
+            start = starts[turn - k]
+            stop = min(start + rows, height)
+            before = None if k == 0 else smooth_rows(picked[k - 1], start, stop)
+            weight = 0.0 if k == 0 else coupling_weights[k - 1]
+            picked[k][:, start:stop] = kernels.coupled_argmin(
+                held[k], before, search_radius=search_radius, coupling_weight=weight
+            )
+        if len(held) == passes:
+            held.pop()
+    total = torch.zeros_like(picked[0])
+    for field in picked[1:]:
+        total += box_mean(field, size=BOX_SIZE)
+    return total.div_(len(coupling_weights)).unsqueeze(0)
+
+
+def smooth_rows(field: Tensor, start: int, stop: int) -> Tensor:
+    """Rows ``[start, stop)`` of the box mean of a whole field ``(3, h, w, d)``."""
+    low, high = max(start - 1, 0), min(stop + 1, field.shape[1])
+    return box_mean(field[:, low:high], size=BOX_SIZE)[:, start - low : stop - low]

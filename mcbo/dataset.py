@@ -1,0 +1,216 @@
+"""What is to be registered: cases, read from a dataset JSON, from file names, or given as three paths.
+
+Formats: FORMATS.md of the project's owner, after the Learn2Reg dataset description.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from mcbo.errors import InputError
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "val": ("registration_val", "validation_paired", "validation"),
+    "test": ("registration_test", "test_paired_images"),
+    "train": ("training_paired_images",),
+}
+"""Where the pairs of a split stand in the JSON; the first list that is there and not empty counts."""
+
+FIXED_CHANNEL = "0000"
+"""In folders without a JSON."""
+
+IMAGE_FOLDERS = (".", "imagesTs", "imagesVal", "imagesTr")
+"""Where a folder without a JSON may keep its images."""
+
+_IMAGE_NAME = re.compile(r"(?P<task>.+)_(?P<case>\d{4})_(?P<channel>\d{4})\.nii(\.gz)?")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A fixed and a moving image, and the name of the displacement between them (without suffix)."""
+
+    fixed: Path
+    moving: Path
+    field_name: str
+    moving_channel: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """A patient with all its moving images: the unit of work.
+
+    Attributes:
+        name: for logs and the report.
+        fixed: the image that all pairs share.
+        pairs: one per moving image.
+    """
+
+    name: str
+    fixed: Path
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A task's name (None where nothing tells it) and its cases, in the order they were listed."""
+
+    task: str | None
+    cases: tuple[Case, ...]
+
+
+class _Entry(BaseModel):
+    fixed: str
+    moving: str
+
+
+_ENTRIES = TypeAdapter(list[_Entry])
+
+
+def open_input(path: Path, *, split: str) -> Dataset:
+    """Reads a dataset from its JSON, or from a folder with or without one.
+
+    Args:
+        path: a ``*_dataset.json``, or a folder.
+        split: ``val``, ``test`` or ``train``.
+
+    Raises:
+        InputError: if that cannot be done; the message says what was expected and found.
+    """
+    if path.is_dir():
+        found = sorted(path.glob("*_dataset.json"))
+        if len(found) > 1:
+            names = ", ".join(file.name for file in found)
+            raise InputError(f"{path}: expected one *_dataset.json, found {names}; name the one to use")
+        return read_json(found[0], split=split) if found else scan_folder(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; expected a dataset JSON or a folder of images")
+    return read_json(path, split=split)
+
+
+def read_json(path: Path, *, split: str) -> Dataset:
+    """Reads the pairs of a split from a Learn2Reg dataset JSON; keys that are not needed are ignored.
+
+    Raises:
+        InputError: as ``open_input``.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: expected a dataset JSON, but it cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object with a list of pairs, found a {type(content).__name__}")
+    name = content.get("name")
+    if name is not None and not isinstance(name, str):
+        raise InputError(f"{path}: expected 'name' to be text, found {name!r}")
+    key = next((key for key in SPLITS[split] if content.get(key)), None)
+    if key is None:
+        filled = [f"--split {other}" for other, keys in SPLITS.items() if any(content.get(k) for k in keys)]
+        raise InputError(
+            f"{path}: expected pairs under {' or '.join(SPLITS[split])} for --split {split}, found none"
+            + (f"; there are pairs for {' and '.join(filled)}" if filled else "")
+        )
+    try:
+        entries = _ENTRIES.validate_python(content[key])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"[{part!r}]" for part in first["loc"])
+        raise InputError(
+            f"{path}: expected {key} to be a list of {{'fixed': PATH, 'moving': PATH}}; {key}{where}: {first['msg']}"
+        ) from error
+    return Dataset(task=name, cases=group_pairs((path.parent / e.fixed, path.parent / e.moving) for e in entries))
+
+
+def scan_folder(folder: Path) -> Dataset:
+    """Finds cases by file names ``TASK_CASE_CHANNEL.nii.gz``: channel 0000 is fixed, all others move.
+
+    Raises:
+        InputError: if there is no complete case, or more than one task.
+    """
+    for subfolder in IMAGE_FOLDERS:
+        files = [file for file in sorted((folder / subfolder).glob("*.nii*")) if _IMAGE_NAME.fullmatch(file.name)]
+        names = [parse_name(file) for file in files]
+        fixed = {(task, case): file for file, (task, case, channel) in zip(files, names, strict=True) if channel == FIXED_CHANNEL}
+        pairs = [
+            (fixed[task, case], file)
+            for file, (task, case, channel) in zip(files, names, strict=True)
+            if channel != FIXED_CHANNEL and (task, case) in fixed
+        ]
+        if not pairs:
+            continue
+        tasks = sorted({parse_name(file)[0] for _, file in pairs})
+        if len(tasks) > 1:
+            raise InputError(f"{folder / subfolder}: expected images of one task, found {', '.join(tasks)}")
+        return Dataset(task=tasks[0], cases=group_pairs(pairs))
+    raise InputError(
+        f"{folder}: expected a *_dataset.json or images TASK_CASE_CHANNEL.nii.gz "
+        f"with channel {FIXED_CHANNEL} (fixed) and at least one other (moving), found neither"
+    )
+
+
+def single_pair(fixed: Path, moving: Path, output: Path) -> Dataset:
+    """The dataset of one pair given by its paths; the task is known if the fixed image's name tells it."""
+    match = _IMAGE_NAME.fullmatch(fixed.name)
+    pair = Pair(fixed=fixed, moving=moving, field_name=strip_suffix(output.name), moving_channel="")
+    return Dataset(task=match["task"] if match else None, cases=(Case(strip_suffix(fixed.name), fixed, (pair,)),))
+
+
+def group_pairs(pairs: Iterable[tuple[Path, Path]]) -> tuple[Case, ...]:
+    """Groups (fixed, moving) paths into cases: one fixed image and the moving images of one patient. Repeats count once."""
+    grouped: dict[tuple[Path, str], dict[str, Pair]] = {}
+    for fixed, moving in pairs:
+        _, fixed_case, fixed_channel = parse_name(fixed)
+        _, moving_case, moving_channel = parse_name(moving)
+        name = f"disp_{fixed_case}_{fixed_channel}_{moving_case}_{moving_channel}"
+        grouped.setdefault((fixed, moving_case), {})[name] = Pair(fixed, moving, name, moving_channel)
+    cases = []
+    for (fixed, moving_case), members in grouped.items():
+        fixed_case = parse_name(fixed)[1]
+        name = fixed_case if moving_case == fixed_case else f"{fixed_case}-{moving_case}"
+        cases.append(Case(name=name, fixed=fixed, pairs=tuple(members.values())))
+    return tuple(cases)
+
+
+def select_cases(cases: Sequence[Case], *, names: Sequence[str], movings: Sequence[str]) -> tuple[Case, ...]:
+    """Keeps the named cases (all, if none is named) that have one of the moving channels.
+
+    Cases keep all their pairs: modalities that are not asked for may still help those that are.
+
+    Raises:
+        InputError: for a case or channel that is not there.
+    """
+    _check_known("case", names, [case.name for case in cases])
+    _check_known("moving channel", movings, [pair.moving_channel for case in cases for pair in case.pairs])
+    return tuple(
+        case
+        for case in cases
+        if (not names or case.name in names)
+        and (not movings or any(pair.moving_channel in movings for pair in case.pairs))
+    )
+
+
+def _check_known(kind: str, asked: Sequence[str], known: Sequence[str]) -> None:
+    missing = [name for name in asked if name not in known]
+    if missing:
+        listed = ", ".join(dict.fromkeys(known))
+        raise InputError(f"{kind} {', '.join(missing)} is not in the dataset: expected one of {listed}")
+
+
+def parse_name(path: Path) -> tuple[str, str, str]:
+    """Task, case and channel of an image's file name.
+
+    Raises:
+        InputError: if the name is not ``TASK_CASE_CHANNEL.nii.gz``, with four digits each.
+    """
+    match = _IMAGE_NAME.fullmatch(path.name)
+    if match is None:
+        raise InputError(f"{path}: expected a file name like ReMIND2Reg_0099_0001.nii.gz (TASK_CASE_CHANNEL, four digits each)")
+    return match["task"], match["case"], match["channel"]
+
+
+def strip_suffix(name: str) -> str:
+    """A file name without ``.nii.gz``, ``.nii`` or ``.npz``."""
+    return re.sub(r"\.(nii\.gz|nii|npz)$", "", name)

@@ -1,0 +1,29 @@
+"""What can go wrong, in the user's words: each message says who, what was expected and what was found."""
+
+
+class McboError(Exception):
+    """Base of every error that a user of this package can cause or meet."""
+
+
+class InputError(McboError):
+    """A file, a dataset or an option is not what it has to be; nothing was computed from it."""
+
+
+class ShapeError(McboError):
+    """A tensor does not have the shape that a step asks for."""
+
+
+class DeviceError(McboError):
+    """The asked-for device is not there."""
+
+
+class MemoryBudgetError(McboError):
+    """A case cannot be computed within the memory that it may use."""
+
+
+class NonFiniteError(McboError):
+    """A stage produced NaN or infinity; its name is in the message."""
+
+
+class OutputError(McboError):
+    """A result cannot be written where it should go."""

@@ -1,0 +1,103 @@
+"""Displacements and the grid they live on: sampling, warping, resizing, box means.
+
+This is the only caller of ``grid_sample`` and so the only place that knows torch's normalized coordinates.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mcbo.errors import ShapeError
+from mcbo.types import Displacement, Shape
+
+
+def shape_of(tensor: Tensor) -> Shape:
+    """The last three sizes of a tensor: its grid."""
+    height, width, depth = tensor.shape[-3:]
+    return height, width, depth
+
+
+def warp(volume: Tensor, displacement: Displacement) -> Tensor:
+    """Samples ``volume`` at ``p + u(p)``, trilinearly, with zeros outside.
+
+    Args:
+        volume: ``(1, C, H, W, D)``.
+        displacement: ``(1, 3, H, W, D)``, voxels of that grid.
+
+    Returns:
+        ``(1, C, H, W, D)``.
+
+    Raises:
+        ShapeError: if the two do not live on one grid.
+    """
+    if displacement.shape[:2] != (1, 3) or displacement.shape[2:] != volume.shape[2:]:
+        raise ShapeError(
+            f"warp: expected a displacement of shape {(1, 3, *volume.shape[2:])}, got {tuple(displacement.shape)}"
+        )
+    grid = torch.empty((1, *volume.shape[2:], 3), dtype=displacement.dtype, device=displacement.device)
+    for axis, size in enumerate(shape_of(volume)):
+        index = torch.arange(size, dtype=displacement.dtype, device=displacement.device)
+        position = displacement[:, axis] + index.view([-1 if a == axis else 1 for a in range(3)])
+        # Half-pixel corners: voxel centre i lies at (2i + 1)/n − 1. grid_sample wants the last axis first.
+        grid[..., 2 - axis] = position * (2 / size) + (1 / size - 1)
+    return functional.grid_sample(volume, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def half_pixel_stretch(displacement: Displacement) -> Displacement:
+    """Stretches each component by n/(n−1), n the grid's size along its axis.
+
+    The published program divides displacements by (n−1)/2, the half width of a grid with corners at voxel *centres*, and
+    samples with corners at voxel *edges*. What it samples is therefore ``p + u(p)·n/(n−1)`` (METHOD.md, step 5). Presets
+    that reproduce the paper ask for this stretch; nothing else should.
+
+    Args:
+        displacement: ``(1, 3, H, W, D)``. An axis of one voxel is left alone.
+    """
+    factors = [size / max(size - 1, 1) for size in shape_of(displacement)]
+    return displacement * displacement.new_tensor(factors).view(1, 3, 1, 1, 1)
+
+
+def resize(displacement: Displacement, shape: Shape, *, scale: float) -> Displacement:
+    """Brings a displacement to another grid: trilinear with half-pixel corners, values times ``scale``.
+
+    Args:
+        displacement: ``(1, 3, h, w, d)``, in units of its own grid.
+        shape: the grid to reach.
+        scale: how many units of the new grid make one of the old: g from cells of g voxels to voxels.
+
+    Returns:
+        ``(1, 3, *shape)``, in units of the new grid.
+    """
+    if shape_of(displacement) != shape:
+        displacement = functional.interpolate(displacement, size=shape, mode="trilinear", align_corners=False)
+    return displacement * scale
+
+
+def box_mean(tensor: Tensor, *, size: int, rounds: int = 1) -> Tensor:
+    """Repeated means over ``size``³ boxes of the last three axes, zero outside, always divided by ``size``³.
+
+    Done axis by axis. Being symmetric, this linear map is its own adjoint; ``refinement.py`` uses that.
+
+    Args:
+        tensor: ``(…, H, W, D)``.
+        size: odd width of the box, in voxels.
+        rounds: how many times.
+    """
+    for axis in (-3, -2, -1):
+        for _ in range(rounds):
+            tensor = box_sum(tensor, axis=axis, size=size)
+    return tensor.mul_(1 / size ** (3 * rounds))
+
+
+def box_sum(tensor: Tensor, *, axis: int, size: int) -> Tensor:
+    """Sum over a window of ``size`` along one axis, zero outside. A new tensor of the same shape.
+
+    The terms of each output are added in the same order wherever it lies, so that a volume cut in slabs gives the same bits.
+    """
+    length = tensor.shape[axis]
+    total = tensor.clone()
+    for step in range(1, min(size // 2, length - 1) + 1):
+        kept = length - step
+        total.narrow(axis, step, kept).add_(tensor.narrow(axis, 0, kept))
+        total.narrow(axis, 0, kept).add_(tensor.narrow(axis, step, kept))
+    return total

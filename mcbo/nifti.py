@@ -1,0 +1,115 @@
+"""Image files: the door through which volumes come in and displacements go out. The only module that uses nibabel."""
+
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from mcbo.errors import InputError, OutputError
+from mcbo.types import Displacement, Volume
+
+FORMATS = ("nii.gz", "npz")
+"""What displacements are written as."""
+
+_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A volume as it came from a file.
+
+    Attributes:
+        path: the file.
+        volume: ``(1, 1, H, W, D)`` float32 on the CPU, in the file's intensities.
+        affine: voxel to world (mm), ``(4, 4)`` float64.
+    """
+
+    path: Path
+    volume: Volume
+    affine: NDArray[np.float64]
+
+
+def read_image(path: Path) -> Image:
+    """Reads a 3D image that can be registered.
+
+    Raises:
+        InputError: if it is missing, empty, cut off, not 3D, not finite or constant; the message names the file.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected an image")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: expected a NIfTI image, found an empty file")
+    try:
+        nifti = nibabel.load(path)
+        array = np.asanyarray(nifti.dataobj)  # type: ignore[attr-defined]  # nibabel's base class does not declare it
+        affine = np.asarray(nifti.affine, dtype=np.float64)  # type: ignore[attr-defined]
+    except _UNREADABLE as error:
+        raise InputError(f"{path}: expected a whole NIfTI image, but it cannot be read: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{path}: expected one number per voxel, found data of type {array.dtype}")
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 3:
+        raise InputError(f"{path}: expected a 3D image, found {array.ndim}D data of shape {array.shape}")
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    broken = array.size - int(np.isfinite(array).sum())
+    if broken:
+        raise InputError(f"{path}: expected finite intensities, found {broken} voxel(s) that are NaN, infinite or beyond float32")
+    if array.size == 0 or array.min() == array.max():
+        value = f"only the value {array.flat[0]:g}" if array.size else "no voxels"
+        raise InputError(f"{path}: expected an image with structure to register, found {value}")
+    return Image(path=path, volume=torch.from_numpy(array)[None, None], affine=affine)
+
+
+def write_displacement(path: Path, displacement: Displacement, affine: NDArray[np.float64]) -> None:
+    """Writes a displacement as the challenge wants it: ``(H, W, D, 3)`` float32 voxels, affine of the fixed image.
+
+    Args:
+        path: ending in ``.nii.gz``, ``.nii`` or ``.npz`` (one array, no affine).
+        displacement: ``(1, 3, H, W, D)`` voxels.
+        affine: of the fixed image.
+
+    Raises:
+        OutputError: if it cannot be written; no partial file stays under that name.
+    """
+    array = np.ascontiguousarray(displacement[0].movedim(0, -1).cpu().numpy(), dtype=np.float32)
+    if path.suffix == ".npz":
+        write_whole(path, lambda file: np.savez_compressed(file, array))
+    else:
+        write_whole(path, lambda file: nibabel.save(nibabel.Nifti1Image(array, affine), file))
+
+
+def write_volume(path: Path, volume: Volume, affine: NDArray[np.float64]) -> None:
+    """Writes an image ``(1, 1, H, W, D)`` as float32 NIfTI.
+
+    Raises:
+        OutputError: as ``write_displacement``.
+    """
+    array = volume[0, 0].cpu().numpy().astype(np.float32)
+    write_whole(path, lambda file: nibabel.save(nibabel.Nifti1Image(array, affine), file))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file under another name first, so that what is seen under ``path`` is always whole.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,180 @@
+"""The method as the paper's figure tells it: features, levels, fusion. Tensors in, tensors out.
+
+Features once per image → per level and moving image: pool, correlate and solve both ways, make consistent, upsample, refine
+where the level says so → fuse modalities → fuse levels.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mcbo.config import Config, Level, Refinement, fit_to_shape
+from mcbo.consistency import make_consistent
+from mcbo.convex import solve
+from mcbo.errors import NonFiniteError, ShapeError
+from mcbo.field import resize, shape_of
+from mcbo.fusion import fuse_levels, fuse_modalities
+from mcbo.memory import rows_per_level
+from mcbo.mind import mind_ssc
+from mcbo.refinement import refine
+from mcbo.timing import StageTimer
+from mcbo.types import Displacement, Features, Kernels, Shape, Volume
+
+# Estimated nanoseconds on two CPU cores; only their ratios matter, and only to the progress shown.
+_FEATURES_NS_PER_VOXEL = 700.0
+_SOLVE_NS_PER_CANDIDATE = 13.0
+_REFINE_NS_PER_CELL = 2000.0
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What came out of a case.
+
+    Attributes:
+        displacements: one per moving image, ``(1, 3, H, W, D)`` voxels; the very same tensor where modalities are fused.
+        config: as it was used.
+        dropped: levels of the preset that did not fit the volume.
+    """
+
+    displacements: tuple[Displacement, ...]
+    config: Config
+    dropped: tuple[Level, ...]
+
+
+def register(
+    fixed: Volume,
+    movings: Sequence[Volume],
+    *,
+    config: Config,
+    kernels: Kernels,
+    budget_bytes: int,
+    timer: StageTimer,
+) -> Registration:
+    """Registers the moving images of a case to its fixed image.
+
+    Args:
+        fixed: ``(1, 1, H, W, D)`` intensities.
+        movings: one or more of the same shape and on the same device.
+        config: the preset.
+        kernels: the two hot steps.
+        budget_bytes: memory that the case may use; the result does not depend on it.
+        timer: told of every stage.
+
+    Raises:
+        ShapeError: if a moving image has another shape.
+        InputError: if the volume is too small for the preset.
+        MemoryBudgetError: if the budget is too small for the volume.
+        NonFiniteError: if a stage produces NaN or infinity.
+    """
+    for moving in movings:
+        if moving.shape != fixed.shape:
+            raise ShapeError(
+                f"register: expected moving images of shape {tuple(fixed.shape)}, got {tuple(moving.shape)}"
+            )
+    shape = shape_of(fixed)
+    fitted, dropped = fit_to_shape(config, shape)
+    groups = [list(movings)] if fitted.modality_fusion else [[moving] for moving in movings]
+    rows = rows_per_level(shape, fitted, movings=len(groups[0]), budget_bytes=budget_bytes)
+    share = 1 / _total_work(shape, len(movings), fitted)
+
+    def features_of(image: Volume) -> Features:
+        with timer.stage("features", work=share * _features_work(shape)):
+            return mind_ssc(image, radius=fitted.mind_radius, dilation=fitted.mind_dilation)
+
+    fixed_features = features_of(fixed)
+    results: list[Displacement] = []
+    for group in groups:
+        moving_features = [features_of(image) for image in group]
+        levels = []
+        for level, level_rows in zip(fitted.levels, rows, strict=True):
+            fields = [
+                _solve_level(fixed_features, m, level, fitted, level_rows, kernels, timer, share)
+                for m in moving_features
+            ]
+            levels.append(fuse_modalities(fields))
+        with timer.stage("fuse levels"):
+            fused = fuse_levels(levels, [level.weight for level in fitted.levels])
+        results += [fused] * len(group)
+    return Registration(displacements=tuple(results), config=fitted, dropped=dropped)
+
+
+def _solve_level(
+    fixed: Features,
+    moving: Features,
+    level: Level,
+    config: Config,
+    rows: int,
+    kernels: Kernels,
+    timer: StageTimer,
+    share: float,
+) -> Displacement:
+    """Displacement of one level and one moving image, ``(1, 3, H, W, D)`` voxels."""
+    name = f"level {level.grid_spacing}"
+    field = fixed.new_empty((1, 3, *fixed.shape[2:]))
+    for tile in tiles(shape_of(fixed), level.tiles):
+        with timer.stage(f"{name} solve", work=share * _solve_work(shape_of(fixed[tile]), level)):
+            f = functional.avg_pool3d(fixed[tile], level.grid_spacing, stride=level.grid_spacing)
+            m = functional.avg_pool3d(moving[tile], level.grid_spacing, stride=level.grid_spacing)
+            forward, backward = (
+                solve(
+                    a,
+                    b,
+                    search_radius=level.search_radius,
+                    coupling_weights=config.coupling_weights,
+                    rows=rows,
+                    kernels=kernels,
+                )
+                for a, b in ((f, m), (m, f))
+            )
+        with timer.stage(f"{name} consistency"):
+            forward, _ = make_consistent(forward, backward, rounds=config.consistency_rounds, stretch=config.stretch)
+        with timer.stage(f"{name} upsample"):
+            field[tile] = resize(forward, shape_of(field[tile]), scale=level.grid_spacing)
+    check_finite(field, f"{name} solve")
+    if level.refinement:
+        with timer.stage(f"{name} refine", work=share * _refine_work(shape_of(fixed), level.refinement)):
+            field = refine(fixed, moving, field, settings=level.refinement, stretch=config.stretch)
+        check_finite(field, f"{name} refine")
+    return field
+
+
+def tiles(shape: Shape, parts: int) -> list[tuple[slice, ...]]:
+    """Cuts a volume in ``parts`` along each axis, without overlap; indices into ``(1, C, H, W, D)`` tensors."""
+    edges = [[size * part // parts for part in range(parts + 1)] for size in shape]
+    spans = [[slice(low, high) for low, high in itertools.pairwise(axis)] for axis in edges]
+    return [(slice(None), slice(None), *span) for span in itertools.product(*spans)]
+
+
+def check_finite(tensor: Tensor, stage: str) -> None:
+    """Raises NonFiniteError, naming the stage, if a tensor has NaN or infinity."""
+    if not torch.isfinite(tensor).all():
+        raise NonFiniteError(f"stage '{stage}' produced values that are not finite: expected finite displacements")
+
+
+def _voxels(shape: Shape) -> int:
+    return shape[0] * shape[1] * shape[2]
+
+
+def _features_work(shape: Shape) -> float:
+    return _FEATURES_NS_PER_VOXEL * _voxels(shape)
+
+
+def _solve_work(shape: Shape, level: Level) -> float:
+    cells = _voxels(shape) / level.grid_spacing**3
+    return 2 * _SOLVE_NS_PER_CANDIDATE * cells * (2 * level.search_radius + 1) ** 3
+
+
+def _refine_work(shape: Shape, settings: Refinement) -> float:
+    return _REFINE_NS_PER_CELL * settings.iterations * _voxels(shape) / settings.grid_spacing**3
+
+
+def _total_work(shape: Shape, movings: int, config: Config) -> float:
+    levels = sum(
+        _solve_work(shape, level) + (_refine_work(shape, level.refinement) if level.refinement else 0.0)
+        for level in config.levels
+    )
+    return _features_work(shape) * (1 + movings) + levels * movings

@@ -1,0 +1,144 @@
+"""The machine: devices, free memory, versions. The only module that speaks of CUDA."""
+
+import platform
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+from mcbo import __version__
+from mcbo.errors import DeviceError
+from mcbo.kernels import REFERENCE
+from mcbo.timing import PeakMeter
+from mcbo.types import Kernels
+
+MEMORY_SHARE = 0.5
+"""Part of the free memory that a run takes unless told otherwise: the rest is for files in flight and other programs."""
+
+
+def select_device(name: str) -> torch.device:
+    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        DeviceError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or not (index.isdecimal() or name == "cuda"):
+        raise DeviceError(f"device {name!r} is not known: expected auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= count:
+        found = f"{count} CUDA device(s)" if count else "no CUDA device"
+        raise DeviceError(
+            f"device {name!r} is not there: found {found}; with Docker, was --gpus all given? --device cpu works without"
+        )
+    return torch.device(name)
+
+
+def describe_device(device: torch.device) -> str:
+    """One line for logs and reports."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{device} ({properties.name}, {properties.total_memory / 1e9:.0f} GB)"
+    return f"cpu ({_processor()}, {torch.get_num_threads()} threads; no GPU in use, the result is the same)"
+
+
+def select_kernels(device: torch.device) -> Kernels:
+    """The fastest kernels that run on a device."""
+    del device  # one implementation so far, for all devices
+    return REFERENCE
+
+
+def budget_bytes(device: torch.device, memory_gb: float | None) -> int:
+    """Memory that a case may use: what was asked for, or a share of what is free now."""
+    if memory_gb is not None:
+        return int(memory_gb * 1e9)
+    return int(MEMORY_SHARE * free_bytes(device))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes free on a device; on the CPU, those that neither the machine nor the container's limit denies."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo").read_text()
+    available = next(int(line.split()[1]) * 1024 for line in meminfo.splitlines() if line.startswith("MemAvailable"))
+    return min([available, *_container_free_bytes()])
+
+
+def _container_free_bytes() -> list[int]:
+    """What the control group (version 2, then 1) leaves, if there is one with a limit."""
+    root = Path("/sys/fs/cgroup")
+    for limit, used in (
+        (root / "memory.max", root / "memory.current"),
+        (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return [max(int(limit.read_text()) - int(used.read_text()), 0)]
+        except (OSError, ValueError):  # not this version, or "max": no limit
+            continue
+    return []
+
+
+class CpuPeakMeter:
+    """Peak resident memory of this process. Where the kernel lets no one reset it, the peak since the start."""
+
+    def reset(self) -> None:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pass
+
+    def peak_bytes(self) -> int:
+        try:
+            status = Path("/proc/self/status").read_text()
+            return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+        except (OSError, StopIteration):
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class CudaPeakMeter:
+    """Peak memory that torch allocated on a CUDA device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def reset(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def peak_bytes(self) -> int:
+        return torch.cuda.max_memory_allocated(self._device)
+
+
+def peak_meter(device: torch.device) -> PeakMeter:
+    """The meter that fits a device."""
+    return CudaPeakMeter(device) if device.type == "cuda" else CpuPeakMeter()
+
+
+def wait_for(device: torch.device) -> None:
+    """Returns when a device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    return {
+        "mcbo": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "none",
+        "platform": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

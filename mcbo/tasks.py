@@ -1,0 +1,93 @@
+"""The challenge tasks and their presets, as data. No other file knows a task's name."""
+
+from dataclasses import dataclass
+
+from mcbo.config import Config, Level, Refinement
+from mcbo.errors import InputError
+
+# METHOD.md, step 7. Iterations and result smoothing: the paper, section 3; the rest: the original settings of ConvexAdam.
+_ADAM = Refinement(
+    grid_spacing=2,
+    iterations=15,
+    learning_rate=1.0,
+    regularization_weight=1.25,
+    parameter_box=3,
+    parameter_rounds=3,
+    result_box=5,
+    result_rounds=3,
+)
+_COUPLING_WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # METHOD.md, step 4
+_RADIUS = 4  # METHOD.md, step 2
+
+
+@dataclass(frozen=True)
+class Task:
+    """A Learn2Reg task.
+
+    Attributes:
+        name: as in the dataset JSON and the file names.
+        presets: by name; the first is the default.
+    """
+
+    name: str
+    presets: dict[str, Config]
+
+
+_REMIND2REG = Task(
+    name="ReMIND2Reg",
+    presets={
+        "mcbo2024": Config(
+            name="mcbo2024",
+            mind_radius=1,  # METHOD.md, step 1
+            mind_dilation=2,
+            levels=(  # weights: METHOD.md, step 8
+                Level(grid_spacing=6, weight=0.36, search_radius=_RADIUS),
+                Level(grid_spacing=4, weight=0.27, search_radius=_RADIUS),
+                Level(grid_spacing=2, weight=0.27, search_radius=_RADIUS),
+                Level(grid_spacing=1, weight=0.10, search_radius=_RADIUS, tiles=2, refinement=_ADAM),
+            ),
+            coupling_weights=_COUPLING_WEIGHTS,
+            consistency_rounds=15,  # METHOD.md, step 5
+            modality_fusion="maximum",
+            stretch=True,
+        )
+    },
+)
+
+_COMULIS3DCLEM = Task(
+    name="COMULIS3DCLEM",
+    presets={
+        "mcbo2024": Config(
+            name="mcbo2024",
+            mind_radius=1,
+            mind_dilation=2,
+            levels=(  # the paper, section 3: n = 1, 2, 4 with equal weights
+                Level(grid_spacing=4, weight=1 / 3, search_radius=_RADIUS),
+                Level(grid_spacing=2, weight=1 / 3, search_radius=_RADIUS),
+                Level(grid_spacing=1, weight=1 / 3, search_radius=_RADIUS, tiles=2, refinement=_ADAM),
+            ),
+            coupling_weights=_COUPLING_WEIGHTS,
+            consistency_rounds=15,
+            modality_fusion=None,
+            stretch=True,
+        )
+    },
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in (_REMIND2REG, _COMULIS3DCLEM)}
+
+
+def find_config(task: str, preset: str | None = None) -> Config:
+    """The config of a task's preset; without a preset, of its default.
+
+    Raises:
+        InputError: for an unknown name; the message lists the known ones.
+    """
+    if task not in TASKS:
+        raise InputError(f"task {task!r} is not known: expected one of {', '.join(TASKS)} (say which with --task)")
+    presets = TASKS[task].presets
+    if preset is None:
+        return next(iter(presets.values()))
+    if preset not in presets:
+        raise InputError(f"preset {preset!r} is not known for {task}: expected one of {', '.join(presets)}")
+    return presets[preset]

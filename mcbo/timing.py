@@ -1,0 +1,61 @@
+"""Seconds and peak memory per stage, and a listener who is told as stages begin and end."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class PeakMeter(Protocol):
+    """Measures the highest memory use since it was last reset (``runtime.py`` has one per kind of device)."""
+
+    def reset(self) -> None: ...
+
+    def peak_bytes(self) -> int: ...
+
+
+@dataclass
+class StageRecord:
+    """What a stage took so far: wall-clock seconds over all its calls, and the highest peak among them, bytes."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+class StageTimer:
+    """Collects a ``StageRecord`` per stage name.
+
+    Args:
+        meter: of memory; without one, peaks stay 0.
+        listener: called with ``(stage, 0)`` when a stage begins and ``(stage, work)`` when it ends, where ``work`` is the
+            share of the case that is then done.
+        wait: called before the clock is read; a device that computes in the background needs it.
+    """
+
+    def __init__(
+        self,
+        *,
+        meter: PeakMeter | None = None,
+        listener: Callable[[str, float], None] = lambda stage, work: None,
+        wait: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.records: dict[str, StageRecord] = {}
+        self._meter = meter
+        self._listener = listener
+        self._wait = wait
+
+    @contextmanager
+    def stage(self, name: str, *, work: float = 0.0) -> Iterator[None]:
+        """Times the block as (a part of) stage ``name``."""
+        record = self.records.setdefault(name, StageRecord())
+        self._listener(name, 0.0)
+        if self._meter:
+            self._meter.reset()
+        start = time.perf_counter()
+        yield
+        self._wait()
+        record.seconds += time.perf_counter() - start
+        if self._meter:
+            record.peak_bytes = max(record.peak_bytes, self._meter.peak_bytes())
+        self._listener(name, work)

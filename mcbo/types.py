@@ -1,0 +1,48 @@
+"""The one convention, and the names of the tensors that keep to it.
+
+A **displacement** ``u`` has shape ``(1, 3, H, W, D)`` and is measured in voxels of the grid it lives on. Channel ``a``
+moves along array axis ``a`` (0, 1, 2; never x, y, z). It maps fixed to moving: ``warped(p) = moving(p + u(p))``. On a
+grid of cells (features pooled by a grid spacing g) the same holds with the cell as the unit, and the name says so:
+``displacement_cells``. On disk a displacement is ``(H, W, D, 3)`` float32 voxels; ``nifti.py`` does that conversion and
+nothing else does.
+
+Everything is float32 unless a name says otherwise. The batch axis is always 1: the unit of work is a case.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor
+
+Shape: TypeAlias = tuple[int, int, int]
+"""Voxels or cells along axes 0, 1, 2."""
+
+Volume: TypeAlias = Tensor
+"""``(1, 1, H, W, D)`` intensities, in the unit of the file."""
+
+Features: TypeAlias = Tensor
+"""``(1, 12, H, W, D)`` MIND-SSC features in (0, 1]; or the same on a grid of cells."""
+
+Displacement: TypeAlias = Tensor
+"""``(1, 3, H, W, D)`` voxels (or cells where the name says so), fixed to moving."""
+
+CostSlab: TypeAlias = Tensor
+"""Costs of all K candidates on some rows of a grid. The layout belongs to the kernels that made it."""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The two hot steps behind one interface; a faster twin gives the same numbers (a test compares them).
+
+    Attributes:
+        name: how logs and reports call it.
+        cost_slabs: ``(fixed, moving, search_radius=R, rows=n)`` yields the cost of rows ``[0, n)``, ``[n, 2n)``, … of
+            axis 0, in that order, each once. See ``cost_volume.cost_slabs``.
+        coupled_argmin: ``(cost_slab, displacement, search_radius=R, coupling_weight=w)`` picks, per cell, the candidate
+            that minimizes ``cost + w·|candidate − displacement|²``. See ``convex.coupled_argmin``.
+    """
+
+    name: str
+    cost_slabs: Callable[..., Iterator[CostSlab]]
+    coupled_argmin: Callable[..., Tensor]
