@@ -1,5 +1,6 @@
 """Image files: the door through which volumes come in and displacements go out. The only module that uses nibabel."""
 
+import contextlib
 import os
 import zlib
 from collections.abc import Callable
@@ -88,6 +89,25 @@ def write_displacement(path: Path, displacement: Displacement, affine: NDArray[n
         write_whole(path, lambda file: nibabel.save(nibabel.Nifti1Image(array, affine), file))
 
 
+def read_displacement(path: Path) -> Displacement:
+    """Reads what ``write_displacement`` wrote: ``(1, 3, H, W, D)`` float32 voxels.
+
+    Raises:
+        InputError: if it is not that.
+    """
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                array = archive[archive.files[0]]
+        else:
+            array = np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
+    except _UNREADABLE as error:
+        raise InputError(f"{path}: expected a displacement, but it cannot be read: {error}") from error
+    if array.ndim != 4 or array.shape[3] != 3:
+        raise InputError(f"{path}: expected a displacement of shape (H, W, D, 3), found {array.shape}")
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).movedim(-1, 0)[None]
+
+
 def write_volume(path: Path, volume: Volume, affine: NDArray[np.float64]) -> None:
     """Writes an image ``(1, 1, H, W, D)`` as float32 NIfTI.
 
@@ -112,4 +132,5 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder itself is out of reach, there is nothing to clear away
+            partial.unlink(missing_ok=True)

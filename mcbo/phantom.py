@@ -15,10 +15,10 @@ from mcbo.types import Displacement, Shape, Volume
 
 Array = NDArray[np.float64]
 
-# Intensities of white matter, gray matter, fluid, tumor: bright where that contrast is bright.
-_CET1 = (1.0, 0.7, 0.25, 1.35)
-_T2 = (0.45, 0.62, 1.0, 0.85)
-_ULTRASOUND = (0.42, 0.28, 0.95, 0.70)  # sulci and tumors are echogenic
+# Intensities of white matter, gray matter, sulci, ventricles, tumor: bright where that contrast is bright.
+_CET1 = (1.0, 0.7, 0.25, 0.25, 1.35)
+_T2 = (0.45, 0.62, 1.0, 1.0, 0.85)
+_ULTRASOUND = (0.42, 0.28, 0.95, 0.06, 0.70)  # sulci and tumors are echogenic, the fluid in the ventricles is not
 _UNIT = 400.0  # intensity of 1.0, so that int16 files lose little
 
 
@@ -82,7 +82,7 @@ def smooth_noise(shape: Shape, sigma: float, rng: np.random.Generator) -> Array:
 
 
 def _draw_tissues(shape: Shape, rng: np.random.Generator) -> Array:
-    """Fractions of white matter, gray matter, fluid and tumor, ``(4, H, W, D)``; outside the head all are 0."""
+    """Fractions of white matter, gray matter, sulci, ventricles and tumor, ``(5, H, W, D)``; outside the head all are 0."""
     size = float(np.mean(shape))
     axes = [np.linspace(-1, 1, n) for n in shape]
     radius = np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij")))
@@ -94,13 +94,13 @@ def _draw_tissues(shape: Shape, rng: np.random.Generator) -> Array:
 
     head = inside > -0.03 * size
     cortex = inside < 0.22 * size
-    fluid = head & ((inside < 0) | (cortex & (np.abs(fold) < 0.16)) | (radius + 0.06 * deep < 0.18))
-    gray = head & ~fluid & ((cortex & (np.abs(fold) < 0.6)) | (inside < 0.05 * size) | (deep > 1.3))
     tumor = (from_tumor + 0.03 * fold < 0.17) & (inside > 0)
-    fluid &= ~tumor
-    gray &= ~tumor
-    white = head & ~fluid & ~gray & ~tumor
-    return np.stack([ndimage.gaussian_filter(t.astype(np.float64), 0.6) for t in (white, gray, fluid, tumor)])
+    ventricles = (radius + 0.06 * deep < 0.18) & ~tumor
+    sulci = head & ((inside < 0) | (cortex & (np.abs(fold) < 0.16))) & ~tumor & ~ventricles
+    free = head & ~tumor & ~ventricles & ~sulci
+    gray = free & ((cortex & (np.abs(fold) < 0.6)) | (inside < 0.05 * size) | (deep > 1.3))
+    white = free & ~gray
+    return np.stack([ndimage.gaussian_filter(t.astype(np.float64), 0.6) for t in (white, gray, sulci, ventricles, tumor)])
 
 
 def _draw_displacement(shape: Shape, rng: np.random.Generator) -> Array:

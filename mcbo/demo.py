@@ -1,0 +1,92 @@
+"""The built-in demo: a phantom written as a dataset folder, registered, scored and drawn."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evaluation.summary import score_tre
+from mcbo.config import Config
+from mcbo.dataset import read_json
+from mcbo.errors import InputError
+from mcbo.figure import draw_case
+from mcbo.nifti import read_displacement, write_volume, write_whole
+from mcbo.phantom import Phantom, make_phantom
+from mcbo.runner import Options, Outcome, run
+
+log = logging.getLogger("mcbo")
+
+SHAPE = (96, 80, 88)
+SPACING_MM = 1.0
+CASE = "0001"
+TASK = "ReMIND2Reg"
+CHANNELS = {"0000": "iUS", "0001": "ceT1", "0002": "T2"}
+
+
+def run_demo(options: Options, *, config: Config) -> Outcome:
+    """Makes the data set in ``OUTPUT/dataset``, the results in ``OUTPUT/results`` and the picture ``OUTPUT/demo.png``.
+
+    Args:
+        options: of the run; ``output`` is the demo's folder, ``movings`` must be empty.
+        config: the preset to show.
+    """
+    if options.movings:
+        raise InputError("--demo: expected no --moving, since the demo shows both modalities")
+    phantom = make_phantom(SHAPE, wedge=True)
+    dataset = write_dataset(phantom, options.output / "dataset")
+    results = options.output / "results"
+    outcome = run(read_json(dataset, split="val").cases, config, replace(options, output=results))
+    if outcome.failed:
+        return outcome
+    table = score_tre(dataset, results)
+    picture = options.output / "demo.png"
+    field = read_displacement(outcome.written[0])
+    write_whole(picture, lambda file: draw_case(file, phantom, field, titles=list(CHANNELS.values())))
+    _tell(table, dataset, results, picture)
+    return outcome
+
+
+def write_dataset(phantom: Phantom, folder: Path) -> Path:
+    """Writes a phantom as a Learn2Reg dataset folder; returns the path of its JSON."""
+    affine: NDArray[np.float64] = np.diag([SPACING_MM] * 3 + [1.0])
+    images = zip(CHANNELS, (phantom.fixed, phantom.cet1, phantom.t2), strict=True)
+    for channel, image in images:
+        name = f"{TASK}_{CASE}_{channel}"
+        write_volume(folder / "imagesTr" / f"{name}.nii.gz", image, affine)
+        points = phantom.fixed_landmarks if channel == "0000" else phantom.moving_landmarks
+        table = pd.DataFrame(points)
+        write_whole(
+            folder / "landmarksTr" / f"{name}.csv",
+            lambda file, table=table: table.to_csv(file, header=False, index=False, float_format="%.3f"),  # type: ignore[misc]
+        )
+    pairs = [
+        {"fixed": f"./imagesTr/{TASK}_{CASE}_0000.nii.gz", "moving": f"./imagesTr/{TASK}_{CASE}_{channel}.nii.gz"}
+        for channel in CHANNELS
+        if channel != "0000"
+    ]
+    content = {
+        "name": TASK,
+        "description": "A phantom with known displacement, drawn by the demo; not patient data",
+        "licence": "Apache-2.0",
+        "modality": {str(index): name for index, name in enumerate(CHANNELS.values())},
+        "tensorImageShape": {str(index): SHAPE for index in range(len(CHANNELS))},
+        "numRegistration_val": len(pairs),
+        "registration_val": pairs,
+    }
+    path = folder / f"{TASK}_dataset.json"
+    write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+    return path
+
+
+def _tell(table: pd.DataFrame, dataset: Path, results: Path, picture: Path) -> None:
+    for name, row in table.iterrows():
+        log.info("%s: TRE %.2f mm before, %.2f mm after", name, row["initial_tre_mm"], row["tre_mm"])
+    before, after = table["initial_tre_mm"].mean(), table["tre_mm"].mean()
+    log.info("mean TRE %.2f mm → %.2f mm (%.0f %% less)", before, after, 100 * (1 - after / before))
+    log.info("data set: %s", dataset)
+    log.info("displacements and report: %s", results)
+    log.info("picture: %s", picture)

@@ -1,0 +1,116 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines in a log."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+log = logging.getLogger("mcbo")
+
+_LINE_EVERY_S = 5.0
+
+
+class ProgressView(Protocol):
+    """Told of each stage of each case; ``share`` is how much of the case the stage that ended was."""
+
+    def begin_case(self, name: str) -> None: ...
+
+    def stage(self, name: str, share: float) -> None: ...
+
+    def end_case(self) -> None: ...
+
+
+class BarView:
+    """A bar with case, stage and remaining time."""
+
+    def __init__(self, progress: Progress, cases: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=cases)
+        self._ended = 0
+        self._case = ""
+
+    def begin_case(self, name: str) -> None:
+        self._case = name
+
+    def stage(self, name: str, share: float) -> None:
+        self._progress.update(self._task, description=f"case {self._case}: {name}", advance=share)
+
+    def end_case(self) -> None:
+        self._ended += 1
+        self._progress.update(self._task, completed=self._ended)
+
+
+class LineView:
+    """A line when a stage ends, at most every few seconds, with the share done and the time left."""
+
+    def __init__(self, cases: int) -> None:
+        self._cases = cases
+        self._ended = 0
+        self._share = 0.0
+        self._case = ""
+        self._start = self._last = time.monotonic()
+
+    def begin_case(self, name: str) -> None:
+        self._case = name
+
+    def stage(self, name: str, share: float) -> None:
+        self._share += share
+        now = time.monotonic()
+        done = (self._ended + self._share) / self._cases
+        if not share or now - self._last < _LINE_EVERY_S:
+            return
+        self._last = now
+        left = (now - self._start) * (1 - done) / done
+        log.info("case %s: %s, %.0f %% done, about %.0f s left", self._case, name, 100 * done, left)
+
+    def end_case(self) -> None:
+        self._ended += 1
+        self._share = 0.0
+
+
+@contextmanager
+def show_progress(cases: int) -> Iterator[ProgressView]:
+    """The view that fits where the output goes: a bar if it is a terminal, else lines in the log."""
+    handler = next((h for h in log.handlers if isinstance(h, RichHandler)), None)
+    if handler is None:
+        yield LineView(cases)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=handler.console) as progress:
+        yield BarView(progress, cases)
+
+
+def set_up_logging() -> None:
+    """Lets the log of this package reach the person: warnings and errors on stderr, the rest on stdout.
+
+    grand-challenge.org shows stderr as warnings, so nothing else goes there.
+    """
+    log.handlers.clear()
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if sys.stdout.isatty():
+        rich = RichHandler(console=Console(), show_path=False, show_level=False, log_time_format="%X", highlighter=None)
+        rich.addFilter(lambda record: record.levelno < logging.WARNING)
+        log.addHandler(rich)
+    else:
+        out = logging.StreamHandler(sys.stdout)
+        out.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        out.addFilter(lambda record: record.levelno < logging.WARNING)
+        log.addHandler(out)
+    err = logging.StreamHandler(sys.stderr)
+    err.setLevel(logging.WARNING)
+    err.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    log.addHandler(err)

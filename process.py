@@ -1,0 +1,236 @@
+"""The container's entry: reads its arguments, says what is to be done, and leaves the doing to ``mcbo.runner``."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mcbo import __version__
+from mcbo.config import Config
+from mcbo.dataset import SPLITS, Dataset, open_input, select_cases, single_pair
+from mcbo.demo import run_demo
+from mcbo.errors import InputError, McboError
+from mcbo.nifti import FORMATS
+from mcbo.progress import log, set_up_logging
+from mcbo.runner import Options, Outcome, run
+from mcbo.tasks import TASKS, find_config
+
+ALL_WRITTEN, BAD_INPUT, SOME_FAILED = 0, 1, 2
+"""Exit statuses: FORMATS of the challenge, "How organisers run a container"."""
+
+DEFAULT_TASK = next(iter(TASKS))
+"""For a pair given by its paths, whose names tell no task."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program.
+
+    Returns:
+        0 all displacements written; 1 bad input or usage, nothing started; 2 some pairs failed, the others are written.
+    """
+    status: list[int] = []
+    try:
+        app(list(sys.argv[1:] if arguments is None else arguments), prog_name="process.py", obj=status)
+    except SystemExit as stop:
+        if status:
+            return status[0]
+        return BAD_INPUT if stop.code == 2 else int(stop.code or 0)  # 2 is typer's own status for wrong usage
+    return ALL_WRITTEN
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mcbo {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Exit status: 0 all written; 1 bad input or usage, nothing started; 2 some pairs failed, the others are written.")
+def process(
+    context: typer.Context,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[DATASET_JSON | FIXED MOVING OUTPUT_FILE]",
+            help="A Learn2Reg dataset JSON; or two images and the displacement file to write. Without: all of --input.",
+            show_default=False,
+        ),
+    ] = None,
+    input_folder: Annotated[
+        Path,
+        typer.Option("--input", metavar="DIR", envvar="MCBO_INPUT", help="Folder with a *_dataset.json, or images alone."),
+    ] = Path("/input"),
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", envvar="MCBO_OUTPUT", help="Folder for displacements and report.json.")
+    ] = Path("/output"),
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            envvar="MCBO_TASK",
+            help=f"{' or '.join(TASKS)}. Default: the name in the JSON or in the file names.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            envvar="MCBO_PRESET",
+            help=f"Which variant of the method: {', '.join(TASKS[DEFAULT_TASK].presets)}. Default: the first.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(metavar="|".join(SPLITS), envvar="MCBO_SPLIT", help="Which pairs of the JSON.")
+    ] = "val",
+    case: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID", envvar="MCBO_CASE", help="Only these cases: --case 0099 --case 0100, or 0099,0100.", show_default=False
+        ),
+    ] = None,
+    moving: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHANNEL",
+            envvar="MCBO_MOVING",
+            help="Write only these moving channels (0001 or 0002); all of a case are still used.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="NAME", envvar="MCBO_DEVICE", help="auto, cpu, cuda or cuda:N. auto: a GPU if there is one.")
+    ] = "auto",
+    file_format: Annotated[
+        str, typer.Option("--format", metavar="|".join(FORMATS), envvar="MCBO_FORMAT", help="Of the displacements.")
+    ] = FORMATS[0],
+    memory_gb: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            envvar="MCBO_MEMORY_GB",
+            help="Memory a case may use. Default: half of what is free on the device. The result does not depend on it.",
+            show_default=False,
+        ),
+    ] = None,
+    warped: Annotated[
+        bool, typer.Option("--warped", envvar="MCBO_WARPED", help="Also write the warped moving images.")
+    ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Make a small data set, register and score it. Needs no input.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Register every pair of a Learn2Reg data set and write displacement fields in challenge format.
+
+    Needs no training and no network. Uses a GPU if there is one; without, the CPU gives the same result.
+    """
+    del version
+    set_up_logging()
+    try:
+        _check_choice("--split", split, list(SPLITS))
+        _check_choice("--format", file_format, list(FORMATS))
+        if memory_gb is not None and not memory_gb > 0:
+            raise InputError(f"--memory-gb: expected a number above 0, got {memory_gb:g}")
+        options = Options(
+            output=output,
+            suffix=f".{file_format}",
+            movings=_split_commas(moving),
+            device=device,
+            memory_gb=memory_gb,
+            warped=warped,
+        )
+        if demo:
+            _check_alone(inputs)
+            outcome = run_demo(options, config=find_config(task or DEFAULT_TASK, preset))
+        else:
+            outcome = _run(inputs or [], input_folder, options, task, preset, split, _split_commas(case))
+    except McboError as error:
+        log.error("%s", error)
+        context.obj.append(BAD_INPUT)
+        return
+    context.obj.append(_conclude(outcome))
+
+
+def _run(
+    inputs: Sequence[str],
+    input_folder: Path,
+    options: Options,
+    task: str | None,
+    preset: str | None,
+    split: str,
+    names: Sequence[str],
+) -> Outcome:
+    if len(inputs) == 3:
+        dataset, options = _three_paths(*map(Path, inputs), options)
+    elif len(inputs) <= 1:
+        dataset = open_input(Path(inputs[0]) if inputs else input_folder, split=split)
+    else:
+        raise InputError(
+            f"expected no path, one (a dataset JSON) or three (fixed, moving, output file), got {len(inputs)}: "
+            f"{' '.join(inputs)}"
+        )
+    config = _choose_config(dataset, task, preset, optional=len(inputs) == 3)
+    return run(select_cases(dataset.cases, names=names, movings=options.movings), config, options)
+
+
+def _three_paths(fixed: Path, moving: Path, output_file: Path, options: Options) -> tuple[Dataset, Options]:
+    """A dataset of one pair; folder and format of its result follow from the output file."""
+    suffix = next((s for s in (".nii.gz", ".nii", ".npz") if output_file.name.endswith(s)), None)
+    if suffix is None or output_file.name == suffix:
+        raise InputError(f"{output_file}: expected an output file ending in .nii.gz, .nii or .npz")
+    if options.movings:
+        raise InputError("--moving: expected no channel, since the moving image is given by its path")
+    written = Options(
+        output=output_file.parent,
+        suffix=suffix,
+        device=options.device,
+        memory_gb=options.memory_gb,
+        warped=options.warped,
+    )
+    return single_pair(fixed, moving, output_file), written
+
+
+def _choose_config(dataset: Dataset, task: str | None, preset: str | None, *, optional: bool) -> Config:
+    """The preset of the task that was asked for, or that the data set names."""
+    name = task or dataset.task
+    if optional and (name is None or (task is None and name not in TASKS)):
+        log.info("no task is named: taking that of %s (choose with --task)", DEFAULT_TASK)
+        name = DEFAULT_TASK
+    if name is None:
+        raise InputError(f"the dataset has no name: expected --task with one of {', '.join(TASKS)}")
+    return find_config(name, preset)
+
+
+def _conclude(outcome: Outcome) -> int:
+    """Tells what became of the run, and the exit status."""
+    log.info("%d displacement(s) written", len(outcome.written))
+    if not outcome.failed:
+        return ALL_WRITTEN
+    for name, message in outcome.failed.items():
+        log.error("not written: %s: %s", name, message)
+    return SOME_FAILED if outcome.started else BAD_INPUT
+
+
+def _split_commas(values: Sequence[str] | None) -> tuple[str, ...]:
+    return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
+
+
+def _check_choice(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InputError(f"{option}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def _check_alone(inputs: Sequence[str] | None) -> None:
+    if inputs:
+        raise InputError(f"--demo makes its own input: expected no path, got {' '.join(inputs)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
