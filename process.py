@@ -48,7 +48,9 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.command(epilog="Exit status: 0 all written; 1 bad input or usage, nothing started; 2 some pairs failed, the others are written.")
+@app.command(
+    epilog="Exit status: 0 all written; 1 bad input or usage, nothing started; 2 some pairs failed, the others are written."
+)
 def process(
     context: typer.Context,
     inputs: Annotated[
@@ -84,13 +86,14 @@ def process(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option(metavar="|".join(SPLITS), envvar="MCBO_SPLIT", help="Which pairs of the JSON.")
-    ] = "val",
+    split: Annotated[str, typer.Option(metavar="|".join(SPLITS), envvar="MCBO_SPLIT", help="Which pairs of the JSON.")] = "val",
     case: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ID", envvar="MCBO_CASE", help="Only these cases: --case 0099 --case 0100, or 0099,0100.", show_default=False
+            metavar="ID",
+            envvar="MCBO_CASE",
+            help="Only these cases: --case 0099 --case 0100, or 0099,0100.",
+            show_default=False,
         ),
     ] = None,
     moving: Annotated[
@@ -103,7 +106,8 @@ def process(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(metavar="NAME", envvar="MCBO_DEVICE", help="auto, cpu, cuda or cuda:N. auto: a GPU if there is one.")
+        str,
+        typer.Option(metavar="NAME", envvar="MCBO_DEVICE", help="auto, cpu, cuda or cuda:N. auto: a GPU if there is one."),
     ] = "auto",
     file_format: Annotated[
         str, typer.Option("--format", metavar="|".join(FORMATS), envvar="MCBO_FORMAT", help="Of the displacements.")
@@ -113,16 +117,14 @@ def process(
         typer.Option(
             metavar="X",
             envvar="MCBO_MEMORY_GB",
-            help="Memory a case may use. Default: half of what is free on the device. The result does not depend on it.",
+            help="Memory a case may use. Default: 80 % of what is free on the device. The result does not depend on it.",
             show_default=False,
         ),
     ] = None,
     warped: Annotated[
         bool, typer.Option("--warped", envvar="MCBO_WARPED", help="Also write the warped moving images.")
     ] = False,
-    demo: Annotated[
-        bool, typer.Option("--demo", help="Make a small data set, register and score it. Needs no input.")
-    ] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Make a small data set, register and score it. Needs no input.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
@@ -168,7 +170,7 @@ def _run(
     names: Sequence[str],
 ) -> Outcome:
     if len(inputs) == 3:
-        dataset, options = _three_paths(*map(Path, inputs), options)
+        dataset, options = _three_paths(inputs, options)
     elif len(inputs) <= 1:
         dataset = open_input(Path(inputs[0]) if inputs else input_folder, split=split)
     else:
@@ -180,8 +182,9 @@ def _run(
     return run(select_cases(dataset.cases, names=names, movings=options.movings), config, options)
 
 
-def _three_paths(fixed: Path, moving: Path, output_file: Path, options: Options) -> tuple[Dataset, Options]:
+def _three_paths(inputs: Sequence[str], options: Options) -> tuple[Dataset, Options]:
     """A dataset of one pair; folder and format of its result follow from the output file."""
+    fixed, moving, output_file = map(Path, inputs)
     suffix = next((s for s in (".nii.gz", ".nii", ".npz") if output_file.name.endswith(s)), None)
     if suffix is None or output_file.name == suffix:
         raise InputError(f"{output_file}: expected an output file ending in .nii.gz, .nii or .npz")

@@ -26,7 +26,9 @@ def score_tre(dataset: Path, predictions: Path, *, split: str = "val") -> pd.Dat
     for pair in read_pairs(dataset, split=split):
         fixed, moving = read_landmarks(pair.fixed_landmarks), read_landmarks(pair.moving_landmarks)
         if fixed.shape != moving.shape:
-            raise EvaluationError(f"{pair.name}: expected as many fixed as moving landmarks, found {len(fixed)} and {len(moving)}")
+            raise EvaluationError(
+                f"{pair.name}: expected as many fixed as moving landmarks, found {len(fixed)} and {len(moving)}"
+            )
         spacing_mm = read_spacing_mm(pair.moving)
         displacement = read_displacement(predictions, pair.name)
         rows[pair.name] = {

@@ -16,9 +16,7 @@ BOX_SIZE = 3
 """Width of the box mean that smooths the picked field, in cells."""
 
 
-def coupled_argmin(
-    cost: CostSlab, displacement: Tensor | None, *, search_radius: int, coupling_weight: float
-) -> Tensor:
+def coupled_argmin(cost: CostSlab, displacement: Tensor | None, *, search_radius: int, coupling_weight: float) -> Tensor:
     """Picks, per cell, the candidate c that minimizes cost(c) + w·|c − u|². Of equals, the first.
 
     Candidates are taken in lines along axis 0: first the best of each line, then the line, then the candidate in it;
@@ -34,7 +32,7 @@ def coupled_argmin(
         ``(3, n, w, d)`` float32 cells, whole numbers.
     """
     side = 2 * search_radius + 1
-    lines = cost.unflatten(0, (side * side, side))
+    lines = cost.view(side * side, side, *cost.shape[1:])
     steps = torch.arange(-search_radius, search_radius + 1, dtype=cost.dtype, device=cost.device)
     if displacement is None:
         best_of_line = lines.amin(dim=1)
@@ -45,7 +43,7 @@ def coupled_argmin(
         for line, best in zip(lines, best_of_line, strict=True):
             torch.add(line, apart[0], out=coupled)
             torch.amin(coupled, dim=0, out=best)
-        best_of_line.unflatten(0, (side, side)).add_(apart[1]).add_(apart[2].unsqueeze(1))
+        best_of_line.view(side, side, *cost.shape[1:]).add_(apart[1]).add_(apart[2].unsqueeze(1))
     line_index = best_of_line.argmin(dim=0)
     chosen_line = lines.gather(0, line_index.expand(1, side, *line_index.shape))[0]
     if displacement is not None:

@@ -69,9 +69,7 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
                 first = block.shape[1] - reach + start
                 for _ in range(BOX_ROUNDS):
                     block = box_sum(block, axis=1, size=BOX_SIZE)
-                torch.mul(
-                    block[:, first : first + stop - start], 1 / BOX_SIZE ** (3 * BOX_ROUNDS), out=cost[i, j]
-                )
+                torch.mul(block[:, first : first + stop - start], 1 / BOX_SIZE ** (3 * BOX_ROUNDS), out=cost[i, j])
         done, carried = reach, kept
         yield cost.flatten(0, 2)
 

@@ -133,7 +133,9 @@ def scan_folder(folder: Path) -> Dataset:
     for subfolder in IMAGE_FOLDERS:
         files = [file for file in sorted((folder / subfolder).glob("*.nii*")) if _IMAGE_NAME.fullmatch(file.name)]
         names = [parse_name(file) for file in files]
-        fixed = {(task, case): file for file, (task, case, channel) in zip(files, names, strict=True) if channel == FIXED_CHANNEL}
+        fixed = {
+            (task, case): file for file, (task, case, channel) in zip(files, names, strict=True) if channel == FIXED_CHANNEL
+        }
         pairs = [
             (fixed[task, case], file)
             for file, (task, case, channel) in zip(files, names, strict=True)
@@ -187,8 +189,7 @@ def select_cases(cases: Sequence[Case], *, names: Sequence[str], movings: Sequen
     return tuple(
         case
         for case in cases
-        if (not names or case.name in names)
-        and (not movings or any(pair.moving_channel in movings for pair in case.pairs))
+        if (not names or case.name in names) and (not movings or any(pair.moving_channel in movings for pair in case.pairs))
     )
 
 

@@ -31,9 +31,7 @@ def warp(volume: Tensor, displacement: Displacement) -> Tensor:
         ShapeError: if the two do not live on one grid.
     """
     if displacement.shape[:2] != (1, 3) or displacement.shape[2:] != volume.shape[2:]:
-        raise ShapeError(
-            f"warp: expected a displacement of shape {(1, 3, *volume.shape[2:])}, got {tuple(displacement.shape)}"
-        )
+        raise ShapeError(f"warp: expected a displacement of shape {(1, 3, *volume.shape[2:])}, got {tuple(displacement.shape)}")
     grid = torch.empty((1, *volume.shape[2:], 3), dtype=displacement.dtype, device=displacement.device)
     for axis, size in enumerate(shape_of(volume)):
         index = torch.arange(size, dtype=displacement.dtype, device=displacement.device)

@@ -43,15 +43,16 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
     if volume.dim() != 5 or volume.shape[:2] != (1, 1):
         raise ShapeError(f"mind_ssc: expected a volume of shape (1, 1, H, W, D), got {tuple(volume.shape)}")
     # A power of two scales exactly; it keeps squares of very large or very small intensities inside float32.
+    volume = volume.float()
     _, exponent = torch.frexp(volume.abs().max())
-    padded = functional.pad(torch.ldexp(volume.float(), -exponent), [dilation] * 6, mode="replicate")
+    padded = functional.pad(torch.ldexp(volume, -exponent), [dilation] * 6, mode="replicate")
     height, width, depth = volume.shape[2:]
 
     def neighbor(offset: Offset) -> Tensor:
         i, j, k = (dilation * (1 + step) for step in offset)
         return padded[..., i : i + height, j : j + width, k : k + depth]
 
-    features = volume.new_empty((1, len(PAIRS), height, width, depth), dtype=torch.float32)
+    features = volume.new_empty((1, len(PAIRS), height, width, depth))
     for channel, (a, b) in enumerate(PAIRS):
         features[:, channel] = _patch_mean((neighbor(a) - neighbor(b)).square_(), radius=radius)[:, 0]
     features -= features.amin(dim=1, keepdim=True)

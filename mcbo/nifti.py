@@ -64,7 +64,9 @@ def read_image(path: Path) -> Image:
         array = np.ascontiguousarray(array, dtype=np.float32)
     broken = array.size - int(np.isfinite(array).sum())
     if broken:
-        raise InputError(f"{path}: expected finite intensities, found {broken} voxel(s) that are NaN, infinite or beyond float32")
+        raise InputError(
+            f"{path}: expected finite intensities, found {broken} voxel(s) that are NaN, infinite or beyond float32"
+        )
     if array.size == 0 or array.min() == array.max():
         value = f"only the value {array.flat[0]:g}" if array.size else "no voxels"
         raise InputError(f"{path}: expected an image with structure to register, found {value}")

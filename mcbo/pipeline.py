@@ -72,9 +72,7 @@ def register(
     """
     for moving in movings:
         if moving.shape != fixed.shape:
-            raise ShapeError(
-                f"register: expected moving images of shape {tuple(fixed.shape)}, got {tuple(moving.shape)}"
-            )
+            raise ShapeError(f"register: expected moving images of shape {tuple(fixed.shape)}, got {tuple(moving.shape)}")
     shape = shape_of(fixed)
     fitted, dropped = fit_to_shape(config, shape)
     groups = [list(movings)] if fitted.modality_fusion else [[moving] for moving in movings]
@@ -92,8 +90,7 @@ def register(
         levels = []
         for level, level_rows in zip(fitted.levels, rows, strict=True):
             fields = [
-                _solve_level(fixed_features, m, level, fitted, level_rows, kernels, timer, share)
-                for m in moving_features
+                _solve_level(fixed_features, m, level, fitted, level_rows, kernels, timer, share) for m in moving_features
             ]
             levels.append(fuse_modalities(fields))
         with timer.stage("fuse levels"):

@@ -88,10 +88,10 @@ def run(cases: Sequence[Case], config: Config, options: Options) -> Outcome:
     written: list[Path] = []
     failed: dict[str, str] = {}
     started = False
-    with show_progress(len(cases)) as view:
+    with show_progress(len(cases)) as view, peak_meter(device) as meter:
         for case in cases:
             view.begin_case(case.name)
-            timer = StageTimer(meter=peak_meter(device), listener=view.stage, wait=lambda: wait_for(device))
+            timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(device))
             start = time.perf_counter()
             entry: dict[str, object] = {"fixed": str(case.fixed)}
             try:
@@ -207,5 +207,3 @@ def prepare_output(folder: Path) -> None:
     """
     write_whole(folder / ".writable", lambda file: file.touch())
     (folder / ".writable").unlink(missing_ok=True)
-
-

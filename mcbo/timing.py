@@ -37,8 +37,8 @@ class StageTimer:
         self,
         *,
         meter: PeakMeter | None = None,
-        listener: Callable[[str, float], None] = lambda stage, work: None,
-        wait: Callable[[], None] = lambda: None,
+        listener: Callable[[str, float], None] | None = None,
+        wait: Callable[[], None] | None = None,
     ) -> None:
         self.records: dict[str, StageRecord] = {}
         self._meter = meter
@@ -49,13 +49,18 @@ class StageTimer:
     def stage(self, name: str, *, work: float = 0.0) -> Iterator[None]:
         """Times the block as (a part of) stage ``name``."""
         record = self.records.setdefault(name, StageRecord())
-        self._listener(name, 0.0)
+        self._tell(name, 0.0)
         if self._meter:
             self._meter.reset()
         start = time.perf_counter()
         yield
-        self._wait()
+        if self._wait:
+            self._wait()
         record.seconds += time.perf_counter() - start
         if self._meter:
             record.peak_bytes = max(record.peak_bytes, self._meter.peak_bytes())
-        self._listener(name, work)
+        self._tell(name, work)
+
+    def _tell(self, name: str, work: float) -> None:
+        if self._listener:
+            self._listener(name, work)

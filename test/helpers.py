@@ -1,0 +1,63 @@
+"""What several tests need."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mcbo.config import Config
+from mcbo.kernels import REFERENCE
+from mcbo.pipeline import Registration, register
+from mcbo.tasks import find_config
+from mcbo.timing import StageTimer
+from mcbo.types import Displacement, Shape
+
+TOLERANCE = {
+    "rounding": 1e-5,  # float32, a few additions
+    "device": 1e-4,  # the same step on another device
+    "field": 0.05,  # voxels, where ties and the order of additions may decide a cell
+}
+
+
+def random_tensor(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run_register(
+    fixed: Tensor, movings: Sequence[Tensor], config: Config | None = None, budget_gb: float = 4.0
+) -> Registration:
+    return register(
+        fixed,
+        movings,
+        config=config or find_config("ReMIND2Reg"),
+        kernels=REFERENCE,
+        budget_bytes=int(budget_gb * 1e9),
+        timer=StageTimer(),
+    )
+
+
+def mean_length(displacement: Displacement) -> float:
+    return float(displacement.norm(dim=1).mean())
+
+
+def constant_field(vector: Sequence[float], shape: Shape) -> Displacement:
+    return torch.tensor(vector, dtype=torch.float32).view(1, 3, 1, 1, 1).expand(1, 3, *shape).clone()
+
+
+def write_nifti(path: Path, array: NDArray[np.generic]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+    return path
+
+
+def write_dataset(folder: Path, pairs: Sequence[tuple[str, str]], *, name: str = "ReMIND2Reg") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = [{"fixed": f"./imagesTr/{fixed}", "moving": f"./imagesTr/{moving}"} for fixed, moving in pairs]
+    path = folder / f"{name}_dataset.json"
+    path.write_text(json.dumps({"name": name, "registration_val": entries}))
+    return path

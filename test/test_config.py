@@ -1,0 +1,58 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcbo.config import MIN_CELLS, MIN_VOXELS, fit_to_shape
+from mcbo.errors import InputError
+from mcbo.tasks import TASKS, find_config
+
+ALL = [preset for task in TASKS.values() for preset in task.presets.values()]
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda c: c.name)
+def test_weights_sum_to_one_and_levels_go_from_coarse_to_fine(config: object) -> None:
+    from mcbo.config import Config
+
+    assert isinstance(config, Config)
+    assert math.fsum(level.weight for level in config.levels) == pytest.approx(1)
+    spacings = [level.grid_spacing for level in config.levels]
+    assert spacings == sorted(spacings, reverse=True)
+
+
+def test_the_numbers_of_the_paper() -> None:
+    remind = find_config("ReMIND2Reg", "mcbo2024")
+    assert {level.grid_spacing: level.weight for level in remind.levels} == {6: 0.36, 4: 0.27, 2: 0.27, 1: 0.10}
+    comulis = find_config("COMULIS3DCLEM", "mcbo2024")
+    assert [level.grid_spacing for level in comulis.levels] == [4, 2, 1]
+    assert comulis.modality_fusion is None
+
+
+@given(shape=st.tuples(*[st.integers(MIN_VOXELS, 64)] * 3), config=st.sampled_from(ALL))
+def test_levels_that_do_not_fit_are_dropped_and_the_others_keep_their_ratios(
+    shape: tuple[int, int, int], config: object
+) -> None:
+    from mcbo.config import Config
+
+    assert isinstance(config, Config)
+    fitted, dropped = fit_to_shape(config, shape)
+    assert len(fitted.levels) + len(dropped) == len(config.levels)
+    assert all(min(shape) // level.grid_spacing >= MIN_CELLS for level in fitted.levels)
+    assert all(min(shape) // level.grid_spacing < MIN_CELLS for level in dropped)
+    assert math.fsum(level.weight for level in fitted.levels) == pytest.approx(1)
+    before = {level.grid_spacing: level.weight for level in config.levels}
+    ratios = {level.weight / before[level.grid_spacing] for level in fitted.levels}
+    assert max(ratios) == pytest.approx(min(ratios))
+
+
+def test_too_small_a_volume_is_refused() -> None:
+    with pytest.raises(InputError, match="at least 8 voxels along every axis, got 7×20×20"):
+        fit_to_shape(ALL[0], (7, 20, 20))
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"'BrainT1' is not known: expected one of ReMIND2Reg, COMULIS3DCLEM"):
+        find_config("BrainT1")
+    with pytest.raises(InputError, match=r"preset 'best' is not known for ReMIND2Reg: expected one of mcbo2024"):
+        find_config("ReMIND2Reg", "best")

@@ -1,0 +1,215 @@
+"""The command line, in this process: what it writes, what it says, how it exits."""
+
+import json
+import re
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from helpers import write_dataset, write_nifti
+
+import process
+from mcbo import __version__
+from mcbo.nifti import read_displacement
+from mcbo.phantom import make_phantom
+
+SHAPE = (14, 12, 17)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cases of ReMIND2Reg: the first with both moving modalities, the second with ceT1 alone."""
+    folder = tmp_path_factory.mktemp("data")
+    for case in ("0098", "0099"):
+        phantom = make_phantom(SHAPE, seed=int(case))
+        for channel, image in enumerate((phantom.fixed, phantom.cet1, phantom.t2)):
+            write_nifti(folder / "imagesTr" / f"ReMIND2Reg_{case}_000{channel}.nii.gz", image[0, 0].numpy().astype(np.int16))
+    pairs = [("0098", "1"), ("0098", "2"), ("0099", "1")]
+    write_dataset(folder, [(f"ReMIND2Reg_{c}_0000.nii.gz", f"ReMIND2Reg_{c}_000{m}.nii.gz") for c, m in pairs])
+    return folder
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_dataset_json_gives_a_field_per_pair_and_a_report(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert process.main([str(data / "ReMIND2Reg_dataset.json"), "--output", str(tmp_path), "--device", "cpu"]) == 0
+    names = ["disp_0098_0000_0098_0001", "disp_0098_0000_0098_0002", "disp_0099_0000_0099_0001"]
+    assert files(tmp_path) == [*(f"{name}.nii.gz" for name in names), "report.json"]
+    first, second = (read_displacement(tmp_path / f"{name}.nii.gz") for name in names[:2])
+    assert first.shape == (1, 3, *SHAPE)
+    assert first.equal(second)  # the modalities are fused
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["config"]["name"] == "mcbo2024"
+    assert report["versions"]["mcbo"] == __version__
+    assert report["device"].startswith("cpu")
+    case = report["cases"]["0098"]
+    assert [level["grid_spacing"] for level in case["levels"]] == [2, 1]
+    assert {"read", "features", "level 1 solve", "level 1 refine", "fuse levels", "write"} <= set(case["stages"])
+    assert all(stage["peak_memory_mb"] > 50 for stage in case["stages"].values())
+    output = capsys.readouterr()
+    assert re.search(r"device: cpu \(.*no GPU in use", output.out)
+    assert "level 6 left out" in output.out
+    assert "3 displacement(s) written" in output.out
+    assert output.err == ""
+
+
+def test_a_folder_with_images_alone_and_fewer_things_asked_for(data: Path, tmp_path: Path) -> None:
+    arguments = ["--input", str(data / "imagesTr"), "--output", str(tmp_path), "--case", "0098", "--moving", "0002"]
+    assert process.main([*arguments, "--format", "npz", "--warped"]) == 0
+    assert files(tmp_path) == ["disp_0098_0000_0098_0002.npz", "report.json", "warped_0098_0000_0098_0002.nii.gz"]
+    assert nibabel.load(tmp_path / "warped_0098_0000_0098_0002.nii.gz").shape == SHAPE  # type: ignore[attr-defined]
+
+
+def test_the_channel_written_does_not_change_the_field(data: Path, tmp_path: Path) -> None:
+    for channel in ("0001", "0002"):
+        arguments = [str(data), "--output", str(tmp_path), "--case", "0098", "--moving", channel]
+        assert process.main(arguments) == 0
+    one, two = (read_displacement(tmp_path / f"disp_0098_0000_0098_{channel}.nii.gz") for channel in ("0001", "0002"))
+    assert one.equal(two)
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "npz"])
+def test_three_paths(data: Path, tmp_path: Path, suffix: str) -> None:
+    fixed, moving = (str(data / "imagesTr" / f"ReMIND2Reg_0099_000{c}.nii.gz") for c in range(2))
+    output = tmp_path / "deep" / f"field.{suffix}"
+    assert process.main([fixed, moving, str(output)]) == 0
+    assert files(tmp_path) == [f"deep/field.{suffix}", "deep/report.json"]
+    assert read_displacement(output).shape == (1, 3, *SHAPE)
+
+
+def test_options_can_come_from_the_environment(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"INPUT": str(data), "OUTPUT": str(tmp_path), "MOVING": "0001", "CASE": "0099"}.items():
+        monkeypatch.setenv(f"MCBO_{name}", value)
+    assert process.main([]) == 0
+    assert files(tmp_path) == ["disp_0099_0000_0099_0001.nii.gz", "report.json"]
+
+
+def test_microscopy_needs_no_particular_channels(tmp_path: Path) -> None:
+    phantom = make_phantom((8, 24, 20), seed=3)
+    for channel, image in (("0004", phantom.fixed), ("0007", phantom.t2)):
+        write_nifti(tmp_path / "imagesTr" / f"COMULIS3DCLEM_0001_{channel}.nii.gz", image[0, 0].numpy())
+    dataset = write_dataset(
+        tmp_path, [("COMULIS3DCLEM_0001_0004.nii.gz", "COMULIS3DCLEM_0001_0007.nii.gz")], name="COMULIS3DCLEM"
+    )
+    assert process.main([str(dataset), "--output", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [level["grid_spacing"] for level in report["config"]["levels"]] == [4, 2, 1]
+    assert files(tmp_path / "out") == ["disp_0001_0004_0001_0007.nii.gz", "report.json"]
+
+
+def broken_dataset(folder: Path, data: Path, spoil: str) -> Path:
+    """A copy of the data with case 0099's moving image spoiled."""
+    for file in (data / "imagesTr").iterdir():
+        target = folder / "imagesTr" / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    victim = folder / "imagesTr" / "ReMIND2Reg_0099_0001.nii.gz"
+    array = np.asarray(nibabel.load(victim).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+    if spoil == "nan":
+        array[0, 0, 0] = np.nan
+    elif spoil == "shape":
+        array = array[1:]
+    elif spoil == "4d":
+        array = np.stack([array, array], axis=-1)
+    elif spoil == "constant":
+        array[:] = 3
+    victim.unlink()
+    if spoil == "cut":
+        whole = write_nifti(folder / "whole.nii.gz", array)
+        victim.write_bytes(whole.read_bytes()[:2000])
+    elif spoil != "missing":
+        write_nifti(victim, array)
+    dataset = folder / "ReMIND2Reg_dataset.json"
+    dataset.write_bytes((data / "ReMIND2Reg_dataset.json").read_bytes())
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("nan", "expected finite intensities, found 1 voxel(s)"),
+        ("shape", "expected the shape of the fixed image ReMIND2Reg_0099_0000.nii.gz, 14×12×17, found 13×12×17"),
+        ("4d", "expected a 3D image, found 4D data"),
+        ("constant", "found only the value 3"),
+        ("cut", "expected a whole NIfTI image"),
+        ("missing", "no such file"),
+    ],
+)
+def test_a_broken_case_is_named_and_the_others_are_written(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: str, message: str
+) -> None:
+    dataset = broken_dataset(tmp_path, data, spoil)
+    out = tmp_path / "out"
+    assert process.main([str(dataset), "--output", str(out)]) == process.SOME_FAILED
+    assert "disp_0099_0000_0099_0001.nii.gz" not in files(out)
+    assert "disp_0098_0000_0098_0002.nii.gz" in files(out)
+    errors = capsys.readouterr().err
+    assert re.search(r"not written: disp_0099_0000_0099_0001: .*ReMIND2Reg_0099_0001\.nii\.gz", errors)
+    assert message in errors
+    assert message in json.loads((out / "report.json").read_text())["cases"]["0099"]["error"]
+
+
+def test_if_nothing_could_be_started_the_status_is_1(data: Path, tmp_path: Path) -> None:
+    dataset = broken_dataset(tmp_path, data, "nan")
+    assert process.main([str(dataset), "--output", str(tmp_path / "out"), "--case", "0099"]) == process.BAD_INPUT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{data}", "--task", "Brains"], "task 'Brains' is not known: expected one of ReMIND2Reg, COMULIS3DCLEM"),
+        (["{data}", "--preset", "best"], "preset 'best' is not known"),
+        (["{data}", "--split", "dev"], "--split: expected one of val, test, train, got 'dev'"),
+        (["{data}", "--split", "test"], "there are pairs for --split val"),
+        (["{data}", "--format", "mha"], "--format: expected one of nii.gz, npz, got 'mha'"),
+        (["{data}", "--case", "7"], "case 7 is not in the dataset"),
+        (["{data}", "--moving", "0009"], "moving channel 0009 is not in the dataset"),
+        (["{data}", "--device", "tpu"], "device 'tpu' is not known"),
+        (["{data}", "--device", "cuda:99"], "device 'cuda:99' is not there"),
+        (["{data}", "--memory-gb", "0"], "--memory-gb: expected a number above 0"),
+        (["{data}", "--memory-gb", "much"], "--memory-gb"),
+        (["{data}", "{data}"], "expected no path, one (a dataset JSON) or three"),
+        (["a.nii", "b.nii", "c.mha"], "expected an output file ending in .nii.gz, .nii or .npz"),
+        (["--input", "{data}/absent"], "no such file or folder"),
+        (["--nonsense"], "nonsense"),
+        (["--demo", "{data}"], "--demo makes its own input"),
+    ],
+)
+def test_bad_usage_is_one_sentence_and_status_1(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    filled = [argument.format(data=data) for argument in arguments]
+    output = [] if filled[-1] == "c.mha" else ["--output", str(tmp_path / "out")]
+    assert process.main([*filled, *output]) == process.BAD_INPUT
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("disp*"))
+
+
+def test_an_output_that_cannot_be_written_is_known_before_the_work(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert process.main([str(data), "--output", str(tmp_path / "file")]) == process.BAD_INPUT
+    output = capsys.readouterr()
+    assert "cannot be written" in output.err
+    assert "level" not in output.out
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert process.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mcbo {__version__}\n"
+    assert process.main(["--help"]) == 0
+    assert "DATASET_JSON" in capsys.readouterr().out
+
+
+def test_a_memory_limit_that_is_too_small_names_both_figures(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(data), "--output", str(tmp_path), "--case", "0099", "--memory-gb", "0.001"]
+    assert process.main(arguments) == process.SOME_FAILED
+    assert re.search(r"need at least 0\.\d+ GB of memory, but the run may use 0\.00 GB", capsys.readouterr().err)

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+
+from mcbo.errors import DeviceError
+from mcbo.runtime import (
+    budget_bytes,
+    describe_device,
+    free_bytes,
+    peak_meter,
+    select_device,
+    select_kernels,
+    versions,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_devices() -> None:
+    assert select_device("cpu") == CPU
+    assert select_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("tpu", "cuda:x", "cuda0", ""):
+        with pytest.raises(DeviceError, match="expected auto, cpu, cuda or cuda:N"):
+            select_device(name)
+    with pytest.raises(DeviceError, match="'cuda:64' is not there"):
+        select_device("cuda:64")
+
+
+def test_a_cpu_says_that_it_is_one() -> None:
+    assert "no GPU in use" in describe_device(CPU)
+
+
+def test_the_budget_is_what_was_asked_for_or_a_share_of_what_is_free(device: torch.device) -> None:
+    assert budget_bytes(device, 1.5) == 1_500_000_000
+    assert 0 < budget_bytes(device, None) < free_bytes(device)
+
+
+def test_peaks_are_seen_even_below_an_earlier_one() -> None:
+    with peak_meter(CPU) as meter:
+        for size in (4 * 10**8, 10**8):
+            meter.reset()
+            before = meter.peak_bytes()
+            block = np.ones(size, dtype=np.uint8)
+            assert meter.peak_bytes() - before > 0.9 * size
+            del block
+
+
+def test_kernels_and_versions(device: torch.device) -> None:
+    assert select_kernels(device).name
+    assert {"mcbo", "torch", "python"} <= set(versions())

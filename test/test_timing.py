@@ -1,0 +1,36 @@
+import pytest
+
+from mcbo.timing import StageTimer
+
+
+class FakeMeter:
+    def __init__(self) -> None:
+        self.resets = 0
+        self.peaks = iter([30, 10, 20])
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def peak_bytes(self) -> int:
+        return next(self.peaks)
+
+
+def test_stages_add_up_seconds_and_keep_the_highest_peak() -> None:
+    heard: list[tuple[str, float]] = []
+    meter = FakeMeter()
+    timer = StageTimer(meter=meter, listener=lambda name, work: heard.append((name, work)))
+    for _ in range(2):
+        with timer.stage("solve", work=0.25):
+            pass
+    with timer.stage("fuse"):
+        pass
+    assert timer.records["solve"].peak_bytes == 30
+    assert timer.records["fuse"].peak_bytes == 20
+    assert timer.records["solve"].seconds > 0
+    assert meter.resets == 3
+    assert heard == [("solve", 0), ("solve", 0.25), ("solve", 0), ("solve", 0.25), ("fuse", 0), ("fuse", 0)]
+
+
+def test_an_error_passes_through() -> None:
+    with pytest.raises(KeyError), StageTimer().stage("solve"):
+        raise KeyError
