@@ -101,8 +101,8 @@ def run(cases: Sequence[Case], config: Config, options: Options) -> Outcome:
                 paths = _register_case(case, images, config, options, device, timer, entry)
                 written += paths
                 entry["written"] = [path.name for path in paths]
-            except (McboError, MemoryError, torch.OutOfMemoryError) as error:
-                message = str(error) or "out of memory; allow less with --memory-gb"
+            except (McboError, MemoryError, RuntimeError) as error:  # torch tells a lack of memory by RuntimeError
+                message = str(error) or "out of memory: allow less with --memory-gb"
                 log.error("case %s failed: %s", case.name, message)
                 entry["error"] = message
                 failed |= {pair.field_name: message for pair in wanted(case, options.movings)}

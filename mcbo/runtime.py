@@ -47,7 +47,7 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{device} ({properties.name}, {properties.total_memory / 1e9:.0f} GB)"
-    return f"cpu ({_processor()}, {torch.get_num_threads()} threads; no GPU in use, the result is the same)"
+    return f"cpu ({_processor()}, {torch.get_num_threads()} threads; no GPU in use)"
 
 
 def select_kernels(device: torch.device) -> Kernels:
