@@ -1,7 +1,9 @@
 """The container's entry: reads its arguments, says what is to be done, and leaves the doing to ``mcbo.runner``."""
 
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,6 @@ import typer
 from mcbo import __version__
 from mcbo.config import Config
 from mcbo.dataset import SPLITS, Dataset, open_input, select_cases, single_pair
-from mcbo.demo import run_demo
 from mcbo.errors import InputError, McboError
 from mcbo.nifti import FORMATS
 from mcbo.progress import log, set_up_logging
@@ -18,7 +19,7 @@ from mcbo.runner import Options, Outcome, run
 from mcbo.tasks import TASKS, find_config
 
 ALL_WRITTEN, BAD_INPUT, SOME_FAILED = 0, 1, 2
-"""Exit statuses: FORMATS of the challenge, "How organisers run a container"."""
+"""Exit statuses."""
 
 DEFAULT_TASK = next(iter(TASKS))
 """For a pair given by its paths, whose names tell no task."""
@@ -117,28 +118,31 @@ def process(
         typer.Option(
             metavar="X",
             envvar="MCBO_MEMORY_GB",
-            help="Memory a case may use. Default: 80 % of what is free on the device. The result does not depend on it.",
+            help="Memory for the tensors of a case (Python itself takes 0.4 GB more). Default: 80 % of what is free. "
+            "The result does not depend on it.",
             show_default=False,
         ),
     ] = None,
     warped: Annotated[
         bool, typer.Option("--warped", envvar="MCBO_WARPED", help="Also write the warped moving images.")
     ] = False,
-    demo: Annotated[bool, typer.Option("--demo", help="Make a small data set, register and score it. Needs no input.")] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", envvar="MCBO_DEMO", help="Make a small data set, register and score it. Needs no input.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Register every pair of a Learn2Reg data set and write displacement fields in challenge format.
 
-    Needs no training and no network. Uses a GPU if there is one; without, the CPU gives the same result.
+    Needs no training and no network. Uses a GPU if there is one; without, the CPU gives the same result up to rounding.
     """
     del version
     set_up_logging()
     try:
         _check_choice("--split", split, list(SPLITS))
         _check_choice("--format", file_format, list(FORMATS))
-        if memory_gb is not None and not memory_gb > 0:
+        if memory_gb is not None and not 0 < memory_gb < math.inf:
             raise InputError(f"--memory-gb: expected a number above 0, got {memory_gb:g}")
         options = Options(
             output=output,
@@ -150,6 +154,8 @@ def process(
         )
         if demo:
             _check_alone(inputs)
+            from mcbo.demo import run_demo  # here, because it brings matplotlib, which writes to the home folder
+
             outcome = run_demo(options, config=find_config(task or DEFAULT_TASK, preset))
         else:
             outcome = _run(inputs or [], input_folder, options, task, preset, split, _split_commas(case))
@@ -190,13 +196,11 @@ def _three_paths(inputs: Sequence[str], options: Options) -> tuple[Dataset, Opti
         raise InputError(f"{output_file}: expected an output file ending in .nii.gz, .nii or .npz")
     if options.movings:
         raise InputError("--moving: expected no channel, since the moving image is given by its path")
-    written = Options(
-        output=output_file.parent,
-        suffix=suffix,
-        device=options.device,
-        memory_gb=options.memory_gb,
-        warped=options.warped,
-    )
+    for path in (fixed, moving):
+        if path.exists() and output_file.exists() and path.samefile(output_file):
+            raise InputError(f"{output_file}: expected another output file than an input, which would be lost")
+    stem = output_file.name.removesuffix(suffix)
+    written = replace(options, output=output_file.parent, suffix=suffix, report_name=f"{stem}.report.json")
     return single_pair(fixed, moving, output_file), written
 
 
@@ -216,8 +220,7 @@ def _conclude(outcome: Outcome) -> int:
     log.info("%d displacement(s) written", len(outcome.written))
     if not outcome.failed:
         return ALL_WRITTEN
-    for name, message in outcome.failed.items():
-        log.error("not written: %s: %s", name, message)
+    log.error("%d not written: %s", len(outcome.failed), ", ".join(outcome.failed))
     return SOME_FAILED if outcome.started else BAD_INPUT
 
 

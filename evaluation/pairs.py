@@ -1,13 +1,18 @@
-"""Reads what is to be judged: pairs, landmarks, displacements."""
+"""Reads what is to be judged: pairs, landmarks, displacements, and the images and labels beside them."""
 
 import json
+import math
 import re
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
-import pandas as pd
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 SPLITS: dict[str, tuple[str, ...]] = {
@@ -17,7 +22,14 @@ SPLITS: dict[str, tuple[str, ...]] = {
 }
 """Where the pairs of a split stand in the dataset JSON; the first list that is there and not empty counts."""
 
+SUFFIXES = (".nii.gz", ".npz")
+FIELD_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
+"""The challenge asks for float32; float16 was its rule before 2022, in ``.npz`` files."""
+
 _NAME = re.compile(r"(?P<task>.+)_(?P<case>\d{4})_(?P<channel>\d{4})\.nii(\.gz)?")
+_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile)
+
+Array = NDArray[np.float64]
 
 
 class EvaluationError(Exception):
@@ -26,19 +38,54 @@ class EvaluationError(Exception):
 
 @dataclass(frozen=True)
 class Pair:
-    """A fixed and a moving image and what belongs to them.
+    """A fixed and a moving image of a dataset.
 
     Attributes:
-        name: of the displacement, without suffix: ``disp_0099_0000_0099_0001``.
-        fixed, moving: image files.
-        fixed_landmarks, moving_landmarks: CSV files, which may be missing.
+        fixed, moving: the image files, in a folder ``images*``.
     """
 
-    name: str
     fixed: Path
     moving: Path
-    fixed_landmarks: Path
-    moving_landmarks: Path
+
+    @property
+    def field_name(self) -> str:
+        """Of the displacement, without suffix: ``disp_0099_0000_0099_0001``."""
+        return f"disp_{_case_and_channel(self.fixed)}_{_case_and_channel(self.moving)}"
+
+    @property
+    def key(self) -> str:
+        """As the official programs call it: ``0099_0000<--0099_0001``."""
+        return f"{_case_and_channel(self.fixed)}<--{_case_and_channel(self.moving)}"
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """The names under which the displacement is accepted; the short one where the channels are 0000 and 0001."""
+        (_, fixed, fixed_channel), (_, moving, moving_channel) = parse_name(self.fixed), parse_name(self.moving)
+        if (fixed_channel, moving_channel) != ("0000", "0001"):
+            return (self.field_name,)
+        return self.field_name, f"disp_{fixed}_{moving}"
+
+
+def parse_name(path: Path) -> tuple[str, str, str]:
+    """Task, case and channel of an image's file name.
+
+    Raises:
+        EvaluationError: if the name is not ``TASK_CASE_CHANNEL.nii.gz``.
+    """
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise EvaluationError(f"{path}: expected a file name like ReMIND2Reg_0099_0001.nii.gz")
+    return match["task"], match["case"], match["channel"]
+
+
+def _case_and_channel(path: Path) -> str:
+    return "_".join(parse_name(path)[1:])
+
+
+def beside(image: Path, kind: str, suffix: str | None = None) -> Path:
+    """What belongs to an image: ``imagesTr/X.nii.gz`` → ``landmarksTr/X.csv``, ``labelsTr/X.nii.gz`` and so on."""
+    name = image.name if suffix is None else re.sub(r"\.nii(\.gz)?$", suffix, image.name)
+    return image.parent.parent / image.parent.name.replace("images", kind) / name
 
 
 def read_pairs(dataset: Path, *, split: str = "val") -> list[Pair]:
@@ -47,59 +94,142 @@ def read_pairs(dataset: Path, *, split: str = "val") -> list[Pair]:
     Raises:
         EvaluationError: if there are none, or the file is not such a JSON.
     """
+    content = read_json(dataset)
+    listed: object = next((content[key] for key in SPLITS[split] if content.get(key)), None)
+    if listed is None:
+        raise EvaluationError(f"{dataset}: expected pairs under {' or '.join(SPLITS[split])}, found none")
+    return pairs_of(listed, dataset)
+
+
+def pairs_of(listed: object, dataset: Path) -> list[Pair]:
+    """Pairs from a list of ``{"fixed": PATH, "moving": PATH}``, relative to the dataset JSON.
+
+    Raises:
+        EvaluationError: if it is not such a list.
+    """
+    pairs = []
+    entries: list[Any] = listed if isinstance(listed, list) else [listed]
+    for entry in entries:
+        try:
+            pair = Pair(*(dataset.parent / entry[role] for role in ("fixed", "moving")))
+        except (KeyError, TypeError) as error:
+            raise EvaluationError(f'{dataset}: expected pairs {{"fixed": PATH, "moving": PATH}}, found {entry!r}') from error
+        parse_name(pair.fixed)
+        parse_name(pair.moving)
+        pairs.append(pair)
+    return pairs
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object.
+
+    Raises:
+        EvaluationError: if the file is not that.
+    """
     try:
-        content = json.loads(dataset.read_text(encoding="utf-8-sig"))
-        entries = next(content[key] for key in SPLITS[split] if content.get(key))
-        return [_pair(dataset.parent / entry["fixed"], dataset.parent / entry["moving"]) for entry in entries]
-    except StopIteration:
-        raise EvaluationError(f"{dataset}: expected pairs under {' or '.join(SPLITS[split])}, found none") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EvaluationError(f"{dataset}: expected a Learn2Reg dataset JSON, but it cannot be read: {error!r}") from error
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EvaluationError(f"{path}: expected a JSON file, but it cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise EvaluationError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+    return content
 
 
-def _pair(fixed: Path, moving: Path) -> Pair:
-    matches = [_NAME.fullmatch(path.name) for path in (fixed, moving)]
-    if not all(matches):
-        raise EvaluationError(f"{fixed.name}, {moving.name}: expected names like ReMIND2Reg_0099_0000.nii.gz")
-    name = "_".join(["disp", *(f"{match['case']}_{match['channel']}" for match in matches if match)])
-    landmarks = [path.parent.parent / path.parent.name.replace("images", "landmarks") / path.name for path in (fixed, moving)]
-    csv = [path.with_name(re.sub(r"\.nii(\.gz)?$", ".csv", path.name)) for path in landmarks]
-    return Pair(name=name, fixed=fixed, moving=moving, fixed_landmarks=csv[0], moving_landmarks=csv[1])
+def read_landmarks(path: Path, *, inside: tuple[int, int, int] | None = None) -> Array:
+    """``(n, 3)`` voxels from a CSV without header, three numbers a line, separated by commas.
 
-
-def read_landmarks(path: Path) -> NDArray[np.float64]:
-    """``(n, 3)`` voxels from a CSV without header, one point a line.
+    Args:
+        path: the CSV.
+        inside: shape of a volume that the points have to lie in (up to the outer faces of its voxels), if any.
 
     Raises:
         EvaluationError: if it is not that.
     """
     try:
-        points = pd.read_csv(path, header=None).to_numpy(dtype=np.float64)
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path}: expected three numbers a line and no header, but it cannot be read: {error}") from error
-    if points.shape[1] != 3:
-        raise EvaluationError(f"{path}: expected three numbers a line, found {points.shape[1]}")
-    return points
+        raise EvaluationError(f"{path}: expected landmarks, but the file cannot be read: {error}") from error
+    if not text.strip():
+        raise EvaluationError(f"{path}: expected landmarks, found an empty file")
+    if ";" in text:
+        raise EvaluationError(f"{path}: expected numbers separated by commas, found semicolons")
+    points = []
+    for number, line in enumerate(text.rstrip().splitlines(), start=1):
+        point = _three_numbers(line)
+        if point is None:
+            header = "; no header belongs there" if number == 1 else ""
+            raise EvaluationError(f"{path}: expected three numbers a line, found {line!r} in line {number}{header}")
+        if inside is not None and any(not -0.5 <= x <= n - 0.5 for x, n in zip(point, inside, strict=True)):
+            raise EvaluationError(
+                f"{path}: expected points inside the volume of {_times(inside)} voxels, found {line!r} in line {number}"
+            )
+        points.append(point)
+    return np.array(points)
 
 
-def read_displacement(folder: Path, name: str) -> NDArray[np.float32]:
-    """``(H, W, D, 3)`` float32 voxels from ``name`` with suffix ``.nii.gz`` or ``.npz`` in a folder.
+def _three_numbers(line: str) -> list[float] | None:
+    try:
+        numbers = [float(word) for word in line.split(",")]
+    except ValueError:
+        return None
+    return numbers if len(numbers) == 3 and all(map(math.isfinite, numbers)) else None
+
+
+def find_field(folder: Path, pair: Pair) -> Path:
+    """The file of a pair's displacement, under any name that is accepted.
 
     Raises:
         EvaluationError: if there is none.
     """
-    try:
-        if (path := folder / f"{name}.nii.gz").exists():
-            return np.asarray(nibabel.load(path).dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-        with np.load(folder / f"{name}.npz", allow_pickle=False) as archive:
-            return np.asarray(archive[archive.files[0]], dtype=np.float32)
-    except (OSError, ValueError, EOFError) as error:
-        raise EvaluationError(f"{folder / name}.nii.gz: expected a displacement, but it cannot be read: {error}") from error
+    candidates = [folder / f"{name}{suffix}" for name in pair.field_names for suffix in SUFFIXES]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise EvaluationError(f"{candidates[0]}: expected a displacement, found no such file")
+    return found
 
 
-def read_spacing_mm(path: Path) -> NDArray[np.float64]:
-    """Voxel size of an image, ``(3,)`` mm."""
+def read_field(path: Path, *, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """A displacement ``(H, W, D, 3)``, voxels, fixed to moving.
+
+    Args:
+        path: ``.nii.gz`` or ``.npz`` with one array.
+        shape: of the fixed image.
+
+    Raises:
+        EvaluationError: if it is misshapen, not float32 (or float16), not finite, or cannot be read.
+    """
     try:
-        return np.asarray(nibabel.load(path).header.get_zooms()[:3], dtype=np.float64)  # type: ignore[attr-defined]
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path}: expected an image, but it cannot be read: {error}") from error
+        if path.suffix == ".npz":
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                array = archive[archive.files[0]]
+        else:
+            array = np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]  # not declared by the base class
+    except _UNREADABLE as error:
+        raise EvaluationError(f"{path}: expected a whole displacement file, but it cannot be read: {error}") from error
+    if array.shape != (*shape, 3):
+        hint = "; the components have to be the last axis" if array.shape == (3, *shape) else ""
+        raise EvaluationError(f"{path}: expected shape {(*shape, 3)}, found {array.shape}{hint}")
+    if array.dtype not in FIELD_DTYPES:
+        raise EvaluationError(f"{path}: expected float32, found {array.dtype}")
+    broken = array.size - int(np.isfinite(array).sum())
+    if broken:
+        raise EvaluationError(f"{path}: expected finite displacements, found {broken} values that are NaN or infinite")
+    return np.asarray(array, dtype=np.float32)
+
+
+def read_grid(path: Path) -> tuple[tuple[int, int, int], Array]:
+    """Shape and voxel size (mm) of an image, from its header.
+
+    Raises:
+        EvaluationError: if it cannot be read.
+    """
+    try:
+        header = nibabel.load(path).header
+        height, width, depth = header.get_data_shape()[:3]  # type: ignore[attr-defined]
+        return (height, width, depth), np.asarray(header.get_zooms()[:3], dtype=np.float64)  # type: ignore[attr-defined]
+    except _UNREADABLE as error:
+        raise EvaluationError(f"{path}: expected a 3D image, but it cannot be read: {error}") from error
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))

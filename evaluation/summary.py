@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from evaluation.metrics import landmark_errors_mm
-from evaluation.pairs import EvaluationError, read_displacement, read_landmarks, read_pairs, read_spacing_mm
+from evaluation.pairs import EvaluationError, beside, find_field, read_field, read_grid, read_landmarks, read_pairs
 
 
 def score_tre(dataset: Path, predictions: Path, *, split: str = "val") -> pd.DataFrame:
@@ -24,14 +24,16 @@ def score_tre(dataset: Path, predictions: Path, *, split: str = "val") -> pd.Dat
     """
     rows = {}
     for pair in read_pairs(dataset, split=split):
-        fixed, moving = read_landmarks(pair.fixed_landmarks), read_landmarks(pair.moving_landmarks)
+        shape, _ = read_grid(pair.fixed)
+        _, spacing_mm = read_grid(pair.moving)
+        fixed = read_landmarks(beside(pair.fixed, "landmarks", ".csv"), inside=shape)
+        moving = read_landmarks(beside(pair.moving, "landmarks", ".csv"))  # may have left the moving image's box
         if fixed.shape != moving.shape:
             raise EvaluationError(
-                f"{pair.name}: expected as many fixed as moving landmarks, found {len(fixed)} and {len(moving)}"
+                f"{pair.field_name}: expected as many fixed as moving landmarks, found {len(fixed)} and {len(moving)}"
             )
-        spacing_mm = read_spacing_mm(pair.moving)
-        displacement = read_displacement(predictions, pair.name)
-        rows[pair.name] = {
+        displacement = read_field(find_field(predictions, pair), shape=shape)
+        rows[pair.field_name] = {
             "initial_tre_mm": landmark_errors_mm(None, fixed, moving, spacing_mm).mean(),
             "tre_mm": landmark_errors_mm(displacement, fixed, moving, spacing_mm).mean(),
         }

@@ -8,7 +8,8 @@ from mcbo.errors import InputError
 from mcbo.types import Shape
 
 MIN_CELLS = 5
-"""A level whose grid has fewer cells along an axis is left out: its box means and its search see little but border."""
+"""A level whose grid has fewer cells along an axis is left out: its box means and its search see little but border. The grid
+is that of the whole volume; a tile of it may have fewer."""
 MIN_VOXELS = 8
 """The smallest axis that is registered."""
 

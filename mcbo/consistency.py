@@ -1,6 +1,6 @@
 """Inverse consistency: the forward and the backward displacement made to agree.
 
-METHOD.md, step 5.
+docs/method.md, step 5.
 """
 
 from mcbo.field import half_pixel_stretch, warp

@@ -1,6 +1,6 @@
 """Weight-balanced coupled convex optimization: a smooth displacement out of a cost volume.
 
-METHOD.md, step 4; the coupling is that of Heinrich et al., WBIR 2014, the mean over coupling weights that of MCBO.
+docs/method.md, step 4; the coupling is that of Heinrich et al., WBIR 2014, the mean over coupling weights that of MCBO.
 """
 
 from collections import deque

@@ -1,6 +1,6 @@
 """Dense correlation: the cost of every candidate displacement in every cell.
 
-METHOD.md, step 3. The torch reference; faster twins in ``kernels/`` give the same numbers.
+docs/method.md, step 3. The torch reference; faster twins in ``kernels/`` give the same numbers.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """What is to be registered: cases, read from a dataset JSON, from file names, or given as three paths.
 
-Formats: FORMATS.md of the project's owner, after the Learn2Reg dataset description.
+Format: the Learn2Reg dataset description, as its tasks used it from 2021 to 2026.
 """
 
 import json
@@ -80,15 +80,18 @@ def open_input(path: Path, *, split: str) -> Dataset:
     Raises:
         InputError: if that cannot be done; the message says what was expected and found.
     """
-    if path.is_dir():
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; expected a dataset JSON or a folder of images")
+        if not path.is_dir():
+            return read_json(path, split=split)
         found = sorted(path.glob("*_dataset.json"))
         if len(found) > 1:
             names = ", ".join(file.name for file in found)
             raise InputError(f"{path}: expected one *_dataset.json, found {names}; name the one to use")
         return read_json(found[0], split=split) if found else scan_folder(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; expected a dataset JSON or a folder of images")
-    return read_json(path, split=split)
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file or folder, but: {error.strerror or error}") from error
 
 
 def read_json(path: Path, *, split: str) -> Dataset:
@@ -99,7 +102,7 @@ def read_json(path: Path, *, split: str) -> Dataset:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, numbers of too many digits
         raise InputError(f"{path}: expected a dataset JSON, but it cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object with a list of pairs, found a {type(content).__name__}")
@@ -116,10 +119,10 @@ def read_json(path: Path, *, split: str) -> Dataset:
     try:
         entries = _ENTRIES.validate_python(content[key])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"[{part!r}]" for part in first["loc"])
+        where = "".join(f"[{part!r}]" for part in error.errors()[0]["loc"])
         raise InputError(
-            f"{path}: expected {key} to be a list of {{'fixed': PATH, 'moving': PATH}}; {key}{where}: {first['msg']}"
+            f'{path}: expected {key} to be a list of {{"fixed": PATH, "moving": PATH}}, but {key}{where} is missing '
+            "or of another kind"
         ) from error
     return Dataset(task=name, cases=group_pairs((path.parent / e.fixed, path.parent / e.moving) for e in entries))
 
@@ -161,19 +164,36 @@ def single_pair(fixed: Path, moving: Path, output: Path) -> Dataset:
 
 
 def group_pairs(pairs: Iterable[tuple[Path, Path]]) -> tuple[Case, ...]:
-    """Groups (fixed, moving) paths into cases: one fixed image and the moving images of one patient. Repeats count once."""
-    grouped: dict[tuple[Path, str], dict[str, Pair]] = {}
+    """Groups (fixed, moving) paths into cases: one fixed image and the moving images of one patient. Repeats count once.
+
+    Raises:
+        InputError: if two different pairs would write a displacement of the same name.
+    """
+    grouped: dict[tuple[Path, str], list[Pair]] = {}
+    named: dict[str, Pair] = {}
     for fixed, moving in pairs:
         _, fixed_case, fixed_channel = parse_name(fixed)
         _, moving_case, moving_channel = parse_name(moving)
         name = f"disp_{fixed_case}_{fixed_channel}_{moving_case}_{moving_channel}"
-        grouped.setdefault((fixed, moving_case), {})[name] = Pair(fixed, moving, name, moving_channel)
-    cases = []
-    for (fixed, moving_case), members in grouped.items():
-        fixed_case = parse_name(fixed)[1]
-        name = fixed_case if moving_case == fixed_case else f"{fixed_case}-{moving_case}"
-        cases.append(Case(name=name, fixed=fixed, pairs=tuple(members.values())))
-    return tuple(cases)
+        pair = Pair(fixed, moving, name, moving_channel)
+        if named.setdefault(name, pair) != pair:
+            raise InputError(
+                f"expected one pair for {name}, found {named[name].fixed} with {named[name].moving}, and {fixed} with {moving}"
+            )
+        members = grouped.setdefault((fixed, moving_case), [])
+        if pair not in members:
+            members.append(pair)
+    short = [_case_name(fixed, moving_case) for fixed, moving_case in grouped]
+    return tuple(
+        # Where two cases would share a name, that of their first displacement tells them apart.
+        Case(name if short.count(name) == 1 else members[0].field_name.removeprefix("disp_"), fixed, tuple(members))
+        for name, ((fixed, _), members) in zip(short, grouped.items(), strict=True)
+    )
+
+
+def _case_name(fixed: Path, moving_case: str) -> str:
+    fixed_case = parse_name(fixed)[1]
+    return fixed_case if moving_case == fixed_case else f"{fixed_case}-{moving_case}"
 
 
 def select_cases(cases: Sequence[Case], *, names: Sequence[str], movings: Sequence[str]) -> tuple[Case, ...]:
@@ -182,15 +202,17 @@ def select_cases(cases: Sequence[Case], *, names: Sequence[str], movings: Sequen
     Cases keep all their pairs: modalities that are not asked for may still help those that are.
 
     Raises:
-        InputError: for a case or channel that is not there.
+        InputError: for a case that is not there, or a channel that none of the chosen cases has.
     """
     _check_known("case", names, [case.name for case in cases])
-    _check_known("moving channel", movings, [pair.moving_channel for case in cases for pair in case.pairs])
-    return tuple(
-        case
-        for case in cases
-        if (not names or case.name in names) and (not movings or any(pair.moving_channel in movings for pair in case.pairs))
-    )
+    chosen = [case for case in cases if not names or case.name in names]
+    _check_known("moving channel", movings, [pair.moving_channel for case in chosen for pair in case.pairs])
+    return tuple(case for case in chosen if wanted(case, movings))
+
+
+def wanted(case: Case, movings: Sequence[str]) -> list[Pair]:
+    """The pairs of a case with one of the moving channels; all, if none is named."""
+    return [pair for pair in case.pairs if not movings or pair.moving_channel in movings]
 
 
 def _check_known(kind: str, asked: Sequence[str], known: Sequence[str]) -> None:

@@ -44,8 +44,8 @@ def run_demo(options: Options, *, config: Config) -> Outcome:
         return outcome
     table = score_tre(dataset, results)
     picture = options.output / "demo.png"
-    field = read_displacement(outcome.written[0])
-    write_whole(picture, lambda file: draw_case(file, phantom, field, titles=list(CHANNELS.values())))
+    fields = [read_displacement(path) for path in outcome.written]
+    write_whole(picture, lambda file: draw_case(file, phantom, fields, titles=list(CHANNELS.values())))
     _tell(table, dataset, results, picture)
     return outcome
 

@@ -45,7 +45,7 @@ def half_pixel_stretch(displacement: Displacement) -> Displacement:
     """Stretches each component by n/(n−1), n the grid's size along its axis.
 
     The published program divides displacements by (n−1)/2, the half width of a grid with corners at voxel *centres*, and
-    samples with corners at voxel *edges*. What it samples is therefore ``p + u(p)·n/(n−1)`` (METHOD.md, step 5). Presets
+    samples with corners at voxel *edges*. What it samples is therefore ``p + u(p)·n/(n−1)`` (docs/method.md, step 5). Presets
     that reproduce the paper ask for this stretch; nothing else should.
 
     Args:

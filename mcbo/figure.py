@@ -18,13 +18,13 @@ _ARROW_EVERY = 8  # voxels
 _OUTLINES = {0.2: "#56b4e9", 0.65: "#e69f00"}  # colors, at parts of the largest smoothed echo
 
 
-def draw_case(path: Path, phantom: Phantom, displacement: Displacement, *, titles: Sequence[str]) -> None:
+def draw_case(path: Path, phantom: Phantom, displacements: Sequence[Displacement], *, titles: Sequence[str]) -> None:
     """Draws fixed, moving, warped images and displacement in the middle slice of axis 1.
 
     Args:
         path: of the PNG.
         phantom: the images.
-        displacement: found for all moving images, ``(1, 3, H, W, D)`` voxels.
+        displacements: found for ceT1 and for T2, each ``(1, 3, H, W, D)`` voxels.
         titles: names of the fixed and the moving images.
     """
     index = phantom.fixed.shape[3] // 2
@@ -33,7 +33,8 @@ def draw_case(path: Path, phantom: Phantom, displacement: Displacement, *, title
     axes = figure.subplots(2, 4)
     fixed = _slice(phantom.fixed, index)
     smooth = gaussian_filter(fixed.numpy(), 1.8)  # through the speckle
-    for row, (name, moving) in enumerate(zip(titles[1:], (phantom.cet1, phantom.t2), strict=True)):
+    movings = zip(titles[1:], (phantom.cet1, phantom.t2), displacements, strict=True)
+    for row, (name, moving, displacement) in enumerate(movings):
         image = _slice(moving, index)
         warped = _slice(warp(moving, displacement), index)
         _show(axes[row, 0], fixed, f"fixed: {titles[0]}")
@@ -43,10 +44,11 @@ def draw_case(path: Path, phantom: Phantom, displacement: Displacement, *, title
             levels = [part * float(smooth.max()) for part in _OUTLINES]
             axis.contour(smooth, levels=levels, colors=list(_OUTLINES.values()), linewidths=0.9)
     largest = float(phantom.displacement.norm(dim=1).max())
-    _show_displacement(axes[0, 3], displacement, index, "displacement found, voxels", largest)
+    _show_displacement(axes[0, 3], displacements[0], index, f"displacement found for {titles[1]}, voxels", largest)
     _show_displacement(axes[1, 3], phantom.displacement, index, "true displacement, voxels", largest)
     figure.suptitle(
-        "Outlines of what the fixed image shows bright (orange) and dark (blue) should fit the warped images. Arrows: fixed to moving."
+        "Outlines: what the fixed image shows bright (orange) and dark (blue); they should fit the warped images. "
+        "Arrows: from fixed to moving."
     )
     figure.savefig(path, format="png", dpi=110)
 

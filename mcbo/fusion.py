@@ -1,6 +1,6 @@
 """Fusion of the displacements of several moving modalities, and of several levels.
 
-METHOD.md, step 8.
+docs/method.md, step 8.
 """
 
 from collections.abc import Sequence

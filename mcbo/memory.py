@@ -1,4 +1,4 @@
-"""The memory model: how much a case needs, and how thick the cost slabs may be within a budget.
+"""The memory model: how much the tensors of a case need, and how thick the cost slabs may be within a budget.
 
 The whole cost volume of a 256³ pair at full resolution would take 46 GiB. ``convex.solve`` holds a few slabs of it at a time;
 everything else is small beside that and is counted here per voxel.
@@ -83,7 +83,7 @@ def rows_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: 
 
 def max_rows(grid: Shape) -> int:
     """Rows of the thickest slab that is worth its memory."""
-    return max(1, MAX_SLAB_CELLS // (grid[1] * grid[2]))
+    return max(1, min(grid[0], MAX_SLAB_CELLS // (grid[1] * grid[2])))
 
 
 def _gb(count: int) -> str:

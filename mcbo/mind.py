@@ -1,6 +1,6 @@
 """MIND-SSC: features that look the same in every modality.
 
-Source: Heinrich et al., MICCAI 2013 (self-similarity context); numbers from METHOD.md, step 1.
+Source: Heinrich et al., MICCAI 2013 (self-similarity context); numbers from docs/method.md, step 1.
 """
 
 import itertools
@@ -21,7 +21,7 @@ PAIRS: tuple[tuple[Offset, Offset], ...] = tuple(
 """The 12 pairs of face neighbors that are not opposite each other (opposite ones sum to zero)."""
 
 VARIANCE_RANGE = (1e-3, 1e3)
-"""Bounds of the local variance, in units of its mean over the image (METHOD.md, step 1)."""
+"""Bounds of the local variance, in units of its mean over the image (docs/method.md, step 1)."""
 
 
 def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
@@ -35,7 +35,7 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
         dilation: distance of the six neighbors whose patches are compared, voxels.
 
     Returns:
-        ``(1, 12, H, W, D)`` float32 in (0, 1].
+        ``(1, 12, H, W, D)`` float32 from 0 to 1.
 
     Raises:
         ShapeError: if ``volume`` is not ``(1, 1, H, W, D)``.

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import nibabel
 import numpy as np
 import torch
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import NDArray
 
 from mcbo.errors import InputError, OutputError
@@ -20,7 +21,7 @@ from mcbo.types import Displacement, Volume
 FORMATS = ("nii.gz", "npz")
 """What displacements are written as."""
 
-_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
+_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,22 @@ def read_image(path: Path) -> Image:
     Raises:
         InputError: if it is missing, empty, cut off, not 3D, not finite or constant; the message names the file.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected an image")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: expected a NIfTI image, found an empty file")
     try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: expected a NIfTI image, found an empty file")
         nifti = nibabel.load(path)
-        array = np.asanyarray(nifti.dataobj)  # type: ignore[attr-defined]  # nibabel's base class does not declare it
-        affine = np.asarray(nifti.affine, dtype=np.float64)  # type: ignore[attr-defined]
+        if not isinstance(nifti, SpatialImage):
+            raise InputError(f"{path}: expected a NIfTI image, found a {type(nifti).__name__}")
+        array = np.asanyarray(nifti.dataobj)
+        affine = np.zeros((4, 4)) if nifti.affine is None else np.asarray(nifti.affine, dtype=np.float64)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected an image") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: expected an image that fits into memory: {error}") from error
     except _UNREADABLE as error:
         raise InputError(f"{path}: expected a whole NIfTI image, but it cannot be read: {error}") from error
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
+        raise InputError(f"{path}: expected an affine that can be inverted, found {affine.tolist()}")
     if array.dtype.kind not in "biuf":
         raise InputError(f"{path}: expected one number per voxel, found data of type {array.dtype}")
     while array.ndim > 3 and array.shape[-1] == 1:
@@ -99,7 +106,7 @@ def read_displacement(path: Path) -> Displacement:
     """
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 array = archive[archive.files[0]]
         else:
             array = np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
@@ -118,6 +125,21 @@ def write_volume(path: Path, volume: Volume, affine: NDArray[np.float64]) -> Non
     """
     array = volume[0, 0].cpu().numpy().astype(np.float32)
     write_whole(path, lambda file: nibabel.save(nibabel.Nifti1Image(array, affine), file))
+
+
+def prepare_folder(folder: Path) -> None:
+    """Makes a folder and sees, before anything is computed, that results can be written there.
+
+    Raises:
+        OutputError: if not.
+    """
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder}: results cannot be written there: {error.strerror or error}") from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

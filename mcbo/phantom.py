@@ -104,11 +104,11 @@ def _draw_tissues(shape: Shape, rng: np.random.Generator) -> Array:
 
 
 def _draw_displacement(shape: Shape, rng: np.random.Generator) -> Array:
-    """A small rotation, a shift and a smooth deformation, ``(3, H, W, D)`` voxels; about 5 % of the size in the mean."""
+    """A small rotation, a shift and a smooth bend, ``(3, H, W, D)`` voxels; about 5 % of the size in the mean."""
     size = float(np.mean(shape))
     angles = np.deg2rad(rng.uniform(-2.5, 2.5, 3))
-    centred = np.indices(shape) - (np.array(shape).reshape(3, 1, 1, 1) - 1) / 2
-    rotation = np.cross(angles, centred, axisb=0, axisc=0)
+    centered = np.indices(shape) - (np.array(shape).reshape(3, 1, 1, 1) - 1) / 2
+    rotation = np.cross(angles, centered, axisb=0, axisc=0)
     shift = rng.uniform(0.02, 0.035, 3) * rng.choice([-1, 1], 3) * size
     bend = np.stack([smooth_noise(shape, 0.14 * size, rng) for _ in range(3)])
     return np.asarray(rotation + shift.reshape(3, 1, 1, 1) + 0.012 * size * bend)

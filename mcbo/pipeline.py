@@ -89,9 +89,8 @@ def register(
         moving_features = [features_of(image) for image in group]
         levels = []
         for level, level_rows in zip(fitted.levels, rows, strict=True):
-            fields = [
-                _solve_level(fixed_features, m, level, fitted, level_rows, kernels, timer, share) for m in moving_features
-            ]
+            solver = _LevelSolver(fitted, level, level_rows, kernels, timer, share)
+            fields = [_solve_level(fixed_features, m, solver) for m in moving_features]
             levels.append(fuse_modalities(fields))
         with timer.stage("fuse levels"):
             fused = fuse_levels(levels, [level.weight for level in fitted.levels])
@@ -99,17 +98,21 @@ def register(
     return Registration(displacements=tuple(results), config=fitted, dropped=dropped)
 
 
-def _solve_level(
-    fixed: Features,
-    moving: Features,
-    level: Level,
-    config: Config,
-    rows: int,
-    kernels: Kernels,
-    timer: StageTimer,
-    share: float,
-) -> Displacement:
+@dataclass(frozen=True)
+class _LevelSolver:
+    """What a level is solved with: its numbers, slab thickness, hot steps, clock, and the case's share of a unit of work."""
+
+    config: Config
+    level: Level
+    rows: int
+    kernels: Kernels
+    timer: StageTimer
+    share: float
+
+
+def _solve_level(fixed: Features, moving: Features, solver: _LevelSolver) -> Displacement:
     """Displacement of one level and one moving image, ``(1, 3, H, W, D)`` voxels."""
+    config, level, timer, share = solver.config, solver.level, solver.timer, solver.share
     name = f"level {level.grid_spacing}"
     field = fixed.new_empty((1, 3, *fixed.shape[2:]))
     for tile in tiles(shape_of(fixed), level.tiles):
@@ -122,8 +125,8 @@ def _solve_level(
                     b,
                     search_radius=level.search_radius,
                     coupling_weights=config.coupling_weights,
-                    rows=rows,
-                    kernels=kernels,
+                    rows=solver.rows,
+                    kernels=solver.kernels,
                 )
                 for a, b in ((f, m), (m, f))
             )

@@ -1,13 +1,15 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines in a log."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from rich.console import Console
+from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -74,6 +76,17 @@ class LineView:
         self._share = 0.0
 
 
+class _StreamHandler(logging.StreamHandler[TextIO]):
+    """Falls silent, for good, when nobody reads on (``process.py … | head``): the run matters more than its log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            log.removeHandler(self)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        else:
+            super().handleError(record)
+
+
 @contextmanager
 def show_progress(cases: int) -> Iterator[ProgressView]:
     """The view that fits where the output goes: a bar if it is a terminal, else lines in the log."""
@@ -89,28 +102,39 @@ def show_progress(cases: int) -> Iterator[ProgressView]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
+    errors = [h for h in log.handlers if isinstance(h, _StreamHandler)]
     with Progress(*columns, console=handler.console) as progress:
-        yield BarView(progress, cases)
+        # While the bar lives, rich stands in for stderr, so that errors appear above the bar and not inside it.
+        before = [h.setStream(sys.stderr) for h in errors]
+        try:
+            yield BarView(progress, cases)
+        finally:
+            for h, stream in zip(errors, before, strict=True):
+                h.setStream(stream or sys.__stderr__ or sys.stderr)
 
 
 def set_up_logging() -> None:
     """Lets the log of this package reach the person: warnings and errors on stderr, the rest on stdout.
 
-    grand-challenge.org shows stderr as warnings, so nothing else goes there.
+    grand-challenge.org shows stderr as warnings, so nothing else goes there. A stream that is closed gets nothing.
     """
     log.handlers.clear()
     log.setLevel(logging.INFO)
     log.propagate = False
-    if sys.stdout.isatty():
-        rich = RichHandler(console=Console(), show_path=False, show_level=False, log_time_format="%X", highlighter=None)
-        rich.addFilter(lambda record: record.levelno < logging.WARNING)
-        log.addHandler(rich)
-    else:
-        out = logging.StreamHandler(sys.stdout)
-        out.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    if sys.stdout is not None:
+        out = _terminal_handler() if sys.stdout.isatty() else _StreamHandler(sys.stdout)
+        if not isinstance(out, RichHandler):
+            out.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         out.addFilter(lambda record: record.levelno < logging.WARNING)
         log.addHandler(out)
-    err = logging.StreamHandler(sys.stderr)
-    err.setLevel(logging.WARNING)
-    err.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    log.addHandler(err)
+    if sys.stderr is not None:
+        err = _StreamHandler(sys.stderr)
+        err.setLevel(logging.WARNING)
+        err.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        log.addHandler(err)
+
+
+def _terminal_handler() -> RichHandler:
+    return RichHandler(
+        console=Console(), show_path=False, show_level=False, log_time_format="%X", highlighter=NullHighlighter()
+    )

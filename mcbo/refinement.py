@@ -1,6 +1,6 @@
 """Adam instance optimization: a displacement made finer by gradient descent on the feature distance.
 
-METHOD.md, step 7; after Siebert et al., Learn2Reg 2021 (ConvexAdam).
+docs/method.md, step 7; after Siebert et al., Learn2Reg 2021 (ConvexAdam).
 """
 
 import torch

@@ -3,17 +3,17 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mcbo.config import Config, format_shape
-from mcbo.dataset import Case, Pair
-from mcbo.errors import InputError, McboError
+from mcbo.dataset import Case, Pair, wanted
+from mcbo.errors import InputError, McboError, MemoryBudgetError, OutputError
 from mcbo.field import shape_of, warp
-from mcbo.nifti import Image, read_image, write_displacement, write_volume, write_whole
+from mcbo.nifti import Image, prepare_folder, read_image, write_displacement, write_volume, write_whole
 from mcbo.pipeline import Registration, register
 from mcbo.progress import log, show_progress
 from mcbo.runtime import (
@@ -26,8 +26,7 @@ from mcbo.runtime import (
     wait_for,
 )
 from mcbo.timing import StageTimer
-
-REPORT_NAME = "report.json"
+from mcbo.types import Displacement
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,16 @@ class Options:
     Attributes:
         output: folder of the results.
         suffix: of the displacements, ``.nii.gz``, ``.nii`` or ``.npz``.
+        report_name: file name of the report in the output folder.
         movings: channels whose displacements are written; all, if empty.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        memory_gb: what a case may use; a share of what is free, if None.
+        memory_gb: what the tensors of a case may use; a share of what is free, if None.
         warped: also write the warped moving images.
     """
 
     output: Path
     suffix: str = ".nii.gz"
+    report_name: str = "report.json"
     movings: tuple[str, ...] = ()
     device: str = "auto"
     memory_gb: float | None = None
@@ -58,7 +59,7 @@ class Outcome:
     Attributes:
         written: displacement files.
         failed: a sentence for every pair that has none, by the displacement's name.
-        started: whether any case got past its input files.
+        started: whether any case got past the check of its input.
     """
 
     written: tuple[Path, ...]
@@ -66,115 +67,130 @@ class Outcome:
     started: bool
 
 
+@dataclass
+class _CaseResult:
+    """What became of a case, and what the report says of it."""
+
+    written: list[Path] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    started: bool = False
+    entry: dict[str, object] = field(default_factory=dict)
+
+
 def run(cases: Sequence[Case], config: Config, options: Options) -> Outcome:
-    """Registers every case and writes displacements and ``report.json``; a case that fails does not stop the others.
+    """Registers every case and writes displacements and a report; what fails does not stop the rest.
 
     Raises:
         DeviceError: if the device is not there.
-        OutputError: if the output folder or the report cannot be written.
+        OutputError: if nothing can be written to the output folder; nothing was started then.
     """
     device = select_device(options.device)
-    prepare_output(options.output)
+    prepare_folder(options.output)
     log.info("device: %s", describe_device(device))
     log.info("preset %s, %d case(s), output to %s", config.name, len(cases), options.output)
-    report: dict[str, object] = {
-        "versions": versions(),
-        "device": describe_device(device),
-        "threads": torch.get_num_threads(),
-        "config": asdict(config),
-        "cases": {},
-    }
-    entries: dict[str, object] = {}
-    written: list[Path] = []
-    failed: dict[str, str] = {}
-    started = False
-    with show_progress(len(cases)) as view, peak_meter(device) as meter:
-        for case in cases:
-            view.begin_case(case.name)
-            timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(device))
-            start = time.perf_counter()
-            entry: dict[str, object] = {"fixed": str(case.fixed)}
-            try:
-                with timer.stage("read"):
-                    images = read_case(case, skip_unasked=not config.modality_fusion, movings=options.movings)
-                started = True
-                paths = _register_case(case, images, config, options, device, timer, entry)
-                written += paths
-                entry["written"] = [path.name for path in paths]
-            except (McboError, MemoryError, RuntimeError) as error:  # torch tells a lack of memory by RuntimeError
-                message = str(error) or "out of memory: allow less with --memory-gb"
-                log.error("case %s failed: %s", case.name, message)
-                entry["error"] = message
-                failed |= {pair.field_name: message for pair in wanted(case, options.movings)}
-            entry["seconds"] = round(time.perf_counter() - start, 3)
-            entry["stages"] = {
-                name: {"seconds": round(record.seconds, 3), "peak_memory_mb": round(record.peak_bytes / 1e6)}
-                for name, record in timer.records.items()
-            }
-            entries[case.name] = entry
-            view.end_case()
-            log.info("case %s: %s, %.1f s", case.name, "failed" if "error" in entry else "done", entry["seconds"])
-    report["cases"] = entries
-    text = json.dumps(report, indent=1, ensure_ascii=False)
-    write_whole(options.output / REPORT_NAME, lambda file: file.write_text(text + "\n", encoding="utf-8"))
-    return Outcome(written=tuple(written), failed=failed, started=started)
+    results: dict[str, _CaseResult] = {}
+    try:
+        with show_progress(len(cases)) as view, peak_meter(device) as meter:
+            for case in cases:
+                view.begin_case(case.name)
+                timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(device))
+                start = time.perf_counter()
+                result = results[case.name] = _run_case(case, config, options, device, timer)
+                seconds = time.perf_counter() - start
+                result.entry |= {"seconds": round(seconds, 3), "stages": _stages(timer)}
+                view.end_case()
+                state = "done" if not result.failed else "failed" if not result.written else "done in part"
+                log.info("case %s: %s, %.1f s", case.name, state, seconds)
+    except KeyboardInterrupt:
+        log.error("interrupted after %d of %d case(s); what was written stays", len(results), len(cases))
+        raise
+    finally:
+        failed = {name: message for result in results.values() for name, message in result.failed.items()}
+        failed |= _write_report({name: result.entry for name, result in results.items()}, config, options, device)
+    written = tuple(path for result in results.values() for path in result.written)
+    return Outcome(written=written, failed=failed, started=any(result.started for result in results.values()))
 
 
-def wanted(case: Case, movings: Sequence[str]) -> list[Pair]:
-    """The pairs of a case whose displacements are to be written."""
-    return [pair for pair in case.pairs if not movings or pair.moving_channel in movings]
+def _run_case(case: Case, config: Config, options: Options, device: torch.device, timer: StageTimer) -> _CaseResult:
+    """Reads, registers and writes one case. A broken moving image costs its own displacement only."""
+    asked = wanted(case, options.movings)
+    result = _CaseResult(entry={"fixed": str(case.fixed)})
+    try:
+        with timer.stage("read"):
+            fixed = read_image(case.fixed)
+            # Where modalities are fused, those whose displacement is not asked for still help those whose is.
+            movings, refused = read_movings(case.pairs if config.modality_fusion else asked, fixed)
+        for message in refused.values():
+            log.warning("case %s goes on without this image: %s", case.name, message)
+        asked_and_read = [pair for pair in asked if pair.field_name in movings]
+        result.failed = {pair.field_name: refused[pair.field_name] for pair in asked if pair.field_name in refused}
+        if asked_and_read:
+            registration = _register(case, fixed, movings, config, options, device, timer)
+            result.started = True
+            result.entry["shape"] = shape_of(fixed.volume)
+            result.entry["levels"] = [asdict(level) for level in registration.config.levels]
+            displacements = dict(zip(movings, registration.displacements, strict=True))
+            with timer.stage("write"):
+                for pair in asked_and_read:
+                    _write_pair(pair, displacements[pair.field_name], fixed, movings, options, result)
+    except (McboError, MemoryError, RuntimeError) as error:  # torch tells a lack of memory by RuntimeError
+        result.started = not isinstance(error, InputError | MemoryBudgetError)
+        message = str(error) if isinstance(error, McboError) else f"{case.fixed}: {error or type(error).__name__}"
+        result.failed = {pair.field_name: message for pair in asked}
+    for name, message in result.failed.items():
+        log.error("%s is not written: %s", name, message)
+    result.entry |= {"written": [path.name for path in result.written], "failed": result.failed}
+    return result
 
 
-def read_case(case: Case, *, skip_unasked: bool, movings: Sequence[str]) -> tuple[Image, dict[str, Image]]:
-    """Reads the fixed image and, by displacement name, the moving images of a case.
-
-    Args:
-        case: what to read.
-        skip_unasked: leave out moving images whose displacement is not wanted (where modalities do not help each other).
-        movings: channels that are wanted; all, if empty.
-
-    Raises:
-        InputError: if an image cannot be registered, or lies on another grid than the fixed one.
-    """
-    fixed = read_image(case.fixed)
-    pairs = wanted(case, movings) if skip_unasked else case.pairs
-    images = {pair.field_name: read_image(pair.moving) for pair in pairs}
-    for image in images.values():
-        shape, expected = shape_of(image.volume), shape_of(fixed.volume)
-        if shape != expected:
-            raise InputError(
-                f"{image.path}: expected the shape of the fixed image {fixed.path.name}, {format_shape(expected)}, "
-                f"found {format_shape(shape)}"
-            )
+def read_movings(pairs: Sequence[Pair], fixed: Image) -> tuple[dict[str, Image], dict[str, str]]:
+    """Reads moving images, by displacement name; and a sentence for each that cannot be registered to the fixed one."""
+    images: dict[str, Image] = {}
+    refused: dict[str, str] = {}
+    for pair in pairs:
+        try:
+            image = read_image(pair.moving)
+            shape, expected = shape_of(image.volume), shape_of(fixed.volume)
+            if shape != expected:
+                raise InputError(
+                    f"{image.path}: expected the shape of the fixed image {fixed.path.name}, {format_shape(expected)}, "
+                    f"found {format_shape(shape)}"
+                )
+        except InputError as error:
+            refused[pair.field_name] = str(error)
+            continue
+        images[pair.field_name] = image
         if not np.allclose(image.affine, fixed.affine, atol=1e-3):
             log.warning(
                 "%s: its affine differs from that of %s; both are taken voxel by voxel, as the challenge does",
                 image.path.name,
                 fixed.path.name,
             )
-    return fixed, images
+    return images, refused
 
 
-def _register_case(
+def _register(
     case: Case,
-    images: tuple[Image, dict[str, Image]],
+    fixed: Image,
+    movings: dict[str, Image],
     config: Config,
     options: Options,
     device: torch.device,
     timer: StageTimer,
-    entry: dict[str, object],
-) -> list[Path]:
-    """Registers a case that has been read, writes its files, notes in ``entry`` what the report should say."""
-    fixed, movings = images
-    result: Registration = register(
-        fixed.volume.to(device),
-        [image.volume.to(device) for image in movings.values()],
-        config=config,
-        kernels=select_kernels(device),
-        budget_bytes=budget_bytes(device, options.memory_gb),
-        timer=timer,
-    )
-    for level in result.dropped:
+) -> Registration:
+    """Registers a case on the device; errors then name its fixed image."""
+    try:
+        registration = register(
+            fixed.volume.to(device),
+            [image.volume.to(device) for image in movings.values()],
+            config=config,
+            kernels=select_kernels(device),
+            budget_bytes=budget_bytes(device, options.memory_gb),
+            timer=timer,
+        )
+    except McboError as error:
+        raise type(error)(f"{case.fixed}: {error}") from error
+    for level in registration.dropped:
         log.info(
             "case %s: level %d left out: %s voxels make too few cells of %d; the other weights are scaled to sum to 1",
             case.name,
@@ -182,28 +198,53 @@ def _register_case(
             format_shape(shape_of(fixed.volume)),
             level.grid_spacing,
         )
-    entry["shape"] = shape_of(fixed.volume)
-    entry["levels"] = [asdict(level) for level in result.config.levels]
-    paths = []
-    displacements = dict(zip(movings, result.displacements, strict=True))
-    with timer.stage("write"):
-        for pair in wanted(case, options.movings):
-            path = options.output / f"{pair.field_name}{options.suffix}"
-            write_displacement(path, displacements[pair.field_name], fixed.affine)
-            paths.append(path)
-            if options.warped:
-                moving = movings[pair.field_name].volume.to(device)
-                warped = warp(moving, displacements[pair.field_name])
-                name = f"warped_{pair.field_name.removeprefix('disp_')}.nii.gz"
-                write_volume(options.output / name, warped, fixed.affine)
-    return paths
+    return registration
 
 
-def prepare_output(folder: Path) -> None:
-    """Makes sure, before anything is computed, that results can be written.
+def _write_pair(
+    pair: Pair,
+    displacement: Displacement,
+    fixed: Image,
+    movings: dict[str, Image],
+    options: Options,
+    result: _CaseResult,
+) -> None:
+    """Writes what belongs to a pair and notes it in ``result``."""
+    path = options.output / f"{pair.field_name}{options.suffix}"
+    try:
+        write_displacement(path, displacement, fixed.affine)
+        result.written.append(path)
+        if options.warped:
+            warped = warp(movings[pair.field_name].volume.to(displacement.device), displacement)
+            name = f"warped_{pair.field_name.removeprefix('disp_')}.nii.gz"
+            write_volume(options.output / name, warped, fixed.affine)
+    except OutputError as error:
+        result.failed[pair.field_name] = str(error)
 
-    Raises:
-        OutputError: if not.
-    """
-    write_whole(folder / ".writable", lambda file: file.touch())
-    (folder / ".writable").unlink(missing_ok=True)
+
+def _stages(timer: StageTimer) -> dict[str, dict[str, float]]:
+    return {
+        name: {"seconds": round(record.seconds, 3), "peak_memory_mb": round(record.peak_bytes / 1e6)}
+        for name, record in timer.records.items()
+    }
+
+
+def _write_report(
+    entries: dict[str, dict[str, object]], config: Config, options: Options, device: torch.device
+) -> dict[str, str]:
+    """Writes the report; what failed of it, by name, if anything."""
+    report = {
+        "versions": versions(),
+        "device": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "config": asdict(config),
+        "cases": entries,
+    }
+    path = options.output / options.report_name
+    try:
+        # File names may hold what no encoding can write, so everything outside ASCII is escaped.
+        write_whole(path, lambda file: file.write_text(json.dumps(report, indent=1) + "\n", encoding="ascii"))
+    except OutputError as error:
+        log.error("%s", error)
+        return {options.report_name: str(error)}
+    return {}

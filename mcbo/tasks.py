@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mcbo.config import Config, Level, Refinement
 from mcbo.errors import InputError
 
-# METHOD.md, step 7. Iterations and result smoothing: the paper, section 3; the rest: the original settings of ConvexAdam.
+# docs/method.md, step 7. Iterations and result smoothing: the paper, section 3; the rest: the original settings of ConvexAdam.
 _ADAM = Refinement(
     grid_spacing=2,
     iterations=15,
@@ -16,8 +16,8 @@ _ADAM = Refinement(
     result_box=5,
     result_rounds=3,
 )
-_COUPLING_WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # METHOD.md, step 4
-_RADIUS = 4  # METHOD.md, step 2
+_COUPLING_WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # docs/method.md, step 4
+_RADIUS = 4  # docs/method.md, step 2
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ _REMIND2REG = Task(
     presets={
         "mcbo2024": Config(
             name="mcbo2024",
-            mind_radius=1,  # METHOD.md, step 1
+            mind_radius=1,  # docs/method.md, step 1
             mind_dilation=2,
-            levels=(  # weights: METHOD.md, step 8
+            levels=(  # weights: docs/method.md, step 8
                 Level(grid_spacing=6, weight=0.36, search_radius=_RADIUS),
                 Level(grid_spacing=4, weight=0.27, search_radius=_RADIUS),
                 Level(grid_spacing=2, weight=0.27, search_radius=_RADIUS),
                 Level(grid_spacing=1, weight=0.10, search_radius=_RADIUS, tiles=2, refinement=_ADAM),
             ),
             coupling_weights=_COUPLING_WEIGHTS,
-            consistency_rounds=15,  # METHOD.md, step 5
+            consistency_rounds=15,  # docs/method.md, step 5
             modality_fusion="maximum",
             stretch=True,
         )

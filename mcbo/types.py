@@ -22,7 +22,7 @@ Volume: TypeAlias = Tensor
 """``(1, 1, H, W, D)`` intensities, in the unit of the file."""
 
 Features: TypeAlias = Tensor
-"""``(1, 12, H, W, D)`` MIND-SSC features in (0, 1]; or the same on a grid of cells."""
+"""``(1, 12, H, W, D)`` MIND-SSC features from 0 to 1; or the same on a grid of cells."""
 
 Displacement: TypeAlias = Tensor
 """``(1, 3, H, W, D)`` voxels (or cells where the name says so), fixed to moving."""

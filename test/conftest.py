@@ -1,4 +1,4 @@
-"""Fixtures and the one table of tolerances."""
+"""Fixtures."""
 
 from pathlib import Path
 

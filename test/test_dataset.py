@@ -7,7 +7,18 @@ from helpers import write_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcbo.dataset import Dataset, group_pairs, open_input, parse_name, scan_folder, select_cases, single_pair, strip_suffix
+from evaluation import pairs as judged
+from mcbo.dataset import (
+    SPLITS,
+    Dataset,
+    group_pairs,
+    open_input,
+    parse_name,
+    scan_folder,
+    select_cases,
+    single_pair,
+    strip_suffix,
+)
 from mcbo.errors import InputError
 
 FOUR_DIGITS = st.integers(0, 9999).map(lambda n: f"{n:04d}")
@@ -41,13 +52,18 @@ def test_other_names_are_refused(name: str) -> None:
 @given(pairs=st.lists(st.tuples(IMAGES, IMAGES), min_size=1, max_size=12))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_pair_of_the_json_is_in_one_case(tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
-    dataset = open_input(write_dataset(tmp_path, pairs, name="ReMIND2Reg"), split="val")
-    assert dataset.task == "ReMIND2Reg"
+    file = write_dataset(tmp_path, pairs, name="ReMIND2Reg")
+    names = {tuple(parse_name(Path(image))[1:] for image in pair) for pair in pairs}
+    if len(names) < len(set(pairs)):  # two tasks in one file, with the same numbers
+        with pytest.raises(InputError, match="expected one pair for disp_"):
+            open_input(file, split="val")
+        return
+    dataset = open_input(file, split="val")
     found = [(pair.fixed.name, pair.moving.name) for case in dataset.cases for pair in case.pairs]
+    assert sorted(found) == sorted(set(pairs))
+    assert len({case.name for case in dataset.cases}) == len(dataset.cases)
     for case in dataset.cases:
         assert {pair.fixed for pair in case.pairs} == {case.fixed}
-    names = {(f, parse_name(Path(m))[1:]) for f, m in pairs}
-    assert {(f, parse_name(Path(m))[1:]) for f, m in found} == names
 
 
 @given(content=ANY_JSON, under=st.sampled_from([None, "registration_val", "name"]))
@@ -80,6 +96,30 @@ def test_pairs_of_one_patient_make_a_case_and_names_are_long() -> None:
     assert [pair.field_name for pair in cases[1].pairs] == ["disp_0099_0000_0100_0001"]
 
 
+def test_pairs_that_would_overwrite_each_other_are_refused() -> None:
+    pairs = [
+        (Path(f"{folder}/T_0001_0000.nii.gz"), Path(f"{folder}/T_0001_0001.nii.gz")) for folder in ("imagesTr", "imagesTs")
+    ]
+    with pytest.raises(InputError, match="expected one pair for disp_0001_0000_0001_0001, found imagesTr"):
+        group_pairs(pairs)
+
+
+def test_cases_of_one_patient_have_names_of_their_own() -> None:
+    a, b = Path("T_0001_0000.nii.gz"), Path("T_0001_0001.nii.gz")
+    assert [case.name for case in group_pairs([(a, b), (b, a)])] == ["0001_0000_0001_0001", "0001_0001_0001_0000"]
+
+
+def test_numbers_of_too_many_digits_and_odd_names_give_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "x_dataset.json"
+    file.write_text('{"numTest": ' + "9" * 5000 + "}")
+    with pytest.raises(InputError, match="expected a dataset JSON"):
+        open_input(file, split="val")
+
+
+def test_the_judge_knows_the_same_splits() -> None:
+    assert judged.SPLITS == SPLITS
+
+
 @pytest.mark.parametrize(
     ("key", "split"),
     [
@@ -106,7 +146,7 @@ def test_a_missing_split_names_those_that_are_there(tmp_path: Path) -> None:
 
 def test_a_malformed_entry_is_pointed_at(tmp_path: Path) -> None:
     content = {"registration_val": [{"fixed": "a", "moving": "b"}, {"fixed": "a"}]}
-    with pytest.raises(InputError, match=r"registration_val\[1\]\['moving'\]: Field required"):
+    with pytest.raises(InputError, match=r"registration_val\[1\]\['moving'\] is missing or of another kind"):
         open_input(write(tmp_path / "T_dataset.json", content), split="val")
 
 
@@ -150,6 +190,8 @@ def test_cases_and_channels_can_be_chosen() -> None:
         select_cases(cases, names=["0009"], movings=[])
     with pytest.raises(InputError, match="moving channel 0007 is not in the dataset"):
         select_cases(cases, names=[], movings=["0007"])
+    with pytest.raises(InputError, match="moving channel 0002 is not in the dataset: expected one of 0001"):
+        select_cases(cases, names=["0002"], movings=["0002"])
 
 
 def test_three_paths_make_a_pair() -> None:

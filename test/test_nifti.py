@@ -9,7 +9,7 @@ from helpers import write_nifti
 from numpy.typing import NDArray
 
 from mcbo.errors import InputError, OutputError
-from mcbo.nifti import read_displacement, read_image, write_displacement, write_volume, write_whole
+from mcbo.nifti import prepare_folder, read_displacement, read_image, write_displacement, write_volume, write_whole
 
 RAMP = np.arange(4 * 5 * 6).reshape(4, 5, 6)
 
@@ -56,7 +56,7 @@ def test_what_cannot_be_registered_is_named(tmp_path: Path, array: NDArray[np.ge
         read_image(path)
 
 
-def test_colour_images_are_refused(tmp_path: Path) -> None:
+def test_color_images_are_refused(tmp_path: Path) -> None:
     array = np.zeros((4, 5, 6), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "rgb.nii")
     with pytest.raises(InputError, match="expected one number per voxel"):
@@ -82,6 +82,38 @@ def test_missing_empty_foreign_and_cut_files(tmp_path: Path) -> None:
         cut.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
         with pytest.raises(InputError, match=r"cut\.nii\.gz: expected a whole NIfTI image"):
             read_image(cut)
+
+
+@pytest.mark.parametrize("affine", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.diag([1.0, 0, 1, 1])])
+def test_an_affine_that_cannot_be_inverted_is_refused(tmp_path: Path, affine: NDArray[np.float64]) -> None:
+    nifti = nibabel.Nifti1Image(RAMP.astype(np.float32), np.eye(4))
+    nifti.header["sform_code"], nifti.header["qform_code"] = 1, 0
+    for row, values in zip(("srow_x", "srow_y", "srow_z"), affine, strict=False):
+        nifti.header[row] = values
+    path = tmp_path / "a.nii"
+    path.write_bytes(nifti.header.binaryblock + bytes(4) + RAMP.astype(np.float32).tobytes(order="F"))
+    with pytest.raises(InputError, match=r"a\.nii: expected an affine that can be inverted"):
+        read_image(path)
+
+
+def test_surfaces_are_no_images(tmp_path: Path) -> None:
+    nibabel.save(nibabel.GiftiImage(), tmp_path / "a.gii")
+    with pytest.raises(InputError, match=r"a\.gii: expected a NIfTI image, found a GiftiImage"):
+        read_image(tmp_path / "a.gii")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    prepare_folder(tmp_path / "new" / "deep")
+    assert list((tmp_path / "new" / "deep").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file: results cannot be written there: File exists"):
+        prepare_folder(tmp_path / "file")
+
+
+def test_a_broken_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(InputError, match="expected a displacement, but it cannot be read"):
+        read_displacement(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("suffix", ["nii.gz", "nii", "npz"])

@@ -26,7 +26,7 @@ CONFIG = find_config("ReMIND2Reg", "mcbo2024")
 LEVELS = {level.grid_spacing: level for level in CONFIG.levels}
 MODALITIES = ("0001", "0002")
 
-# METHOD.md's guides for the mean, and a bound for the 99th percentile.
+# The owner's guides (METHOD.md) for the mean, and a bound for the 99th percentile.
 GUIDE_MEAN = {"cells": 1e-4, "voxels": 0.02, "level 1": 0.1}
 GUIDE_P99 = {"cells": 1e-3, "voxels": 0.1, "level 1": 0.5}
 
@@ -94,7 +94,7 @@ def test_step_1_features(golden: Mapping[str, Tensor], features: dict[str, Tenso
 
 
 def test_step_3_cost_volume(golden: Mapping[str, Tensor], features: dict[str, Tensor]) -> None:
-    """The array numbers candidates with axis 0 fastest (METHOD.md's page says axis 2; with that the mean |Δ| is 0.26)."""
+    """The array numbers candidates with axis 0 fastest (the owner's METHOD.md says axis 2; with that the mean |Δ| is 0.26)."""
     pair = (pooled(features[name], LEVELS[6]) for name in ("fixed", "moving_0001"))
     found = torch.cat(list(cost_slabs(*pair, search_radius=4, rows=3)), dim=1)
     compare("cost volume, g = 6", found, golden["cost_g6_0001"], "cells")
@@ -118,7 +118,7 @@ def test_steps_2_to_6_coarse_levels(
 
 
 def test_the_published_stretch_against_consistent_sampling(features: dict[str, Tensor]) -> None:
-    """METHOD.md, step 5: sampling in true voxel units differs by about 0.01 cell. Recorded, and bounded."""
+    """The owner's METHOD.md, step 5: sampling in true voxel units differs by about 0.01 cell. Recorded, and bounded."""
     for spacing in (6, 4, 2):
         pair = features["fixed"], features["moving_0001"]
         published, consistent = (full_level(*pair, LEVELS[spacing], stretch=stretch) for stretch in (True, False))

@@ -59,7 +59,7 @@ def test_without_fusion_each_moving_image_has_its_own_field(phantom: Phantom) ->
 
 
 def test_identical_images_hardly_move(phantom: Phantom) -> None:
-    """METHOD.md: Adam moves identical images by 0.26 voxel; with its weight of 0.1 the whole by less."""
+    """Adam moves identical images by 0.26 voxel; with its weight of 0.1 the whole by less."""
     field = run_register(phantom.cet1, [phantom.cet1]).displacements[0]
     assert mean_length(field) < 0.1
 

@@ -1,8 +1,13 @@
 """The command line, in this process: what it writes, what it says, how it exits."""
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -10,7 +15,7 @@ import pytest
 from helpers import write_dataset, write_nifti
 
 import process
-from mcbo import __version__
+from mcbo import __version__, pipeline, runner
 from mcbo.nifti import read_displacement
 from mcbo.phantom import make_phantom
 
@@ -78,7 +83,7 @@ def test_three_paths(data: Path, tmp_path: Path, suffix: str) -> None:
     fixed, moving = (str(data / "imagesTr" / f"ReMIND2Reg_0099_000{c}.nii.gz") for c in range(2))
     output = tmp_path / "deep" / f"field.{suffix}"
     assert process.main([fixed, moving, str(output)]) == 0
-    assert files(tmp_path) == [f"deep/field.{suffix}", "deep/report.json"]
+    assert files(tmp_path) == sorted([f"deep/field.{suffix}", "deep/field.report.json"])
     assert read_displacement(output).shape == (1, 3, *SHAPE)
 
 
@@ -149,14 +154,102 @@ def test_a_broken_case_is_named_and_the_others_are_written(
     assert "disp_0099_0000_0099_0001.nii.gz" not in files(out)
     assert "disp_0098_0000_0098_0002.nii.gz" in files(out)
     errors = capsys.readouterr().err
-    assert re.search(r"not written: disp_0099_0000_0099_0001: .*ReMIND2Reg_0099_0001\.nii\.gz", errors)
+    assert re.search(r"disp_0099_0000_0099_0001 is not written: .*ReMIND2Reg_0099_0001\.nii\.gz", errors)
+    assert "1 not written: disp_0099_0000_0099_0001" in errors
     assert message in errors
-    assert message in json.loads((out / "report.json").read_text())["cases"]["0099"]["error"]
+    failed = json.loads((out / "report.json").read_text())["cases"]["0099"]["failed"]
+    assert message in failed["disp_0099_0000_0099_0001"]
 
 
 def test_if_nothing_could_be_started_the_status_is_1(data: Path, tmp_path: Path) -> None:
     dataset = broken_dataset(tmp_path, data, "nan")
     assert process.main([str(dataset), "--output", str(tmp_path / "out"), "--case", "0099"]) == process.BAD_INPUT
+
+
+@pytest.mark.parametrize("arguments", [[], ["--moving", "0001"]])
+def test_a_broken_modality_does_not_take_the_other_with_it(data: Path, tmp_path: Path, arguments: list[str]) -> None:
+    dataset = broken_dataset(tmp_path, data, "none")
+    (tmp_path / "imagesTr" / "ReMIND2Reg_0098_0002.nii.gz").unlink()
+    out = tmp_path / "out"
+    expected = process.ALL_WRITTEN if arguments else process.SOME_FAILED
+    assert process.main([str(dataset), "--output", str(out), "--case", "0098", *arguments]) == expected
+    assert files(out) == ["disp_0098_0000_0098_0001.nii.gz", "report.json"]
+    alone = tmp_path / "alone.nii.gz"
+    fixed, moving = (str(data / "imagesTr" / f"ReMIND2Reg_0098_000{c}.nii.gz") for c in range(2))
+    assert process.main([fixed, moving, str(alone)]) == 0
+    assert read_displacement(alone).equal(read_displacement(out / "disp_0098_0000_0098_0001.nii.gz"))
+
+
+def test_an_output_in_the_way_costs_its_own_pair_only(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "disp_0098_0000_0098_0002.nii.gz" / "x").mkdir(parents=True)
+    assert process.main([str(data), "--output", str(tmp_path), "--case", "0098"]) == process.SOME_FAILED
+    assert files(tmp_path) == ["disp_0098_0000_0098_0001.nii.gz", "report.json"]
+
+
+def test_a_report_that_cannot_be_written_is_a_failure_among_successes(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.json" / "x").mkdir(parents=True)
+    assert process.main([str(data), "--output", str(tmp_path), "--case", "0099"]) == process.SOME_FAILED
+    assert files(tmp_path) == ["disp_0099_0000_0099_0001.nii.gz"]
+
+
+def test_an_input_is_never_overwritten(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moving = tmp_path / "moving.nii.gz"
+    moving.write_bytes((data / "imagesTr" / "ReMIND2Reg_0099_0001.nii.gz").read_bytes())
+    before = moving.read_bytes()
+    fixed = data / "imagesTr" / "ReMIND2Reg_0099_0000.nii.gz"
+    assert process.main([str(fixed), str(moving), str(moving)]) == process.BAD_INPUT
+    assert moving.read_bytes() == before
+    assert "expected another output file than an input" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_reports_what_was_done(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = pipeline.register
+    calls = 0
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "register", interrupted)
+    assert process.main([str(data), "--output", str(tmp_path)]) == 130
+    assert list(json.loads((tmp_path / "report.json").read_text())["cases"]) == ["0098"]
+    assert "interrupted after 1 of 2 case(s)" in capsys.readouterr().err
+
+
+def run_alone(arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The program as a shell would run it, for what cannot be seen from inside."""
+    command = f"exec {shlex.quote(sys.executable)} {shlex.quote(str(Path(process.__file__)))} {arguments}"
+    return subprocess.run(
+        ["/bin/bash", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+def test_nobody_reading_on_does_not_stop_the_run(data: Path, tmp_path: Path) -> None:
+    done = run_alone(f"{data} --output {tmp_path / 'out'} > >(head -1)")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "disp_0099_0000_0099_0001.nii.gz" in files(tmp_path / "out")
+    closed = run_alone(f"{data} --output {tmp_path / 'closed'} --case 0099 >&-")
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_nothing_is_written_outside_the_output(data: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    done = run_alone(f"{data} --output {tmp_path / 'out'} --case 0099", HOME=str(home), PYTHONDONTWRITEBYTECODE="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert files(home) == []
+    homeless = run_alone(f"{data} --output {tmp_path / 'out'} --case 0099", HOME="/nonexistent", XDG_CACHE_HOME="")
+    assert (homeless.returncode, homeless.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +265,8 @@ def test_if_nothing_could_be_started_the_status_is_1(data: Path, tmp_path: Path)
         (["{data}", "--device", "tpu"], "device 'tpu' is not known"),
         (["{data}", "--device", "cuda:99"], "device 'cuda:99' is not there"),
         (["{data}", "--memory-gb", "0"], "--memory-gb: expected a number above 0"),
+        (["{data}", "--memory-gb", "inf"], "--memory-gb: expected a number above 0"),
+        (["{data}", "--case", "0099", "--moving", "0002"], "moving channel 0002 is not in the dataset: expected one of 0001"),
         (["{data}", "--memory-gb", "much"], "--memory-gb"),
         (["{data}", "{data}"], "expected no path, one (a dataset JSON) or three"),
         (["a.nii", "b.nii", "c.mha"], "expected an output file ending in .nii.gz, .nii or .npz"),
@@ -196,7 +291,7 @@ def test_an_output_that_cannot_be_written_is_known_before_the_work(
     (tmp_path / "file").touch()
     assert process.main([str(data), "--output", str(tmp_path / "file")]) == process.BAD_INPUT
     output = capsys.readouterr()
-    assert "cannot be written" in output.err
+    assert "results cannot be written there" in output.err
     assert "level" not in output.out
 
 
@@ -211,5 +306,16 @@ def test_a_memory_limit_that_is_too_small_names_both_figures(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(data), "--output", str(tmp_path), "--case", "0099", "--memory-gb", "0.001"]
-    assert process.main(arguments) == process.SOME_FAILED
-    assert re.search(r"need at least 0\.\d+ GB of memory, but the run may use 0\.00 GB", capsys.readouterr().err)
+    assert process.main(arguments) == process.BAD_INPUT
+    assert re.search(
+        r"0099_0000\.nii\.gz: 14×12×17 voxels .* need at least 0\.\d+ GB of memory, but the run may use 0\.00 GB",
+        capsys.readouterr().err,
+    )
+
+
+def test_the_readme_lists_every_option_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    process.main(["--help"])
+    offered = set(re.findall(r"^\W*(--[a-z-]+)", capsys.readouterr().out, flags=re.MULTILINE))
+    readme = (Path(process.__file__).parent / "README.md").read_text()
+    table = readme[readme.index("| option |") : readme.index("Every option but")]
+    assert offered == set(re.findall(r"`(--[a-z-]+)", table))
