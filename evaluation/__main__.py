@@ -1,38 +1,197 @@
-"""``python -m evaluation score --dataset JSON --predictions DIR``: the TRE of a submission."""
+"""``python -m evaluation score | validate | leaderboard | zero``: judge displacement fields in challenge format."""
 
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evaluation.pairs import SPLITS, EvaluationError
-from evaluation.summary import score_tre
+from evaluation.leaderboard import build_board
+from evaluation.pairs import SPLITS, EvaluationError, read_pairs
+from evaluation.render import BOARD_SUFFIXES, board_markdown, board_text, scores_page
+from evaluation.settings import Settings, from_config, from_options
+from evaluation.submission import check, write_zero
+from evaluation.summary import Scores, score, to_official, to_table
+from evaluation.tasks import METRICS, PROGRAMS
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+ALL_SCORED, BAD_INPUT, SOME_FAILED = 0, 1, 2
+"""Exit statuses; ``validate`` uses the first two."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+Dataset = Annotated[Path, typer.Option("--dataset", metavar="JSON", help="The dataset JSON, beside its images and landmarks.")]
+Predictions = Annotated[
+    Path, typer.Option("--predictions", metavar="DIR", help="Folder of displacements disp_*.nii.gz or .npz.")
+]
+Split = Annotated[str, typer.Option("--split", metavar="|".join(SPLITS), help="Which pairs of the JSON.")]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="LIST",
+        help=f"Some of {','.join(METRICS)}. Default: all for which there are data.",
+        show_default=False,
+    ),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program.
+
+    Returns:
+        0 all is well; 1 bad input or usage, or a submission with problems; 2 some pairs have no score.
+    """
+    status: list[int] = []
+    try:
+        app(list(sys.argv[1:] if arguments is None else arguments), prog_name="python -m evaluation", obj=status)
+    except SystemExit as stop:
+        if status:
+            return status[0]
+        return BAD_INPUT if stop.code == 2 else int(stop.code or 0)  # 2 is typer's own status for wrong usage
+    except EvaluationError as error:
+        typer.echo(f"ERROR: {error}", err=True)
+        return BAD_INPUT
+    except OSError as error:
+        typer.echo(f"ERROR: {error.filename}: cannot be written: {error.strerror}", err=True)
+        return BAD_INPUT
+    return ALL_SCORED
 
 
 @app.callback()
 def describe() -> None:
-    """Judge displacement fields in challenge format."""
+    """Judge displacement fields in challenge format, as the organisers of Learn2Reg do."""
+
+
+@app.command(name="score")
+def score_command(
+    context: typer.Context,
+    dataset: Dataset,
+    predictions: Predictions,
+    split: Split = "val",
+    metrics: Metrics = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON", help="An official evaluation config: metrics, labels, masks and pairs.", show_default=False
+        ),
+    ] = None,
+    program: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(PROGRAMS), help="Whose quantile is called 30. Default: the task's.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="Scores in the official layout and more.", show_default=False)
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="One row per pair.", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="One page with tables and plots.", show_default=False)
+    ] = None,
+) -> None:
+    """Score a submission: TRE, SDlogJ and foldings, Dice, HD95; per pair and over all. Status 2 if a pair has no score."""
+    settings = from_config(config, dataset) if config else from_options(_split(metrics))
+    chosen = next((known for known in PROGRAMS if known == program), None)
+    if program is not None and chosen is None:
+        raise EvaluationError(f"--program: expected one of {', '.join(PROGRAMS)}, found {program!r}")
+    scores = score(dataset, predictions, settings, split=_known(split), program=chosen)
+    _print_scores(scores)
+    if output:
+        _write(output, json.dumps(to_official(scores), indent=1, allow_nan=False) + "\n")
+    if csv:
+        _write(csv, to_table(scores).to_csv(index_label="displacement"))
+    if html:
+        _write(html, scores_page(scores))
+    context.obj.append(SOME_FAILED if len(scores.scored) < len(scores.pairs) else ALL_SCORED)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _print_scores(scores: Scores) -> None:
+    for pair in scores.pairs:
+        if pair.error is not None:
+            typer.echo(f"ERROR: {pair.pair.field_name} has no score: {pair.error}", err=True)
+    table = to_table(scores).drop(columns="error", errors="ignore")
+    names = [m.name for m in scores.settings.methods]
+    shown = [c for name in names for c in (f"{name}_initial", name) if c in table] + [
+        c for c in ("folded_voxels",) if c in table
+    ]
+    if shown and len(scores.scored):
+        table = table.loc[[pair.pair.field_name for pair in scores.scored], shown]
+        table.loc["mean"] = table.mean()
+        typer.echo(table.round(3).to_string())
 
 
 @app.command()
-def score(
-    dataset: Annotated[Path, typer.Option(help="The dataset JSON.")],
-    predictions: Annotated[Path, typer.Option(help="Folder of displacements disp_*.nii.gz or .npz.")],
-    split: Annotated[str, typer.Option(help=" | ".join(SPLITS))] = "val",
+def validate(context: typer.Context, dataset: Dataset, predictions: Predictions, split: Split = "val") -> None:
+    """Say what would make the organisers refuse a submission: every problem, one line each. Status 1 if there is one."""
+    pairs = read_pairs(dataset, split=_known(split))
+    problems = check(pairs, predictions)
+    for problem in problems:
+        typer.echo(problem)
+    typer.echo(f"{len(pairs)} pair(s), {len(problems)} problem(s)")
+    context.obj.append(BAD_INPUT if problems else ALL_SCORED)
+
+
+@app.command()
+def leaderboard(
+    context: typer.Context,
+    methods: Annotated[
+        list[str], typer.Argument(metavar="NAME=DIR...", help="Methods and the folders of their displacements.")
+    ],
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Ending in .html, .md, .csv or .json.")],
+    split: Split = "val",
+    metrics: Metrics = None,
+    published: Annotated[bool, typer.Option("--published", help="Also show published results; they are not ranked.")] = False,
 ) -> None:
-    """Print the TRE of each pair before and after registration."""
+    """Rank several methods on the same pairs, as the challenge does."""
+    if output.suffix not in BOARD_SUFFIXES:
+        raise EvaluationError(f"--output: expected a name ending in {', '.join(BOARD_SUFFIXES)}, found {output.name!r}")
+    folders: dict[str, Path] = {}
+    for entry in methods:
+        name, equals, folder = entry.partition("=")
+        if not (name and equals and folder) or name in folders:
+            raise EvaluationError(f"expected methods as NAME=DIR, each name once, found {entry!r}")
+        folders[name] = Path(folder)
+    chosen = _split(metrics)
+    settings: Settings = from_options(chosen)
+    scores = {name: score(dataset, folder, settings, split=_known(split)) for name, folder in folders.items()}
+    failed = False
+    for name, method in scores.items():
+        for pair in method.pairs:
+            if pair.error is not None:
+                failed = True
+                typer.echo(f"ERROR: {name}: {pair.pair.field_name} has no score: {pair.error}", err=True)
+    board = build_board(scores, metrics=chosen, published=published)
+    _write(output, board_text(board, output.suffix))
+    typer.echo(board_markdown(board))
+    context.obj.append(SOME_FAILED if failed else ALL_SCORED)
+
+
+@app.command()
+def zero(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write.")],
+    split: Split = "val",
+) -> None:
+    """Write zero displacements for every pair: the submission whose score is the initial one."""
+    paths = write_zero(read_pairs(dataset, split=_known(split)), output)
+    typer.echo(f"{len(paths)} zero displacement(s) written to {output}")
+
+
+def _split(metrics: str | None) -> list[str] | None:
+    return None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+
+
+def _known(split: str) -> str:
     if split not in SPLITS:
-        raise typer.BadParameter(f"expected one of {', '.join(SPLITS)}, got {split!r}", param_hint="--split")
-    try:
-        table = score_tre(dataset, predictions, split=split)
-    except EvaluationError as error:
-        typer.echo(f"ERROR: {error}", err=True)
-        raise typer.Exit(1) from None
-    table.loc["mean"] = table.mean()
-    typer.echo(table.round(3).to_string())
+        raise EvaluationError(f"--split: expected one of {', '.join(SPLITS)}, found {split!r}")
+    return split
 
 
 if __name__ == "__main__":
-    app()
+    sys.exit(main())

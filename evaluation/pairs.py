@@ -27,7 +27,7 @@ FIELD_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
 """The challenge asks for float32; float16 was its rule before 2022, in ``.npz`` files."""
 
 _NAME = re.compile(r"(?P<task>.+)_(?P<case>\d{4})_(?P<channel>\d{4})\.nii(\.gz)?")
-_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile)
+UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile)
 
 Array = NDArray[np.float64]
 
@@ -188,33 +188,46 @@ def find_field(folder: Path, pair: Pair) -> Path:
     return found
 
 
+def load_field(path: Path) -> NDArray[np.generic]:
+    """What a displacement file holds, whatever its shape and type.
+
+    Args:
+        path: ``.nii.gz``, or ``.npz`` with one array.
+
+    Raises:
+        EvaluationError: if it cannot be read.
+    """
+    try:
+        if path.suffix == ".npz":
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                array: NDArray[np.generic] = archive[archive.files[0]]
+                return array
+        return np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]  # not declared by the base class
+    except (*UNREADABLE, IndexError) as error:
+        raise EvaluationError(f"{path}: expected a whole displacement file, but it cannot be read: {error}") from error
+
+
 def read_field(path: Path, *, shape: tuple[int, int, int]) -> NDArray[np.float32]:
     """A displacement ``(H, W, D, 3)``, voxels, fixed to moving.
 
     Args:
-        path: ``.nii.gz`` or ``.npz`` with one array.
+        path: as for ``load_field``.
         shape: of the fixed image.
 
     Raises:
         EvaluationError: if it is misshapen, not float32 (or float16), not finite, or cannot be read.
     """
-    try:
-        if path.suffix == ".npz":
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                array = archive[archive.files[0]]
-        else:
-            array = np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]  # not declared by the base class
-    except _UNREADABLE as error:
-        raise EvaluationError(f"{path}: expected a whole displacement file, but it cannot be read: {error}") from error
+    array = load_field(path)
     if array.shape != (*shape, 3):
         hint = "; the components have to be the last axis" if array.shape == (3, *shape) else ""
         raise EvaluationError(f"{path}: expected shape {(*shape, 3)}, found {array.shape}{hint}")
     if array.dtype not in FIELD_DTYPES:
         raise EvaluationError(f"{path}: expected float32, found {array.dtype}")
-    broken = array.size - int(np.isfinite(array).sum())
+    field = np.asarray(array, dtype=np.float32)
+    broken = field.size - int(np.isfinite(field).sum())
     if broken:
         raise EvaluationError(f"{path}: expected finite displacements, found {broken} values that are NaN or infinite")
-    return np.asarray(array, dtype=np.float32)
+    return field
 
 
 def read_grid(path: Path) -> tuple[tuple[int, int, int], Array]:
@@ -227,8 +240,20 @@ def read_grid(path: Path) -> tuple[tuple[int, int, int], Array]:
         header = nibabel.load(path).header
         height, width, depth = header.get_data_shape()[:3]  # type: ignore[attr-defined]
         return (height, width, depth), np.asarray(header.get_zooms()[:3], dtype=np.float64)  # type: ignore[attr-defined]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise EvaluationError(f"{path}: expected a 3D image, but it cannot be read: {error}") from error
+
+
+def read_affine(path: Path) -> Array:
+    """Affine of an image or displacement file, ``(4, 4)``, voxel to world in mm.
+
+    Raises:
+        EvaluationError: if it cannot be read.
+    """
+    try:
+        return np.asarray(nibabel.load(path).affine, dtype=np.float64)  # type: ignore[attr-defined]
+    except UNREADABLE as error:
+        raise EvaluationError(f"{path}: expected an image, but it cannot be read: {error}") from error
 
 
 def _times(shape: tuple[int, ...]) -> str:

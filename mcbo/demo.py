@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evaluation.summary import score_tre
+from evaluation.settings import from_options
+from evaluation.summary import score, to_table
 from mcbo.config import Config
 from mcbo.dataset import read_json
 from mcbo.errors import InputError
@@ -42,7 +43,7 @@ def run_demo(options: Options, *, config: Config) -> Outcome:
     outcome = run(read_json(dataset, split="val").cases, config, replace(options, output=results))
     if outcome.failed:
         return outcome
-    table = score_tre(dataset, results)
+    table = to_table(score(dataset, results, from_options(["tre"])))
     picture = options.output / "demo.png"
     fields = [read_displacement(path) for path in outcome.written]
     write_whole(picture, lambda file: draw_case(file, phantom, fields, titles=list(CHANNELS.values())))
@@ -84,8 +85,8 @@ def write_dataset(phantom: Phantom, folder: Path) -> Path:
 
 def _tell(table: pd.DataFrame, dataset: Path, results: Path, picture: Path) -> None:
     for name, row in table.iterrows():
-        log.info("%s: TRE %.2f mm before, %.2f mm after", name, row["initial_tre_mm"], row["tre_mm"])
-    before, after = table["initial_tre_mm"].mean(), table["tre_mm"].mean()
+        log.info("%s: TRE %.2f mm before, %.2f mm after", name, row["TRE_lm_initial"], row["TRE_lm"])
+    before, after = table["TRE_lm_initial"].mean(), table["TRE_lm"].mean()
     log.info("mean TRE %.2f mm → %.2f mm (%.0f %% less)", before, after, 100 * (1 - after / before))
     log.info("data set: %s", dataset)
     log.info("displacements and report: %s", results)

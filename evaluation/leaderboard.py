@@ -1,0 +1,162 @@
+"""Several methods on the same cases: ranked as the challenge does, with tests and intervals."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap, wilcoxon
+
+from evaluation.summary import Scores
+from evaluation.tasks import METRICS, Metric, Published
+
+Array = NDArray[np.float64]
+
+SIGNIFICANCE = 0.05
+WORST_SCORE = 0.1
+"""Of a method that wins against none, and of a metric that a method lacks."""
+RESAMPLES = 9999
+CONFIDENCE = 0.95
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """A method's result by one metric.
+
+    Attributes:
+        per_case: one number per case, NaN where a case has none.
+        mean, std: over cases.
+        low, high: bootstrap interval of the mean at ``CONFIDENCE``.
+        wins: methods that it beats significantly.
+        score: from ``WORST_SCORE`` to 1.
+    """
+
+    per_case: Array
+    mean: float
+    std: float
+    low: float
+    high: float
+    wins: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method on the board: its rank, the geometric mean of its scores, and its results by metric."""
+
+    rank: int
+    method: str
+    score: float
+    results: dict[str, Result]
+
+
+@dataclass(frozen=True)
+class Board:
+    """A leaderboard.
+
+    Attributes:
+        name: of the task.
+        unit: of the TRE.
+        cases: their names, in the order of ``per_case``.
+        rows: best first.
+        p_values: per metric, for each (better, worse) the one-sided p that the first is better.
+        published: rows that are shown beside, and ranked against none.
+    """
+
+    name: str
+    unit: str
+    cases: tuple[str, ...]
+    rows: tuple[Row, ...]
+    p_values: dict[str, dict[tuple[str, str], float]]
+    published: tuple[Published, ...]
+
+
+def build_board(scores: dict[str, Scores], *, metrics: Sequence[str] | None = None, published: bool = False) -> Board:
+    """Ranks methods.
+
+    Per metric, each pair of methods is compared by a paired one-sided Wilcoxon signed-rank test over cases; p < 0.05 is a win.
+    Wins are mapped linearly to scores from 0.1 (none) to 1 (against all others); a method that lacks a metric in a case gets
+    0.1. The rank follows from the geometric mean over metrics, and among equals from the mean of the first metric.
+
+    Args:
+        scores: of each method, on the same pairs.
+        metrics: to rank by; those of the task, if None.
+        published: also give the published rows of the task.
+    """
+    first = next(iter(scores.values()))
+    chosen = [METRICS[name] for name in metrics or first.task.ranked_by]
+    per_metric: dict[str, dict[str, Result]] = {}
+    p_values: dict[str, dict[tuple[str, str], float]] = {}
+    for metric in chosen:
+        per_case = {method: _per_case(s, metric) for method, s in scores.items()}
+        p_values[metric.option] = _compare(per_case, metric)
+        per_metric[metric.option] = {method: _result(method, per_case, p_values[metric.option]) for method in scores}
+    results = {method: {name: per_metric[name][method] for name in per_metric} for method in scores}
+    score = {m: math.prod(r.score for r in rs.values()) ** (1 / len(rs)) for m, rs in results.items()}
+
+    def order(method: str) -> tuple[float, float]:
+        lead = results[method][chosen[0].option].mean
+        return -score[method], math.inf if math.isnan(lead) else -lead if chosen[0].higher_is_better else lead
+
+    ordered = sorted(scores, key=order)
+    rank = {method: 1 + sum(order(other) < order(method) for other in scores) for method in scores}
+    return Board(
+        name=first.task.name,
+        unit=first.task.unit,
+        cases=tuple(pair.pair.key for pair in first.pairs),
+        rows=tuple(Row(rank[m], m, score[m], results[m]) for m in ordered),
+        p_values=p_values,
+        published=first.task.published if published else (),
+    )
+
+
+def _per_case(scores: Scores, metric: Metric) -> Array:
+    """One number per case; the TRE in the unit of the task."""
+    if metric.option == "tre" and scores.task.unit == "voxels":
+        return np.array([np.mean(pair.voxels) if pair.voxels else math.nan for pair in scores.pairs])
+    names = [method.name for method in scores.settings.methods if method.metric == metric.option]
+    return np.array([pair.mean(names[0]) if names else math.nan for pair in scores.pairs])
+
+
+def _compare(per_case: dict[str, Array], metric: Metric) -> dict[tuple[str, str], float]:
+    """The p of each ordered pair of methods that the first is better than the second."""
+    sign = -1 if metric.higher_is_better else 1
+    return {(a, b): _better(sign * per_case[a], sign * per_case[b]) for a in per_case for b in per_case if a != b}
+
+
+def _better(a: Array, b: Array) -> float:
+    """One-sided Wilcoxon signed-rank p for a < b, over the cases that both have; 1 if they are equal or there are none."""
+    both = ~(np.isnan(a) | np.isnan(b))
+    if not both.any() or np.array_equal(a[both], b[both]):
+        return 1.0
+    return float(wilcoxon(a[both], b[both], alternative="less").pvalue)
+
+
+def _result(method: str, per_case: dict[str, Array], p_values: dict[tuple[str, str], float]) -> Result:
+    values = per_case[method]
+    known = values[~np.isnan(values)]
+    wins = sum(p < SIGNIFICANCE for (better, _), p in p_values.items() if better == method)
+    others = max(len(per_case) - 1, 1)
+    complete = known.size == values.size and values.size > 0
+    low, high = _interval(known)
+    return Result(
+        per_case=values,
+        mean=float(known.mean()) if known.size else math.nan,
+        std=float(known.std()) if known.size else math.nan,
+        low=low,
+        high=high,
+        wins=wins,
+        score=WORST_SCORE + (1 - WORST_SCORE) * wins / others if complete else WORST_SCORE,
+    )
+
+
+def _interval(values: Array) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean; NaN for fewer than two values."""
+    if values.size < 2:
+        return math.nan, math.nan
+    interval = bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", rng=_SEED
+    ).confidence_interval
+    return float(interval.low), float(interval.high)

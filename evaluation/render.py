@@ -1,0 +1,147 @@
+"""Scores and leaderboards for people: HTML pages, Markdown, CSV and JSON."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from evaluation.leaderboard import SIGNIFICANCE, Board
+from evaluation.summary import Scores, to_official
+from evaluation.tasks import METRICS
+
+_pages = Environment(
+    loader=PackageLoader("evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_pages.filters["number"] = lambda value, digits=3: "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def scores_page(scores: Scores) -> str:
+    """One self-contained HTML page: the aggregates, the table of pairs, and per pair the landmark errors before and after."""
+    from evaluation.plot import error_plot  # here, because matplotlib is slow to load and writes to the home folder
+
+    official = to_official(scores)
+    points = next((method.name for method in scores.settings.methods if method.metric == "tre"), None)
+    cases = [
+        {
+            "name": pair.pair.field_name,
+            "error": pair.error,
+            "metrics": {m.name: pair.mean(m.name) for m in scores.settings.methods if m.name in pair.values},
+            "initial": float(np.mean(pair.initial[points])) if points in pair.initial else None,
+            "plot": Markup(error_plot(pair.initial[points], pair.values[points])) if points in pair.initial else None,  # noqa: S704 (our own SVG)
+            "folded": pair.regularity.folded_fraction if pair.regularity else None,
+        }
+        for pair in scores.pairs
+    ]
+    names = [m.name for m in scores.settings.methods if any(m.name in pair.values for pair in scores.pairs)]
+    return _pages.get_template("scores.html").render(
+        name=scores.task.name, aggregates=official["aggregates"], cases=cases, names=names, points=points
+    )
+
+
+def board_page(board: Board) -> str:
+    """One self-contained HTML page of a leaderboard."""
+    return _pages.get_template("board.html").render(
+        board=board,
+        metrics=_metric_titles(board),
+        rule=_ranking_rule(board),
+        significance=SIGNIFICANCE,
+        p_values=_named_p_values(board),
+    )
+
+
+def board_table(board: Board) -> pd.DataFrame:
+    """One row per method, measured ones by rank, published ones after them."""
+    rows: list[dict[str, object]] = []
+    for row in board.rows:
+        line: dict[str, object] = {"rank": row.rank, "method": row.method, "score": row.score}
+        for name, result in row.results.items():
+            line |= {name: result.mean, f"{name}_std": result.std, f"{name}_low": result.low, f"{name}_high": result.high}
+            line[f"{name}_wins"] = result.wins
+        rows.append(line | {"source": "measured here"})
+    rows += [
+        {"method": p.method, "tre": p.mean, "tre_std": p.std, "source": f"published: {p.cases}; {p.source}"}
+        for p in board.published
+    ]
+    return pd.DataFrame(rows).astype({"rank": "Int64"})
+
+
+def board_markdown(board: Board) -> str:
+    """A leaderboard as Markdown."""
+    titles = _metric_titles(board)
+    head = ["rank", "method", *(f"{title} (95 % interval)" for title in titles.values()), "score", "source"]
+    lines = [f"# {board.name}: {len(board.cases)} pairs", "", _line(head), _line("---" for _ in head)]
+    for row in board.rows:
+        results = [f"{_fixed(r.mean)} ± {_fixed(r.std)} ({_fixed(r.low)} to {_fixed(r.high)})" for r in row.results.values()]
+        lines.append(_line([str(row.rank), row.method, *results, _fixed(row.score), "measured here"]))
+    for p in board.published:
+        spread = f" ± {_fixed(p.std)}" if p.std is not None else ""
+        cells = [f"{_fixed(p.mean)}{spread}" if name == "tre" else "" for name in titles]
+        lines.append(_line(["–", p.method, *cells, "", f"published: {p.cases}; {p.source}"]))
+    return "\n".join([*lines, "", _ranking_rule(board), ""])
+
+
+def board_json(board: Board) -> str:
+    """A leaderboard as JSON."""
+    content = asdict(board) | {"p_values": _named_p_values(board), "rule": _ranking_rule(board)}
+    return json.dumps(_plain(content), indent=1) + "\n"
+
+
+def board_text(board: Board, suffix: str) -> str:
+    """A leaderboard as a file of that suffix holds it: ``.html``, ``.md``, ``.csv`` or ``.json``."""
+    writers = {
+        ".html": board_page,
+        ".md": board_markdown,
+        ".csv": lambda board: str(board_table(board).to_csv(index=False)),
+        ".json": board_json,
+    }
+    return writers[suffix](board)
+
+
+BOARD_SUFFIXES = (".html", ".md", ".csv", ".json")
+
+
+def _metric_titles(board: Board) -> dict[str, str]:
+    units = {"tre": f", {board.unit}", "hd95": ", voxels"}
+    names = board.rows[0].results if board.rows else {}
+    return {name: f"{METRICS[name].name}{units.get(name, '')}" for name in names}
+
+
+def _named_p_values(board: Board) -> dict[str, dict[str, float]]:
+    return {
+        name: {f"{better} better than {worse}": p for (better, worse), p in values.items()}
+        for name, values in board.p_values.items()
+    }
+
+
+def _ranking_rule(board: Board) -> str:
+    few = " With fewer than 5 cases no difference can be significant." if len(board.cases) < 5 else ""
+    return (
+        "Per metric, methods are compared by paired one-sided Wilcoxon signed-rank tests over cases; "
+        f"p < {SIGNIFICANCE:g} is a win. Wins are mapped to scores from 0.1 to 1; the rank follows from their geometric mean "
+        "over metrics, and among equals from the mean of the first metric. Intervals: 95 % bootstrap of the mean over cases."
+        f"{few} Published rows are ranked against none."
+    )
+
+
+def _plain(value: object) -> object:
+    """What JSON can hold: no NaN, no arrays."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(value)
+    return value
+
+
+def _fixed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

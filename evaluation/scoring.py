@@ -1,0 +1,136 @@
+"""The score of one pair: every metric that its data allow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.metrics import Field, Regularity, dice, hd95, landmark_errors, regularity, warp_labels
+from evaluation.pairs import UNREADABLE, EvaluationError, Pair, beside, find_field, read_field, read_grid, read_landmarks
+from evaluation.settings import Method, Settings
+
+Array = NDArray[np.float64]
+Shape = tuple[int, int, int]
+
+
+@dataclass
+class PairScore:
+    """What is known of a pair.
+
+    Attributes:
+        pair: which.
+        error: why it has no score, or None.
+        values: per method name, the numbers behind the score: one per landmark, per label, or a single one; NaN where a label
+            is missing from an image.
+        labels: per method name, which labels the numbers belong to.
+        initial: per method name, the landmark errors without any displacement.
+        initial_voxels, voxels: landmark errors of the first TRE in voxels instead of mm.
+        regularity: of the displacement, if asked for.
+    """
+
+    pair: Pair
+    error: str | None = None
+    values: dict[str, list[float]] = field(default_factory=dict)
+    labels: dict[str, list[int]] = field(default_factory=dict)
+    initial: dict[str, list[float]] = field(default_factory=dict)
+    initial_voxels: list[float] = field(default_factory=list)
+    voxels: list[float] = field(default_factory=list)
+    regularity: Regularity | None = None
+
+    def mean(self, name: str) -> float:
+        """Mean of a method's numbers, labels that are missing left out; NaN if there are none."""
+        values = np.array(self.values.get(name, ()), dtype=np.float64)
+        values = values[~np.isnan(values)]
+        return float(values.mean()) if values.size else float("nan")
+
+
+def score_pair(pair: Pair, predictions: Path, settings: Settings) -> PairScore:
+    """Scores a pair; what is wrong with it is told in ``error`` and raises nothing."""
+    score = PairScore(pair)
+    try:
+        shape, _ = read_grid(pair.fixed)
+        displacement = read_field(find_field(predictions, pair), shape=shape)
+        points = [method for method in settings.methods if method.metric == "tre"]
+        overlaps = [method for method in settings.methods if method.metric in ("dice", "hd95")]
+        for method in points:
+            _score_points(score, method, displacement, shape, settings)
+        if any(method.metric == "sdlogj" for method in settings.methods):
+            _score_regularity(score, displacement, settings)
+        if overlaps:
+            _score_overlaps(score, overlaps, displacement, settings)
+    except EvaluationError as error:
+        score = PairScore(pair, error=str(error))
+    return score
+
+
+def _score_points(score: PairScore, method: Method, displacement: Field, shape: Shape, settings: Settings) -> None:
+    fixed_path, moving_path = (beside(path, method.points, ".csv") for path in (score.pair.fixed, score.pair.moving))
+    if not settings.required and not fixed_path.exists() and not moving_path.exists():
+        return
+    fixed, moving = read_point_pairs(fixed_path, moving_path, shape)
+    _, spacing_mm = read_grid(score.pair.moving)
+    score.initial[method.name] = landmark_errors(None, fixed, moving, spacing_mm).tolist()
+    score.values[method.name] = landmark_errors(displacement, fixed, moving, spacing_mm).tolist()
+    if not score.voxels:
+        score.initial_voxels = landmark_errors(None, fixed, moving, np.ones(3)).tolist()
+        score.voxels = landmark_errors(displacement, fixed, moving, np.ones(3)).tolist()
+
+
+def read_point_pairs(fixed_path: Path, moving_path: Path, shape: Shape) -> tuple[Array, Array]:
+    """Corresponding points of the fixed and the moving image, each ``(n, 3)`` voxels.
+
+    Raises:
+        EvaluationError: if a file is malformed, or they have different numbers of points.
+    """
+    fixed = read_landmarks(fixed_path, inside=shape)
+    moving = read_landmarks(moving_path)  # these may have left the moving image's box
+    if len(fixed) != len(moving):
+        raise EvaluationError(
+            f"{moving_path}: expected as many points as {fixed_path.name} has, {len(fixed)}, found {len(moving)}"
+        )
+    return fixed, moving
+
+
+def _score_regularity(score: PairScore, displacement: Field, settings: Settings) -> None:
+    mask_path = beside(score.pair.fixed, "masks")
+    mask = None
+    if settings.masked and mask_path.exists():
+        mask = read_volume(mask_path, displacement.shape[:3]) != 0
+    score.regularity = regularity(displacement, mask)
+    for method in settings.methods:
+        if method.metric == "sdlogj":
+            score.values[method.name] = [score.regularity.sd_log_jacobian]
+
+
+def _score_overlaps(score: PairScore, methods: Sequence[Method], displacement: Field, settings: Settings) -> None:
+    paths = [beside(path, "labels") for path in (score.pair.fixed, score.pair.moving)]
+    if not settings.required and not any(path.exists() for path in paths):
+        return
+    shape = displacement.shape[:3]
+    fixed, moving = (np.rint(read_volume(path, shape)).astype(np.int32) for path in paths)
+    warped = warp_labels(moving, displacement)
+    there = set(np.unique(fixed)) & set(np.unique(moving))
+    for method in methods:
+        labels = list(method.labels) if method.labels is not None else sorted(int(n) for n in there if n != 0)
+        measure = dice if method.metric == "dice" else hd95
+        # A label that one of the two images lacks says nothing of the registration: not a number, as official.
+        score.values[method.name] = [measure(fixed, warped, [n])[0] if n in there else float("nan") for n in labels]
+        score.labels[method.name] = labels
+
+
+def read_volume(path: Path, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """An image of labels or a mask, ``(H, W, D)``.
+
+    Raises:
+        EvaluationError: if it cannot be read or has another shape.
+    """
+    try:
+        volume = np.asarray(nibabel.load(path).dataobj, dtype=np.float64)  # type: ignore[attr-defined]
+    except UNREADABLE as error:
+        raise EvaluationError(f"{path}: expected an image, but it cannot be read: {error}") from error
+    if volume.shape != shape:
+        raise EvaluationError(f"{path}: expected shape {shape}, that of the displacement, found {volume.shape}")
+    return volume

@@ -1,0 +1,113 @@
+"""The tasks as data: what is scored, in which unit, and what others have published."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Unit = Literal["mm", "voxels"]
+Program = Literal["remind2reg", "l2r"]
+
+PROGRAMS: tuple[Program, ...] = ("remind2reg", "l2r")
+"""The two official evaluation programs. They differ in which quantile over cases they call ``30``."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published result: TRE as mean ± standard deviation over cases (None where not given), and its source."""
+
+    method: str
+    mean: float
+    std: float | None
+    cases: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the official programs.
+
+    Attributes:
+        option: how the command line calls it.
+        name: how the official JSON calls it.
+        higher_is_better: of two methods, which wins.
+        quantile_30: which quantile over cases the general program reports as ``30``.
+    """
+
+    option: str
+    name: str
+    higher_is_better: bool
+    quantile_30: float
+
+
+METRICS: dict[str, Metric] = {
+    metric.option: metric
+    for metric in (
+        Metric("tre", "TRE_lm", higher_is_better=False, quantile_30=0.7),
+        Metric("sdlogj", "LogJacDetStd", higher_is_better=False, quantile_30=0.7),
+        Metric("dice", "DSC", higher_is_better=True, quantile_30=0.3),
+        Metric("hd95", "HD95", higher_is_better=False, quantile_30=0.3),
+    )
+}
+REMIND2REG_QUANTILE_30 = 0.3
+"""The ReMIND2Reg program takes this quantile for every metric."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task.
+
+    Attributes:
+        name: as in the dataset JSON.
+        unit: of the TRE on its leaderboard.
+        program: whose quantile is called ``30``: that of ReMIND2Reg or the general one of Learn2Reg.
+        ranked_by: metrics of its leaderboard.
+        published: rows to show beside measured ones.
+    """
+
+    name: str
+    unit: Unit
+    program: Program
+    ranked_by: tuple[str, ...]
+    published: tuple[Published, ...]
+
+
+_PAPER = "Wang et al., arXiv 2409.05040, table"
+_VALIDATION, _TEST = "validation", "test 2025, mean of ceT1 and T2"
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="ReMIND2Reg",
+            unit="mm",
+            program="remind2reg",
+            ranked_by=("tre",),
+            published=(
+                Published("initial", 3.727, 0.714, _VALIDATION, f"{_PAPER} 1"),
+                Published("ConvexAdam-rigid", 2.773, 1.273, _VALIDATION, f"{_PAPER} 1"),
+                Published("NiftyReg", 2.751, 1.333, _VALIDATION, f"{_PAPER} 1"),
+                Published("MCBO", 2.224, 0.639, _VALIDATION, f"{_PAPER} 1"),
+                Published("CrossKEY", 2.39, None, _VALIDATION, "reported by its authors"),
+                Published("MCPO", 1.790, 0.536, _VALIDATION, "arXiv 2602.06288"),
+                Published("initial", 5.10, None, _TEST, "Learn2Reg 2025"),
+                Published("MCPO", 3.05, None, _TEST, "Learn2Reg 2025"),
+                Published("honkamj", 3.05, None, _TEST, "Learn2Reg 2025"),
+                Published("VROC", 3.60, None, _TEST, "Learn2Reg 2025"),
+                Published("lichlo", 3.60, None, _TEST, "Learn2Reg 2025"),
+            ),
+        ),
+        Task(
+            name="COMULIS3DCLEM",
+            unit="voxels",
+            program="l2r",
+            ranked_by=("tre",),
+            published=(
+                Published("initial", 50.370, 20.355, _VALIDATION, f"{_PAPER} 2"),
+                Published("MCBO", 49.609, 20.875, _VALIDATION, f"{_PAPER} 2"),
+            ),
+        ),
+    )
+}
+
+
+def find_task(name: str) -> Task:
+    """The task of that name; for others, a task in mm with the general program's conventions and nothing published."""
+    return TASKS.get(name) or Task(name=name, unit="mm", program="l2r", ranked_by=("tre",), published=())

@@ -1,0 +1,118 @@
+"""Ranks, tests and intervals on results whose order is known."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import wilcoxon
+
+from evaluation.leaderboard import Board, build_board
+from evaluation.pairs import Pair
+from evaluation.render import board_text
+from evaluation.scoring import PairScore
+from evaluation.settings import from_options
+from evaluation.summary import Scores
+from evaluation.tasks import find_task
+
+CASES = 8
+BASE = np.linspace(1, 3, CASES)
+
+
+def method(tre: NDArray[np.float64], *, sdlogj: float | None = None, task: str = "ReMIND2Reg") -> Scores:
+    pairs = []
+    for index, value in enumerate(tre):
+        names = [Path(f"imagesTr/T_{index:04d}_{channel}.nii.gz") for channel in ("0000", "0001")]
+        score = PairScore(Pair(*names))
+        if math.isnan(value):
+            score.error = "missing"
+        else:
+            score.values, score.voxels = {"TRE_lm": [value]}, [2 * value]
+        if sdlogj is not None:
+            score.values["LogJacDetStd"] = [sdlogj]
+        pairs.append(score)
+    return Scores(find_task(task), from_options(None), tuple(pairs))
+
+
+def test_wins_scores_and_ranks_by_hand() -> None:
+    """Good beats both, fair beats poor: wins 2, 1, 0 of 2, so scores 1, 0.55, 0.1."""
+    noise = 0.01 * np.arange(CASES)
+    board = build_board({"poor": method(BASE + 2), "good": method(BASE + noise), "fair": method(BASE + 1)})
+    assert [(row.rank, row.method) for row in board.rows] == [(1, "good"), (2, "fair"), (3, "poor")]
+    assert [row.results["tre"].wins for row in board.rows] == [2, 1, 0]
+    assert [row.score for row in board.rows] == pytest.approx([1.0, 0.55, 0.1])
+    assert board.p_values["tre"]["good", "poor"] == pytest.approx(wilcoxon(BASE + noise, BASE + 2, alternative="less").pvalue)
+    assert board.p_values["tre"]["good", "poor"] == pytest.approx(1 / 2**CASES)  # all eight differences point one way
+    assert board.p_values["tre"]["poor", "good"] > 0.99
+
+
+def test_equal_methods_share_a_rank() -> None:
+    board = build_board({"a": method(BASE), "b": method(BASE)})
+    assert [(row.rank, row.score) for row in board.rows] == [(1, 0.1), (1, 0.1)]
+    assert board.p_values["tre"]["a", "b"] == 1
+
+
+def test_few_cases_decide_nothing_but_the_mean_orders() -> None:
+    board = build_board({"b": method(BASE[:4] + 1), "a": method(BASE[:4])})
+    assert [(row.rank, row.method, row.score) for row in board.rows] == [(1, "a", 0.1), (2, "b", 0.1)]
+
+
+def test_a_missing_metric_scores_a_tenth() -> None:
+    incomplete = np.where(np.arange(CASES) == 3, np.nan, BASE - 0.5)
+    board = build_board({"incomplete": method(incomplete), "whole": method(BASE)})
+    assert {row.method: row.score for row in board.rows}["incomplete"] == 0.1
+
+
+def test_several_metrics_meet_in_their_geometric_mean() -> None:
+    """a wins by TRE, b by smoothness: each sqrt(1 · 0.1)."""
+    a = method(BASE, sdlogj=0.2)
+    b = method(BASE + 1, sdlogj=0.1)
+    board = build_board({"a": a, "b": b}, metrics=["tre", "sdlogj"])
+    assert [row.score for row in board.rows] == pytest.approx([math.sqrt(0.1)] * 2)
+
+
+def test_intervals_hold_the_mean_and_repeat() -> None:
+    board, again = (build_board({"a": method(BASE)}) for _ in range(2))
+    result = board.rows[0].results["tre"]
+    assert result.mean == pytest.approx(2)
+    assert result.low < 2 < result.high
+    assert (result.low, result.high) == (again.rows[0].results["tre"].low, again.rows[0].results["tre"].high)
+
+
+def test_the_unit_is_that_of_the_task() -> None:
+    assert build_board({"a": method(BASE)}).rows[0].results["tre"].mean == pytest.approx(2)
+    voxels = build_board({"a": method(BASE, task="COMULIS3DCLEM")})
+    assert voxels.unit == "voxels"
+    assert voxels.rows[0].results["tre"].mean == pytest.approx(4)
+
+
+@pytest.fixture
+def board() -> Board:
+    return build_board({"<b>bold</b>": method(BASE), "pipe|d": method(BASE + 1)}, published=True)
+
+
+def test_published_rows_are_shown_and_never_ranked(board: Board) -> None:
+    rows = list(csv.DictReader(io.StringIO(board_text(board, ".csv"))))
+    assert [row["rank"] for row in rows][:3] == ["1", "2", ""]
+    published = [row for row in rows if row["source"].startswith("published")]
+    assert ("MCBO", "2.224") in [(row["method"], row["tre"]) for row in published]
+    assert not any(row["rank"] or row["score"] for row in published)
+    assert build_board({"a": method(BASE)}).published == ()
+
+
+def test_names_are_escaped(board: Board) -> None:
+    page = board_text(board, ".html")
+    assert "<b>bold" not in page
+    assert "&lt;b&gt;bold" in page
+    assert r"pipe\|d" in board_text(board, ".md")
+
+
+def test_json_holds_everything(board: Board) -> None:
+    content = json.loads(board_text(board, ".json"))
+    assert content["rows"][0]["results"]["tre"]["per_case"] == pytest.approx(BASE.tolist())
+    assert content["p_values"]["tre"]["<b>bold</b> better than pipe|d"] < 0.05
+    assert len(content["cases"]) == CASES
