@@ -1,6 +1,7 @@
 """The container's entry: reads its arguments, says what is to be done, and leaves the doing to ``mcbo.runner``."""
 
 import math
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,8 +19,8 @@ from mcbo.progress import log, set_up_logging
 from mcbo.runner import Options, Outcome, run
 from mcbo.tasks import TASKS, find_config
 
-ALL_WRITTEN, BAD_INPUT, SOME_FAILED = 0, 1, 2
-"""Exit statuses."""
+ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED = 0, 1, 2, 143
+"""Exit statuses; the last is what a shell says of a program that SIGTERM ended (128 + 15)."""
 
 DEFAULT_TASK = next(iter(TASKS))
 """For a pair given by its paths, whose names tell no task."""
@@ -31,15 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program.
 
     Returns:
-        0 all displacements written; 1 bad input or usage, nothing started; 2 some pairs failed, the others are written.
+        0 all displacements written; 1 bad input or usage, nothing started; 2 some pairs failed, the others are written; 130
+        and 143 stopped by SIGINT and SIGTERM.
     """
     status: list[int] = []
+    # Without a handler, the first process of a container does not even notice SIGTERM.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         app(list(sys.argv[1:] if arguments is None else arguments), prog_name="process.py", obj=status)
     except SystemExit as stop:
         if status:
             return status[0]
         return BAD_INPUT if stop.code == 2 else int(stop.code or 0)  # 2 is typer's own status for wrong usage
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return ALL_WRITTEN
 
 
@@ -126,6 +132,9 @@ def process(
     warped: Annotated[
         bool, typer.Option("--warped", envvar="MCBO_WARPED", help="Also write the warped moving images.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", envvar="MCBO_OVERWRITE", help="Do again what an earlier run into --output has done.")
+    ] = False,
     demo: Annotated[
         bool, typer.Option("--demo", envvar="MCBO_DEMO", help="Make a small data set, register and score it. Needs no input.")
     ] = False,
@@ -151,6 +160,7 @@ def process(
             device=device,
             memory_gb=memory_gb,
             warped=warped,
+            overwrite=overwrite,
         )
         if demo:
             _check_alone(inputs)

@@ -1,6 +1,5 @@
 """The run: the only loop over cases, from files to files."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,16 +12,16 @@ from mcbo.config import Config, format_shape
 from mcbo.dataset import Case, Pair, wanted
 from mcbo.errors import InputError, McboError, MemoryBudgetError, OutputError
 from mcbo.field import shape_of, warp
-from mcbo.nifti import Image, prepare_folder, read_image, write_displacement, write_volume, write_whole
+from mcbo.nifti import Image, prepare_folder, read_image, write_displacement, write_volume
 from mcbo.pipeline import Registration, register
 from mcbo.progress import log, show_progress
+from mcbo.report import Entry, digest, is_done, read_entries, write_report
 from mcbo.runtime import (
     budget_bytes,
     describe_device,
     peak_meter,
     select_device,
     select_kernels,
-    versions,
     wait_for,
 )
 from mcbo.timing import StageTimer
@@ -41,6 +40,7 @@ class Options:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         memory_gb: what the tensors of a case may use; a share of what is free, if None.
         warped: also write the warped moving images.
+        overwrite: do again what an earlier run has done.
     """
 
     output: Path
@@ -50,6 +50,7 @@ class Options:
     device: str = "auto"
     memory_gb: float | None = None
     warped: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,14 @@ class _CaseResult:
     written: list[Path] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     started: bool = False
-    entry: dict[str, object] = field(default_factory=dict)
+    entry: Entry = field(default_factory=dict)
 
 
 def run(cases: Sequence[Case], config: Config, options: Options) -> Outcome:
     """Registers every case and writes displacements and a report; what fails does not stop the rest.
+
+    The report is written after each case, so that a run that was cut off can be taken up: a case whose inputs, config and
+    version are those of an earlier report, and whose files are as they were written, is not done again.
 
     Raises:
         DeviceError: if the device is not there.
@@ -88,38 +92,74 @@ def run(cases: Sequence[Case], config: Config, options: Options) -> Outcome:
     prepare_folder(options.output)
     log.info("device: %s", describe_device(device))
     log.info("preset %s, %d case(s), output to %s", config.name, len(cases), options.output)
+    report = options.output / options.report_name
+    entries = {} if options.overwrite else read_entries(report, config)
     results: dict[str, _CaseResult] = {}
+    failed: dict[str, str] = {}
     try:
         with show_progress(len(cases)) as view, peak_meter(device) as meter:
             for case in cases:
                 view.begin_case(case.name)
-                timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(device))
                 start = time.perf_counter()
-                result = results[case.name] = _run_case(case, config, options, device, timer)
-                seconds = time.perf_counter() - start
-                result.entry |= {"seconds": round(seconds, 3), "stages": _stages(timer)}
+                result = _done_before(case, entries.get(case.name), config, options)
+                if result is None:
+                    timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(device))
+                    result = _run_case(case, config, options, device, timer)
+                    result.entry |= {"seconds": round(time.perf_counter() - start, 3), "stages": _stages(timer)}
+                    state = "done" if not result.failed else "failed" if not result.written else "done in part"
+                    log.info("case %s: %s, %.1f s", case.name, state, time.perf_counter() - start)
+                results[case.name], entries[case.name] = result, result.entry
+                failed |= result.failed
+                write_report(report, entries, config, device)
                 view.end_case()
-                state = "done" if not result.failed else "failed" if not result.written else "done in part"
-                log.info("case %s: %s, %.1f s", case.name, state, seconds)
-    except KeyboardInterrupt:
-        log.error("interrupted after %d of %d case(s); what was written stays", len(results), len(cases))
+    except OutputError as error:  # of the report; displacements that cannot be written fail alone
+        log.error("%s", error)
+        failed[options.report_name] = str(error)
+    except (KeyboardInterrupt, SystemExit):
+        log.error("stopped after %d of %d case(s); what was written stays, the next run goes on", len(results), len(cases))
         raise
-    finally:
-        failed = {name: message for result in results.values() for name, message in result.failed.items()}
-        failed |= _write_report({name: result.entry for name, result in results.items()}, config, options, device)
     written = tuple(path for result in results.values() for path in result.written)
     return Outcome(written=written, failed=failed, started=any(result.started for result in results.values()))
+
+
+def _done_before(case: Case, entry: Entry | None, config: Config, options: Options) -> _CaseResult | None:
+    """The result of a case that an earlier run has done, or None if it has to be done."""
+    asked = wanted(case, options.movings)
+    outputs = [path for pair in asked for path in _outputs(pair, options)]
+    if entry is None or not is_done(entry, _digests(case, config, options), outputs):
+        return None
+    log.info("case %s: done before with the same input and config, skipped (--overwrite does it again)", case.name)
+    paths = [_outputs(pair, options)[0] for pair in asked]
+    return _CaseResult(written=paths, started=True, entry=entry)
+
+
+def _used(case: Case, config: Config, options: Options) -> Sequence[Pair]:
+    """The pairs whose moving images are read: where modalities are fused, those that are not asked for help the others."""
+    return case.pairs if config.modality_fusion else wanted(case, options.movings)
+
+
+def _digests(case: Case, config: Config, options: Options) -> dict[str, str | None]:
+    """SHA-256 of the input files of a case, None for those that cannot be read."""
+    return {str(path): digest(path) for path in (case.fixed, *(pair.moving for pair in _used(case, config, options)))}
+
+
+def _outputs(pair: Pair, options: Options) -> list[Path]:
+    """The files of a pair: its displacement and, if asked for, the warped moving image."""
+    paths = [options.output / f"{pair.field_name}{options.suffix}"]
+    if options.warped:
+        paths.append(options.output / f"warped_{pair.field_name.removeprefix('disp_')}.nii.gz")
+    return paths
 
 
 def _run_case(case: Case, config: Config, options: Options, device: torch.device, timer: StageTimer) -> _CaseResult:
     """Reads, registers and writes one case. A broken moving image costs its own displacement only."""
     asked = wanted(case, options.movings)
-    result = _CaseResult(entry={"fixed": str(case.fixed)})
+    result = _CaseResult()
     try:
         with timer.stage("read"):
+            result.entry["inputs"] = _digests(case, config, options)
             fixed = read_image(case.fixed)
-            # Where modalities are fused, those whose displacement is not asked for still help those whose is.
-            movings, refused = read_movings(case.pairs if config.modality_fusion else asked, fixed)
+            movings, refused = read_movings(_used(case, config, options), fixed)
         for message in refused.values():
             log.warning("case %s goes on without this image: %s", case.name, message)
         asked_and_read = [pair for pair in asked if pair.field_name in movings]
@@ -139,7 +179,8 @@ def _run_case(case: Case, config: Config, options: Options, device: torch.device
         result.failed = {pair.field_name: message for pair in asked}
     for name, message in result.failed.items():
         log.error("%s is not written: %s", name, message)
-    result.entry |= {"written": [path.name for path in result.written], "failed": result.failed}
+    files = [path for pair in asked if pair.field_name not in result.failed for path in _outputs(pair, options)]
+    result.entry |= {"written": {path.name: digest(path) for path in files}, "failed": result.failed}
     return result
 
 
@@ -210,14 +251,13 @@ def _write_pair(
     result: _CaseResult,
 ) -> None:
     """Writes what belongs to a pair and notes it in ``result``."""
-    path = options.output / f"{pair.field_name}{options.suffix}"
+    path, *warped_path = _outputs(pair, options)
     try:
         write_displacement(path, displacement, fixed.affine)
         result.written.append(path)
-        if options.warped:
+        if warped_path:
             warped = warp(movings[pair.field_name].volume.to(displacement.device), displacement)
-            name = f"warped_{pair.field_name.removeprefix('disp_')}.nii.gz"
-            write_volume(options.output / name, warped, fixed.affine)
+            write_volume(warped_path[0], warped, fixed.affine)
     except OutputError as error:
         result.failed[pair.field_name] = str(error)
 
@@ -227,24 +267,3 @@ def _stages(timer: StageTimer) -> dict[str, dict[str, float]]:
         name: {"seconds": round(record.seconds, 3), "peak_memory_mb": round(record.peak_bytes / 1e6)}
         for name, record in timer.records.items()
     }
-
-
-def _write_report(
-    entries: dict[str, dict[str, object]], config: Config, options: Options, device: torch.device
-) -> dict[str, str]:
-    """Writes the report; what failed of it, by name, if anything."""
-    report = {
-        "versions": versions(),
-        "device": describe_device(device),
-        "threads": torch.get_num_threads(),
-        "config": asdict(config),
-        "cases": entries,
-    }
-    path = options.output / options.report_name
-    try:
-        # File names may hold what no encoding can write, so everything outside ASCII is escaped.
-        write_whole(path, lambda file: file.write_text(json.dumps(report, indent=1) + "\n", encoding="ascii"))
-    except OutputError as error:
-        log.error("%s", error)
-        return {options.report_name: str(error)}
-    return {}

@@ -12,6 +12,7 @@ LAYERS: list[set[str]] = [
     {"field", "timing"},
     {"mind", "cost_volume", "convex", "consistency", "refinement", "fusion", "config", "kernels", "memory"},
     {"pipeline", "tasks", "dataset", "nifti", "runtime", "phantom", "progress", "figure"},
+    {"report"},
     {"runner"},
     {"demo"},
 ]
@@ -71,7 +72,7 @@ def test_the_judge_and_the_method_share_nothing() -> None:
     [
         ("nibabel", {"nifti"}),
         ("SimpleITK", {"nifti"}),
-        ("json", {"dataset", "runner", "demo"}),
+        ("json", {"dataset", "report", "demo"}),
         ("matplotlib", {"figure"}),
         ("rich", {"progress"}),
         ("scipy", {"phantom", "figure"}),

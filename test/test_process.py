@@ -6,6 +6,8 @@ import re
 import shlex
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ import pytest
 from helpers import write_dataset, write_nifti
 
 import process
-from mcbo import __version__, pipeline, runner
+from mcbo import __version__, demo, pipeline, runner
 from mcbo.nifti import read_displacement
 from mcbo.phantom import make_phantom
+from mcbo.report import read_entries
 
 SHAPE = (14, 12, 17)
 
@@ -218,7 +221,63 @@ def test_an_interrupted_run_reports_what_was_done(
     monkeypatch.setattr(runner, "register", interrupted)
     assert process.main([str(data), "--output", str(tmp_path)]) == 130
     assert list(json.loads((tmp_path / "report.json").read_text())["cases"]) == ["0098"]
-    assert "interrupted after 1 of 2 case(s)" in capsys.readouterr().err
+    assert "stopped after 1 of 2 case(s)" in capsys.readouterr().err
+
+
+def test_the_next_run_goes_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = [str(data), "--output", str(tmp_path), "--case", "0098"]
+    assert process.main(first) == 0
+    kept = tmp_path / "disp_0098_0000_0098_0001.nii.gz"
+    made = kept.stat().st_mtime_ns
+    assert process.main([str(data), "--output", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert "case 0098: done before" in output
+    assert "3 displacement(s) written" in output
+    assert kept.stat().st_mtime_ns == made
+    assert set(json.loads((tmp_path / "report.json").read_text())["cases"]) == {"0098", "0099"}
+    assert process.main([*first, "--overwrite"]) == 0
+    assert kept.stat().st_mtime_ns > made
+
+
+@pytest.mark.parametrize("change", ["input", "output", "config", "warped", "report"])
+def test_what_is_stale_is_done_again(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    dataset = broken_dataset(tmp_path, data, "none")
+    out = tmp_path / "out"
+    arguments = [str(dataset), "--output", str(out), "--case", "0099"]
+    assert process.main(arguments) == 0
+    if change == "input":
+        image = tmp_path / "imagesTr" / "ReMIND2Reg_0099_0001.nii.gz"
+        array = np.asarray(nibabel.load(image).dataobj).copy()  # type: ignore[attr-defined]
+        array[3, 3, 3] += 1
+        write_nifti(image, array)
+    elif change == "output":
+        (out / "disp_0099_0000_0099_0001.nii.gz").write_bytes(b"foreign")
+    elif change == "config":
+        monkeypatch.setattr(runner, "read_entries", lambda path, config: read_entries(path, replace(config, mind_radius=2)))
+    elif change == "warped":
+        arguments.append("--warped")
+    else:
+        (out / "report.json").write_text("{}")
+    assert process.main(arguments) == 0
+    assert "done before" not in capsys.readouterr().out
+    assert read_displacement(out / "disp_0099_0000_0099_0001.nii.gz").shape == (1, 3, *SHAPE)
+
+
+def test_sigterm_ends_the_run_and_leaves_whole_files(tmp_path: Path) -> None:
+    big = demo.write_dataset(make_phantom((64, 60, 56), wedge=True), tmp_path / "big")
+    command = [sys.executable, process.__file__, str(big), "--output", str(tmp_path / "out")]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    while "preset" not in running.stdout.readline():
+        pass
+    time.sleep(1)
+    running.terminate()
+    _, errors = running.communicate(timeout=10)
+    assert running.returncode == process.TERMINATED
+    assert errors == "ERROR: stopped after 0 of 1 case(s); what was written stays, the next run goes on\n"
+    assert files(tmp_path / "out") == []
 
 
 def run_alone(arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

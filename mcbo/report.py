@@ -1,0 +1,63 @@
+"""The report of a run: what was done, with what, how long it took; and what a later run need not do again."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcbo.config import Config
+from mcbo.nifti import write_whole
+from mcbo.runtime import describe_device, versions
+
+Entry = dict[str, Any]
+"""What the report says of a case; see ``runner.py``."""
+
+
+def write_report(path: Path, entries: Mapping[str, Entry], config: Config, device: torch.device) -> None:
+    """Writes the report, whole or not at all.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    content = {
+        "versions": versions(),
+        "device": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "config": asdict(config),
+        "cases": entries,
+    }
+    # File names may hold what no encoding can write, so everything outside ASCII is escaped.
+    write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii"))
+
+
+def read_entries(path: Path, config: Config) -> dict[str, Entry]:
+    """The cases of an earlier report, if it was made by this version with this config; else none."""
+    try:
+        content = json.loads(path.read_text(encoding="ascii"))
+        same = content["config"] == json.loads(json.dumps(asdict(config))) and content["versions"] == versions()
+        return dict(content["cases"]) if same else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no report of ours
+        return {}
+
+
+def digest(path: Path) -> str | None:
+    """SHA-256 of a file, or None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def is_done(entry: Entry | None, inputs: Mapping[str, str | None], outputs: list[Path]) -> bool:
+    """Whether a case need not be done again: the same inputs, and every output there, as it was written."""
+    if entry is None or entry.get("inputs") != inputs:
+        return False
+    written = entry.get("written")
+    return isinstance(written, dict) and all(
+        path.name in written and written[path.name] == digest(path) is not None for path in outputs
+    )
