@@ -1,6 +1,7 @@
 """``python -m evaluation score | validate | leaderboard | zero``: judge displacement fields in challenge format."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Annotated
 import typer
 
 from evaluation.leaderboard import build_board
-from evaluation.pairs import SPLITS, EvaluationError, read_pairs
+from evaluation.pairs import SPLITS, EvaluationError, read_json, read_pairs
 from evaluation.render import BOARD_SUFFIXES, board_markdown, board_text, scores_page
-from evaluation.settings import Settings, from_config, from_options
+from evaluation.settings import from_config, from_options
 from evaluation.submission import check, write_zero
 from evaluation.summary import Scores, score, to_official, to_table
-from evaluation.tasks import METRICS, PROGRAMS
+from evaluation.tasks import METRICS, PROGRAMS, find_task
 
 ALL_SCORED, BAD_INPUT, SOME_FAILED = 0, 1, 2
 """Exit statuses; ``validate`` uses the first two."""
@@ -53,10 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EvaluationError as error:
         typer.echo(f"ERROR: {error}", err=True)
         return BAD_INPUT
+    except BrokenPipeError:  # nobody reads on; what was asked for is written by then
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (for the interpreter's last flush)
+        return status[0] if status else ALL_SCORED
     except OSError as error:
-        typer.echo(f"ERROR: {error.filename}: cannot be written: {error.strerror}", err=True)
+        typer.echo(f"ERROR: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
         return BAD_INPUT
-    return ALL_SCORED
+    return status[0] if status else ALL_SCORED
 
 
 @app.callback()
@@ -90,12 +94,13 @@ def score_command(
     ] = None,
 ) -> None:
     """Score a submission: TRE, SDlogJ and foldings, Dice, HD95; per pair and over all. Status 2 if a pair has no score."""
+    _check_writable(output, csv, html)
+    _check_folder(predictions)
     settings = from_config(config, dataset) if config else from_options(_split(metrics))
     chosen = next((known for known in PROGRAMS if known == program), None)
     if program is not None and chosen is None:
         raise EvaluationError(f"--program: expected one of {', '.join(PROGRAMS)}, found {program!r}")
     scores = score(dataset, predictions, settings, split=_known(split), program=chosen)
-    _print_scores(scores)
     if output:
         _write(output, json.dumps(to_official(scores), indent=1, allow_nan=False) + "\n")
     if csv:
@@ -103,11 +108,33 @@ def score_command(
     if html:
         _write(html, scores_page(scores))
     context.obj.append(SOME_FAILED if len(scores.scored) < len(scores.pairs) else ALL_SCORED)
+    _print_scores(scores)
+
+
+def _check_writable(*paths: Path | None) -> None:
+    """Says before the work that a result cannot be written."""
+    for path in paths:
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EvaluationError(f"{path}: cannot be written: {error.strerror}") from error
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise EvaluationError(f"{path}: cannot be written there")
+
+
+def _check_folder(*folders: Path) -> None:
+    for folder in folders:
+        if not folder.is_dir():
+            raise EvaluationError(f"{folder}: expected a folder of displacements, found none")
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _print_scores(scores: Scores) -> None:
@@ -116,12 +143,13 @@ def _print_scores(scores: Scores) -> None:
             typer.echo(f"ERROR: {pair.pair.field_name} has no score: {pair.error}", err=True)
     table = to_table(scores).drop(columns="error", errors="ignore")
     names = [m.name for m in scores.settings.methods]
-    shown = [c for name in names for c in (f"{name}_initial", name) if c in table] + [
+    shown = [c for name in names for c in (f"{name}_initial", name, f"{name}_voxels") if c in table] + [
         c for c in ("folded_voxels",) if c in table
     ]
     if shown and len(scores.scored):
         table = table.loc[[pair.pair.field_name for pair in scores.scored], shown]
         table.loc["mean"] = table.mean()
+        typer.echo("TRE in mm" + (f"; {scores.task.name} counts it in voxels" if scores.task.unit == "voxels" else ""))
         typer.echo(table.round(3).to_string())
 
 
@@ -130,10 +158,10 @@ def validate(context: typer.Context, dataset: Dataset, predictions: Predictions,
     """Say what would make the organisers refuse a submission: every problem, one line each. Status 1 if there is one."""
     pairs = read_pairs(dataset, split=_known(split))
     problems = check(pairs, predictions)
+    context.obj.append(BAD_INPUT if problems else ALL_SCORED)
     for problem in problems:
         typer.echo(problem)
     typer.echo(f"{len(pairs)} pair(s), {len(problems)} problem(s)")
-    context.obj.append(BAD_INPUT if problems else ALL_SCORED)
 
 
 @app.command()
@@ -157,19 +185,21 @@ def leaderboard(
         if not (name and equals and folder) or name in folders:
             raise EvaluationError(f"expected methods as NAME=DIR, each name once, found {entry!r}")
         folders[name] = Path(folder)
+    _check_writable(output)
+    _check_folder(*folders.values())
+    task = find_task(str(read_json(dataset).get("name", "")))
     chosen = _split(metrics)
-    settings: Settings = from_options(chosen)
+    settings = from_options(task.ranked_by if chosen is None else chosen)
     scores = {name: score(dataset, folder, settings, split=_known(split)) for name, folder in folders.items()}
-    failed = False
-    for name, method in scores.items():
-        for pair in method.pairs:
-            if pair.error is not None:
-                failed = True
-                typer.echo(f"ERROR: {name}: {pair.pair.field_name} has no score: {pair.error}", err=True)
-    board = build_board(scores, metrics=chosen, published=published)
+    board = build_board(scores, metrics=chosen, published=split if published else None)
     _write(output, board_text(board, output.suffix))
-    typer.echo(board_markdown(board))
+    failed = [(name, pair) for name, method in scores.items() for pair in method.pairs if pair.error is not None]
     context.obj.append(SOME_FAILED if failed else ALL_SCORED)
+    for name, pair in failed:
+        typer.echo(f"ERROR: {name}: {pair.pair.field_name} has no score: {pair.error}", err=True)
+    if published and not board.published:
+        typer.echo(f"nothing published is known of {task.name}, --split {split}", err=True)
+    typer.echo(board_markdown(board))
 
 
 @app.command()

@@ -27,13 +27,15 @@ class Result:
 
     Attributes:
         per_case: one number per case, NaN where a case has none.
+        missing: how many have none.
         mean, std: over cases.
         low, high: bootstrap interval of the mean at ``CONFIDENCE``.
-        wins: methods that it beats significantly.
+        wins: methods that it beats significantly; none if a case is missing.
         score: from ``WORST_SCORE`` to 1.
     """
 
     per_case: Array
+    missing: int
     mean: float
     std: float
     low: float
@@ -73,17 +75,18 @@ class Board:
     published: tuple[Published, ...]
 
 
-def build_board(scores: dict[str, Scores], *, metrics: Sequence[str] | None = None, published: bool = False) -> Board:
+def build_board(scores: dict[str, Scores], *, metrics: Sequence[str] | None = None, published: str | None = None) -> Board:
     """Ranks methods.
 
     Per metric, each pair of methods is compared by a paired one-sided Wilcoxon signed-rank test over cases; p < 0.05 is a win.
     Wins are mapped linearly to scores from 0.1 (none) to 1 (against all others); a method that lacks a metric in a case gets
-    0.1. The rank follows from the geometric mean over metrics, and among equals from the mean of the first metric.
+    0.1. The rank follows from the geometric mean over metrics; among equals, fewer missing cases count, then the mean of the
+    first metric.
 
     Args:
         scores: of each method, on the same pairs.
         metrics: to rank by; those of the task, if None.
-        published: also give the published rows of the task.
+        published: also give the published rows of this split of the task.
     """
     first = next(iter(scores.values()))
     chosen = [METRICS[name] for name in metrics or first.task.ranked_by]
@@ -96,9 +99,10 @@ def build_board(scores: dict[str, Scores], *, metrics: Sequence[str] | None = No
     results = {method: {name: per_metric[name][method] for name in per_metric} for method in scores}
     score = {m: math.prod(r.score for r in rs.values()) ** (1 / len(rs)) for m, rs in results.items()}
 
-    def order(method: str) -> tuple[float, float]:
-        lead = results[method][chosen[0].option].mean
-        return -score[method], math.inf if math.isnan(lead) else -lead if chosen[0].higher_is_better else lead
+    def order(method: str) -> tuple[float, int, float]:
+        lead = results[method][chosen[0].option]
+        mean = math.inf if math.isnan(lead.mean) else -lead.mean if chosen[0].higher_is_better else lead.mean
+        return -score[method], lead.missing, mean
 
     ordered = sorted(scores, key=order)
     rank = {method: 1 + sum(order(other) < order(method) for other in scores) for method in scores}
@@ -108,15 +112,15 @@ def build_board(scores: dict[str, Scores], *, metrics: Sequence[str] | None = No
         cases=tuple(pair.pair.key for pair in first.pairs),
         rows=tuple(Row(rank[m], m, score[m], results[m]) for m in ordered),
         p_values=p_values,
-        published=first.task.published if published else (),
+        published=tuple(row for row in first.task.published if row.split == published),
     )
 
 
 def _per_case(scores: Scores, metric: Metric) -> Array:
     """One number per case; the TRE in the unit of the task."""
-    if metric.option == "tre" and scores.task.unit == "voxels":
-        return np.array([np.mean(pair.voxels) if pair.voxels else math.nan for pair in scores.pairs])
     names = [method.name for method in scores.settings.methods if method.metric == metric.option]
+    if metric.option == "tre" and scores.task.unit == "voxels":
+        return np.array([np.mean(pair.voxels[names[0]]) if pair.voxels else math.nan for pair in scores.pairs])
     return np.array([pair.mean(names[0]) if names else math.nan for pair in scores.pairs])
 
 
@@ -143,11 +147,12 @@ def _result(method: str, per_case: dict[str, Array], p_values: dict[tuple[str, s
     low, high = _interval(known)
     return Result(
         per_case=values,
+        missing=values.size - known.size,
         mean=float(known.mean()) if known.size else math.nan,
         std=float(known.std()) if known.size else math.nan,
         low=low,
         high=high,
-        wins=wins,
+        wins=wins if complete else 0,
         score=WORST_SCORE + (1 - WORST_SCORE) * wins / others if complete else WORST_SCORE,
     )
 

@@ -139,9 +139,15 @@ def dice(fixed: NDArray[np.integer], warped: NDArray[np.integer], labels: Sequen
 
 
 def hd95(fixed: NDArray[np.integer], warped: NDArray[np.integer], labels: Sequence[int]) -> list[float]:
-    """95th percentile of the Hausdorff distance of each label, in voxels (unit spacing, as the challenge has it)."""
+    """95th percentile of the Hausdorff distance of each label, in voxels (unit spacing, as the challenge has it).
+
+    Infinite for a label that is missing from one of the two.
+    """
     distances = []
     for label in labels:
+        if not (fixed == label).any() or not (warped == label).any():
+            distances.append(math.inf)
+            continue
         with warnings.catch_warnings():  # the library uses names that scipy has deprecated
             warnings.simplefilter("ignore", DeprecationWarning)
             surfaces = surface_distance.compute_surface_distances(fixed == label, warped == label, (1.0, 1.0, 1.0))

@@ -5,6 +5,7 @@ import math
 import re
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,11 @@ FIELD_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
 """The challenge asks for float32; float16 was its rule before 2022, in ``.npz`` files."""
 
 _NAME = re.compile(r"(?P<task>.+)_(?P<case>\d{4})_(?P<channel>\d{4})\.nii(\.gz)?")
-UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile)
+UNREADABLE = (
+    *(ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile),
+    *(MemoryError, RuntimeError),  # absurd sizes in a header; archives that are encrypted or oddly compressed
+)
+"""What the libraries raise at files that are broken in one way or another."""
 
 Array = NDArray[np.float64]
 
@@ -117,7 +122,7 @@ def pairs_of(listed: object, dataset: Path) -> list[Pair]:
         parse_name(pair.fixed)
         parse_name(pair.moving)
         pairs.append(pair)
-    return pairs
+    return list(dict.fromkeys(pairs))  # a pair that is listed twice counts once
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -188,42 +193,79 @@ def find_field(folder: Path, pair: Pair) -> Path:
     return found
 
 
-def load_field(path: Path) -> NDArray[np.generic]:
-    """What a displacement file holds, whatever its shape and type.
+@dataclass(frozen=True)
+class FieldFile:
+    """A displacement file, opened but not read.
+
+    Attributes:
+        path: of the file.
+        shape, dtype: of what it holds, as it is on disk.
+        read: gives the array.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[], NDArray[Any]]
+
+
+def open_field(path: Path) -> FieldFile:
+    """Opens a displacement file.
 
     Args:
         path: ``.nii.gz``, or ``.npz`` with one array.
 
     Raises:
-        EvaluationError: if it cannot be read.
+        EvaluationError: if it is neither.
     """
     try:
         if path.suffix == ".npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                array: NDArray[np.generic] = archive[archive.files[0]]
-                return array
-        return np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]  # not declared by the base class
-    except (*UNREADABLE, IndexError) as error:
+                if len(archive.files) != 1:
+                    listed = f" ({', '.join(archive.files)})" if archive.files else ""
+                    raise EvaluationError(f"{path}: expected one array, found {len(archive.files)}{listed}")
+                array: NDArray[Any] = archive[archive.files[0]]
+            return FieldFile(path, array.shape, array.dtype, lambda: array)
+        image: Any = nibabel.load(path)
+        return FieldFile(path, image.shape, image.get_data_dtype(), lambda: np.asanyarray(image.dataobj))
+    except UNREADABLE as error:
         raise EvaluationError(f"{path}: expected a whole displacement file, but it cannot be read: {error}") from error
+
+
+def load_field(file: FieldFile) -> NDArray[Any]:
+    """What a displacement file holds.
+
+    Raises:
+        EvaluationError: if it is cut off or broken.
+    """
+    try:
+        return file.read()
+    except UNREADABLE as error:
+        raise EvaluationError(f"{file.path}: expected a whole displacement file, but it cannot be read: {error}") from error
+
+
+def is_field_dtype(dtype: np.dtype[Any]) -> bool:
+    """Whether the challenge takes displacements of this type, in either byte order."""
+    return dtype.newbyteorder("=") in FIELD_DTYPES
 
 
 def read_field(path: Path, *, shape: tuple[int, int, int]) -> NDArray[np.float32]:
     """A displacement ``(H, W, D, 3)``, voxels, fixed to moving.
 
     Args:
-        path: as for ``load_field``.
+        path: as for ``open_field``.
         shape: of the fixed image.
 
     Raises:
         EvaluationError: if it is misshapen, not float32 (or float16), not finite, or cannot be read.
     """
-    array = load_field(path)
-    if array.shape != (*shape, 3):
-        hint = "; the components have to be the last axis" if array.shape == (3, *shape) else ""
-        raise EvaluationError(f"{path}: expected shape {(*shape, 3)}, found {array.shape}{hint}")
-    if array.dtype not in FIELD_DTYPES:
-        raise EvaluationError(f"{path}: expected float32, found {array.dtype}")
-    field = np.asarray(array, dtype=np.float32)
+    file = open_field(path)
+    if file.shape != (*shape, 3):
+        hint = "; the components have to be the last axis" if file.shape == (3, *shape) else ""
+        raise EvaluationError(f"{path}: expected shape {(*shape, 3)}, found {file.shape}{hint}")
+    if not is_field_dtype(file.dtype):
+        raise EvaluationError(f"{path}: expected float32, found {file.dtype}")
+    field = np.asarray(load_field(file), dtype=np.float32)
     broken = field.size - int(np.isfinite(field).sum())
     if broken:
         raise EvaluationError(f"{path}: expected finite displacements, found {broken} values that are NaN or infinite")

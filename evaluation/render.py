@@ -4,13 +4,14 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from evaluation.leaderboard import SIGNIFICANCE, Board
+from evaluation.leaderboard import SIGNIFICANCE, Board, Row
 from evaluation.summary import Scores, to_official
 from evaluation.tasks import METRICS
 
@@ -30,6 +31,7 @@ def scores_page(scores: Scores) -> str:
         {
             "name": pair.pair.field_name,
             "error": pair.error,
+            "notes": pair.notes,
             "metrics": {m.name: pair.mean(m.name) for m in scores.settings.methods if m.name in pair.values},
             "initial": float(np.mean(pair.initial[points])) if points in pair.initial else None,
             "plot": Markup(error_plot(pair.initial[points], pair.values[points])) if points in pair.initial else None,  # noqa: S704 (our own SVG)
@@ -37,9 +39,13 @@ def scores_page(scores: Scores) -> str:
         }
         for pair in scores.pairs
     ]
-    names = [m.name for m in scores.settings.methods if any(m.name in pair.values for pair in scores.pairs)]
+    aggregates: Any = official["aggregates"]
     return _pages.get_template("scores.html").render(
-        name=scores.task.name, aggregates=official["aggregates"], cases=cases, names=names, points=points
+        name=scores.task.name,
+        aggregates=aggregates,
+        cases=cases,
+        names=[method.name for method in scores.settings.methods if method.name in aggregates],
+        points=points,
     )
 
 
@@ -51,6 +57,7 @@ def board_page(board: Board) -> str:
         rule=_ranking_rule(board),
         significance=SIGNIFICANCE,
         p_values=_named_p_values(board),
+        measured=[_measured(row, board) for row in board.rows],
     )
 
 
@@ -62,9 +69,9 @@ def board_table(board: Board) -> pd.DataFrame:
         for name, result in row.results.items():
             line |= {name: result.mean, f"{name}_std": result.std, f"{name}_low": result.low, f"{name}_high": result.high}
             line[f"{name}_wins"] = result.wins
-        rows.append(line | {"source": "measured here"})
+        rows.append(line | {"source": _measured(row, board)})
     rows += [
-        {"method": p.method, "tre": p.mean, "tre_std": p.std, "source": f"published: {p.cases}; {p.source}"}
+        {"method": p.method, "tre": p.mean, "tre_std": p.std, "source": f"published: {p.split}; {p.source}"}
         for p in board.published
     ]
     return pd.DataFrame(rows).astype({"rank": "Int64"})
@@ -77,11 +84,11 @@ def board_markdown(board: Board) -> str:
     lines = [f"# {board.name}: {len(board.cases)} pairs", "", _line(head), _line("---" for _ in head)]
     for row in board.rows:
         results = [f"{_fixed(r.mean)} ± {_fixed(r.std)} ({_fixed(r.low)} to {_fixed(r.high)})" for r in row.results.values()]
-        lines.append(_line([str(row.rank), row.method, *results, _fixed(row.score), "measured here"]))
+        lines.append(_line([str(row.rank), row.method, *results, _fixed(row.score), _measured(row, board)]))
     for p in board.published:
         spread = f" ± {_fixed(p.std)}" if p.std is not None else ""
         cells = [f"{_fixed(p.mean)}{spread}" if name == "tre" else "" for name in titles]
-        lines.append(_line(["–", p.method, *cells, "", f"published: {p.cases}; {p.source}"]))
+        lines.append(_line(["–", p.method, *cells, "", f"published: {p.split}; {p.source}"]))
     return "\n".join([*lines, "", _ranking_rule(board), ""])
 
 
@@ -105,6 +112,11 @@ def board_text(board: Board, suffix: str) -> str:
 BOARD_SUFFIXES = (".html", ".md", ".csv", ".json")
 
 
+def _measured(row: Row, board: Board) -> str:
+    missing = max(result.missing for result in row.results.values())
+    return "measured here" + (f", on {len(board.cases) - missing} of {len(board.cases)} pairs" if missing else "")
+
+
 def _metric_titles(board: Board) -> dict[str, str]:
     units = {"tre": f", {board.unit}", "hd95": ", voxels"}
     names = board.rows[0].results if board.rows else {}
@@ -119,11 +131,12 @@ def _named_p_values(board: Board) -> dict[str, dict[str, float]]:
 
 
 def _ranking_rule(board: Board) -> str:
-    few = " With fewer than 5 cases no difference can be significant." if len(board.cases) < 5 else ""
+    few = " With fewer than 5 pairs no difference can be significant." if len(board.cases) < 5 else ""
     return (
-        "Per metric, methods are compared by paired one-sided Wilcoxon signed-rank tests over cases; "
+        "Per metric, methods are compared by paired one-sided Wilcoxon signed-rank tests over pairs (two modalities of one "
+        "patient count as two); "
         f"p < {SIGNIFICANCE:g} is a win. Wins are mapped to scores from 0.1 to 1; the rank follows from their geometric mean "
-        "over metrics, and among equals from the mean of the first metric. Intervals: 95 % bootstrap of the mean over cases."
+        "over metrics; among equals fewer missing pairs count, then the mean. Intervals: 95 % bootstrap of the mean over pairs."
         f"{few} Published rows are ranked against none."
     )
 
@@ -135,7 +148,7 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple | np.ndarray):
         return [_plain(item) for item in value]
     if isinstance(value, float):
-        return None if math.isnan(value) else float(value)
+        return float(value) if math.isfinite(value) else None
     return value
 
 
@@ -144,4 +157,4 @@ def _fixed(value: float) -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"

@@ -1,5 +1,6 @@
 """The score of one pair: every metric that its data allow."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +28,9 @@ class PairScore:
             is missing from an image.
         labels: per method name, which labels the numbers belong to.
         initial: per method name, the landmark errors without any displacement.
-        initial_voxels, voxels: landmark errors of the first TRE in voxels instead of mm.
+        initial_voxels, voxels: per method name, landmark errors in voxels instead of mm.
         regularity: of the displacement, if asked for.
+        notes: what a reader of the score should know.
     """
 
     pair: Pair
@@ -36,15 +38,16 @@ class PairScore:
     values: dict[str, list[float]] = field(default_factory=dict)
     labels: dict[str, list[int]] = field(default_factory=dict)
     initial: dict[str, list[float]] = field(default_factory=dict)
-    initial_voxels: list[float] = field(default_factory=list)
-    voxels: list[float] = field(default_factory=list)
+    initial_voxels: dict[str, list[float]] = field(default_factory=dict)
+    voxels: dict[str, list[float]] = field(default_factory=dict)
     regularity: Regularity | None = None
+    notes: list[str] = field(default_factory=list)
 
     def mean(self, name: str) -> float:
-        """Mean of a method's numbers, labels that are missing left out; NaN if there are none."""
+        """Mean of a method's numbers, labels that are missing left out; NaN if there are none, or if it is infinite."""
         values = np.array(self.values.get(name, ()), dtype=np.float64)
         values = values[~np.isnan(values)]
-        return float(values.mean()) if values.size else float("nan")
+        return float(values.mean()) if values.size and np.isfinite(values).all() else math.nan
 
 
 def score_pair(pair: Pair, predictions: Path, settings: Settings) -> PairScore:
@@ -74,9 +77,8 @@ def _score_points(score: PairScore, method: Method, displacement: Field, shape: 
     _, spacing_mm = read_grid(score.pair.moving)
     score.initial[method.name] = landmark_errors(None, fixed, moving, spacing_mm).tolist()
     score.values[method.name] = landmark_errors(displacement, fixed, moving, spacing_mm).tolist()
-    if not score.voxels:
-        score.initial_voxels = landmark_errors(None, fixed, moving, np.ones(3)).tolist()
-        score.voxels = landmark_errors(displacement, fixed, moving, np.ones(3)).tolist()
+    score.initial_voxels[method.name] = landmark_errors(None, fixed, moving, np.ones(3)).tolist()
+    score.voxels[method.name] = landmark_errors(displacement, fixed, moving, np.ones(3)).tolist()
 
 
 def read_point_pairs(fixed_path: Path, moving_path: Path, shape: Shape) -> tuple[Array, Array]:
@@ -99,7 +101,11 @@ def _score_regularity(score: PairScore, displacement: Field, settings: Settings)
     mask = None
     if settings.masked and mask_path.exists():
         mask = read_volume(mask_path, displacement.shape[:3]) != 0
+    elif settings.masked:
+        score.notes.append(f"SDlogJ is that of the whole volume: there is no mask {mask_path.name}")
     score.regularity = regularity(displacement, mask)
+    if math.isnan(score.regularity.sd_log_jacobian):
+        score.notes.append("no SDlogJ: no voxel of the volume, less two at each face, is in the mask")
     for method in settings.methods:
         if method.metric == "sdlogj":
             score.values[method.name] = [score.regularity.sd_log_jacobian]
@@ -117,8 +123,13 @@ def _score_overlaps(score: PairScore, methods: Sequence[Method], displacement: F
         labels = list(method.labels) if method.labels is not None else sorted(int(n) for n in there if n != 0)
         measure = dice if method.metric == "dice" else hd95
         # A label that one of the two images lacks says nothing of the registration: not a number, as official.
-        score.values[method.name] = [measure(fixed, warped, [n])[0] if n in there else float("nan") for n in labels]
+        score.values[method.name] = [measure(fixed, warped, [n])[0] if n in there else math.nan for n in labels]
         score.labels[method.name] = labels
+        missing = [n for n in labels if n not in there]
+        if missing or not labels:
+            score.notes.append(f"{method.name}: labels {missing or 'of any kind'} are not in both images, and do not count")
+        if any(map(math.isinf, score.values[method.name])):
+            score.notes.append(f"{method.name}: no number, because a label was moved out of the volume (infinite distance)")
 
 
 def read_volume(path: Path, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -132,5 +143,7 @@ def read_volume(path: Path, shape: tuple[int, ...]) -> NDArray[np.float64]:
     except UNREADABLE as error:
         raise EvaluationError(f"{path}: expected an image, but it cannot be read: {error}") from error
     if volume.shape != shape:
-        raise EvaluationError(f"{path}: expected shape {shape}, that of the displacement, found {volume.shape}")
+        raise EvaluationError(f"{path}: expected shape {shape}, that of the fixed image, found {volume.shape}")
+    if not np.isfinite(volume).all():
+        raise EvaluationError(f"{path}: expected finite values, found some that are NaN or infinite")
     return volume

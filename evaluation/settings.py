@@ -50,11 +50,14 @@ def from_options(metrics: Sequence[str] | None) -> Settings:
     Raises:
         EvaluationError: for an unknown name.
     """
+    if metrics is not None and not metrics:
+        raise EvaluationError(f"--metrics: expected some of {', '.join(METRICS)}, found none")
     for name in metrics or ():
         if name not in METRICS:
             raise EvaluationError(f"--metrics: expected some of {', '.join(METRICS)}, found {name!r}")
     return Settings(
-        methods=tuple(Method(option, METRICS[option].name) for option in metrics or METRICS), required=metrics is not None
+        methods=tuple(Method(option, METRICS[option].name) for option in dict.fromkeys(metrics or METRICS)),
+        required=metrics is not None,
     )
 
 
@@ -87,6 +90,9 @@ def from_config(path: Path, dataset: Path) -> Settings:
                 f"{path}: expected evaluation methods with a metric out of {', '.join(METRICS)}, found {entry!r}"
             ) from error
         methods.append(method)
+    names = [method.name for method in methods]
+    if len(set(names)) < len(names):
+        raise EvaluationError(f"{path}: expected evaluation methods with names of their own, found {', '.join(names)}")
     pairs = content.get("eval_pairs")
     name = content.get("task_name")
     return Settings(

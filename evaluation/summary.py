@@ -76,7 +76,9 @@ def to_table(scores: Scores) -> pd.DataFrame:
             row |= _columns(pair, method)
         rows[pair.pair.field_name] = row | {"error": pair.error}
     table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.dropna(axis="columns", how="all")
+    if "folded_voxels" in table:
+        table["folded_voxels"] = table["folded_voxels"].astype("Int64")
+    return table.drop(columns=[name for name in table if name != "error" and table[name].isna().all()])
 
 
 def _columns(pair: PairScore, method: Method) -> dict[str, object]:
@@ -85,7 +87,8 @@ def _columns(pair: PairScore, method: Method) -> dict[str, object]:
         initial, errors = np.array(pair.initial[name]), np.array(pair.values[name])
         columns = {f"{name}_initial": initial.mean(), name: errors.mean(), f"{name}_std": errors.std()}
         columns |= {f"{name}_p{p}": np.percentile(errors, p) for p in PERCENTILES}
-        return columns | {f"{name}_worst": errors.max(), f"{name}_improved": float((errors < initial).mean())}
+        columns |= {f"{name}_worst": errors.max(), f"{name}_improved": float((errors < initial).mean())}
+        return columns | {f"{name}_voxels": np.mean(pair.voxels[name])}
     if method.metric == "sdlogj" and pair.regularity is not None:
         r = pair.regularity
         return {
@@ -106,7 +109,7 @@ def to_official(scores: Scores) -> dict[str, object]:
             continue
         aggregates[method.name] = _aggregate(scores, method, means)
         if method.metric == "sdlogj":
-            regular = [score.regularity for score in scores.scored if score.regularity]
+            regular = [s.regularity for s in scores.scored if s.regularity and not math.isnan(s.mean(method.name))]
             aggregates["num_foldings"] = _mean_std_30([r.official_foldings for r in regular], REMIND2REG_QUANTILE_30)
             aggregates["folded_voxels"] = _mean_std_30([r.folded_voxels for r in regular], REMIND2REG_QUANTILE_30)
             aggregates["folded_fraction"] = _mean_std_30([r.folded_fraction for r in regular], REMIND2REG_QUANTILE_30)
@@ -115,7 +118,6 @@ def to_official(scores: Scores) -> dict[str, object]:
         "aggregates": aggregates,
         "cases": {score.pair.key: _case(score, scores.settings.methods) for score in scores.pairs},
         "eval_version": EVAL_VERSION,
-        "unit": "mm",
         "failed": {score.pair.key: score.error for score in scores.pairs if score.error is not None},
     }
 
@@ -130,14 +132,16 @@ def _aggregate(scores: Scores, method: Method, means: NDArray[np.float64]) -> di
     }
     if method.metric == "tre":
         initial = [np.mean(score.initial[method.name]) for score in scores.scored if method.name in score.initial]
-        pooled = [(score.initial[method.name], score.values[method.name]) for score in scores.scored if score.values]
+        pooled = [(s.initial[method.name], s.values[method.name]) for s in scores.scored if method.name in s.initial]
         before, after = (np.concatenate([np.array(pair[i]) for pair in pooled]) for i in (0, 1))
         result |= {
+            "unit": "mm",
             "initial_mean": float(np.mean(initial)),
             "initial_std": float(np.std(initial)),
             "landmarks": _distribution(before, after),
         }
-        voxels = [(np.mean(s.initial_voxels), np.mean(s.voxels)) for s in scores.scored if s.voxels]
+        known = [s for s in scores.scored if method.name in s.voxels]
+        voxels = [(np.mean(s.initial_voxels[method.name]), np.mean(s.voxels[method.name])) for s in known]
         result |= dict(zip(("initial_mean_voxels", "mean_voxels"), map(float, np.mean(voxels, axis=0)), strict=True))
     return result
 
@@ -179,12 +183,14 @@ def _case(score: PairScore, methods: Sequence[Method]) -> dict[str, object]:
         if method.metric == "sdlogj" and score.regularity is not None:
             official = score.regularity.official_foldings
             case["num_foldings"] = {"mean": official, "detailed": official}
-            case["folded"] = {k: v for k, v in asdict(score.regularity).items() if k.startswith("folded")}
+            case["folded"] = {k: _number(v) for k, v in asdict(score.regularity).items() if k.startswith("folded")}
+    if score.notes:
+        case["notes"] = score.notes
     if score.error is not None:
         case["error"] = score.error
     return case
 
 
 def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
-    return None if math.isnan(value) else value
+    """JSON knows neither NaN nor infinity."""
+    return value if math.isfinite(value) else None

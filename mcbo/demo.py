@@ -51,12 +51,12 @@ def run_demo(options: Options, *, config: Config) -> Outcome:
     return outcome
 
 
-def write_dataset(phantom: Phantom, folder: Path) -> Path:
-    """Writes a phantom as a Learn2Reg dataset folder; returns the path of its JSON."""
+def write_dataset(phantom: Phantom, folder: Path, *, case: str = CASE) -> Path:
+    """Writes a phantom as a case of a Learn2Reg dataset folder; returns the path of its JSON."""
     affine: NDArray[np.float64] = np.diag([SPACING_MM] * 3 + [1.0])
     images = zip(CHANNELS, (phantom.fixed, phantom.cet1, phantom.t2), strict=True)
     for channel, image in images:
-        name = f"{TASK}_{CASE}_{channel}"
+        name = f"{TASK}_{case}_{channel}"
         write_volume(folder / "imagesTr" / f"{name}.nii.gz", image, affine)
         points = phantom.fixed_landmarks if channel == "0000" else phantom.moving_landmarks
         table = pd.DataFrame(points)
@@ -65,7 +65,7 @@ def write_dataset(phantom: Phantom, folder: Path) -> Path:
             lambda file, table=table: table.to_csv(file, header=False, index=False, float_format="%.3f"),  # type: ignore[misc]
         )
     pairs = [
-        {"fixed": f"./imagesTr/{TASK}_{CASE}_0000.nii.gz", "moving": f"./imagesTr/{TASK}_{CASE}_{channel}.nii.gz"}
+        {"fixed": f"./imagesTr/{TASK}_{case}_0000.nii.gz", "moving": f"./imagesTr/{TASK}_{case}_{channel}.nii.gz"}
         for channel in CHANNELS
         if channel != "0000"
     ]

@@ -254,6 +254,67 @@ def test_labels_and_masks_are_used_where_they_are(dataset: Path) -> None:
     assert masked["aggregates"]["DSC"]["mean"] == found["aggregates"]["DSC"]["mean"]
 
 
+def test_a_label_moved_out_of_the_volume_has_no_distance(dataset: Path) -> None:
+    labels = np.zeros((24, 26, 28), np.uint8)
+    labels[4:10, 4:10, 4:10] = 1
+    for channel in ("0000", "0001", "0002"):
+        write_nifti(dataset.parent / "labelsTr" / f"ReMIND2Reg_0001_{channel}.nii.gz", labels)
+    write_nifti(dataset.parents[1] / "predictions" / f"{SECOND}.nii.gz", np.full((24, 26, 28, 3), 100, np.float32))
+    html = dataset.parents[1] / "a.html"
+    found = scores(dataset, "--html", str(html))
+    second = found["cases"]["0001_0000<--0001_0002"]
+    assert (second["HD95"]["mean"], second["DSC"]["mean"]) == (None, 0)
+    assert "moved out of the volume" in second["notes"][0]
+    assert found["aggregates"]["HD95"]["cases"] == 1
+    assert "moved out of the volume" in html.read_text()
+
+
+def test_pairs_may_lack_what_is_not_asked_for(dataset: Path) -> None:
+    """Of one pair the landmarks are missing, labels have nothing in common: all else is scored, and every file is written."""
+    for channel, label in (("0000", 1), ("0002", 2)):
+        labels = np.zeros((24, 26, 28), np.uint8)
+        labels[4:10, 4:10, 4:10] = label
+        write_nifti(dataset.parent / "labelsTr" / f"ReMIND2Reg_0001_{channel}.nii.gz", labels)
+    write_nifti(dataset.parent / "labelsTr" / "ReMIND2Reg_0001_0001.nii.gz", labels)
+    (dataset.parent / "landmarksTr" / "ReMIND2Reg_0001_0002.csv").unlink()
+    (dataset.parent / "landmarksTr" / "ReMIND2Reg_0001_0000.csv").unlink()
+    (dataset.parent / "landmarksTr" / "ReMIND2Reg_0001_0001.csv").unlink()
+    html = dataset.parents[1] / "a.html"
+    found = scores(dataset, "--html", str(html))
+    assert set(found["aggregates"]) == {"LogJacDetStd", "num_foldings", "folded_voxels", "folded_fraction"}
+    assert "are not in both images" in html.read_text()
+
+
+def test_a_volume_too_thin_for_determinants_says_so(tmp_path: Path) -> None:
+    for channel in ("0000", "0001"):
+        write_nifti(tmp_path / "data" / "imagesTr" / f"T_0001_{channel}.nii.gz", np.zeros((4, 9, 9), np.float32))
+    write_nifti(tmp_path / "predictions" / f"{FIRST}.nii.gz", np.zeros((4, 9, 9, 3), np.float32))
+    entry = {"fixed": "./imagesTr/T_0001_0000.nii.gz", "moving": "./imagesTr/T_0001_0001.nii.gz"}
+    dataset = tmp_path / "data" / "T_dataset.json"
+    dataset.write_text(json.dumps({"name": "T", "registration_val": [entry, entry]}))
+    found = scores(dataset)
+    assert found["aggregates"] == {}
+    assert list(found["cases"]) == ["0001_0000<--0001_0001"]  # listed twice, counted once
+    assert "no SDlogJ" in found["cases"]["0001_0000<--0001_0001"]["notes"][0]
+
+
+def test_archives_hold_one_array_and_headers_may_lie(tmp_path: Path) -> None:
+    np.savez(tmp_path / "two.npz", a=np.zeros(3), b=np.zeros(3))
+    np.savez(tmp_path / "none.npz")
+    with pytest.raises(EvaluationError, match=r"two\.npz: expected one array, found 2 \(a, b\)"):
+        read_field(tmp_path / "two.npz", shape=SHAPE)
+    with pytest.raises(EvaluationError, match=r"none\.npz: expected one array, found 0$"):
+        read_field(tmp_path / "none.npz", shape=SHAPE)
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((32000, 32000, 32000, 3))
+    header["vox_offset"] = 352
+    (tmp_path / "huge.nii").write_bytes(header.binaryblock + bytes(100))
+    with pytest.raises(EvaluationError, match=r"expected shape \(5, 6, 7, 3\), found \(32000, 32000, 32000, 3\)"):
+        read_field(tmp_path / "huge.nii", shape=SHAPE)
+    swapped = write_nifti(tmp_path / "big.nii.gz", np.zeros((*SHAPE, 3), ">f4"))
+    assert read_field(swapped, shape=SHAPE).shape == (*SHAPE, 3)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -276,8 +337,10 @@ def test_configs_that_are_none(dataset: Path, capsys: pytest.CaptureFixture[str]
         (["score", "--metrics", "tre,ssim"], "--metrics: expected some of tre, sdlogj, dice, hd95, found 'ssim'"),
         (["score", "--split", "dev"], "--split: expected one of val, test, train, found 'dev'"),
         (["score", "--program", "mine"], "--program: expected one of remind2reg, l2r, found 'mine'"),
-        (["score", "--csv", "/proc/none/a.csv"], "cannot be written"),
+        (["score", "--csv", "/proc/none/a.csv"], "/proc/none/a.csv: cannot be written"),
+        (["score", "--metrics", ""], "--metrics: expected some of tre, sdlogj, dice, hd95, found none"),
         (["validate", "--split", "test"], "expected pairs under registration_test"),
+        (["leaderboard", "a=nowhere", "--output", "a.html"], "nowhere: expected a folder of displacements, found none"),
         (["leaderboard", "a", "--output", "a.html"], "expected methods as NAME=DIR, each name once, found 'a'"),
         (["leaderboard", "a=b", "a=c", "--output", "a.html"], "each name once, found 'a=c'"),
         (
@@ -326,6 +389,19 @@ def test_every_problem_is_told_at_once(dataset: Path, capsys: pytest.CaptureFixt
     assert len(found) == 4
 
 
+def test_a_broken_file_may_have_several_problems(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = dataset.parents[1] / "predictions" / f"{SECOND}.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.full((3, 24, 26, 28), np.nan), np.diag([2, 2, 2, 1])), path)
+    found = problems(dataset, capsys)
+    for part in ("move the components", "expected float32", "expected the affine", "expected finite values"):
+        assert any(part in line for line in found), part
+
+
+def test_the_fixed_image_itself_may_be_missing(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (dataset.parent / "imagesTr" / "ReMIND2Reg_0001_0000.nii.gz").unlink()
+    assert all("complete the data set" in line for line in problems(dataset, capsys))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -341,7 +417,7 @@ def test_broken_files_come_with_a_remedy(dataset: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("landmarks", [True, False])
-@pytest.mark.parametrize("mistake", ["millimeters", "reverse the last axis", "from moving to fixed"])
+@pytest.mark.parametrize("mistake", ["millimeters", "components (2, 1, 0)", "components (1, 0, 2)", "from moving to fixed"])
 def test_likely_mistakes_are_suspected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], mistake: str, landmarks: bool
 ) -> None:
@@ -361,7 +437,12 @@ def test_likely_mistakes_are_suspected(
     if landmarks:
         (points / "T_0001_0000.csv").write_text("20,20,20\n10,30,30\n")
         (points / "T_0001_0001.csv").write_text("26,20,17\n16,30,27\n")
-    wrong = {"millimeters": field * 0.5, "reverse the last axis": field[..., ::-1], "from moving to fixed": -field}[mistake]
+    wrong = {
+        "millimeters": field * 0.5,
+        "components (2, 1, 0)": field[..., ::-1],
+        "components (1, 0, 2)": field[..., [1, 0, 2]],
+        "from moving to fixed": -field,
+    }[mistake]
     nibabel.save(nibabel.Nifti1Image(wrong, affine), tmp_path / "predictions" / f"{FIRST}.nii.gz")
     entry = {"fixed": "./imagesTr/T_0001_0000.nii.gz", "moving": "./imagesTr/T_0001_0001.nii.gz"}
     dataset = tmp_path / "data" / "T_dataset.json"

@@ -1,0 +1,43 @@
+# The base only has to bring Python 3.11 or newer: torch's wheels carry their own CUDA libraries, and the driver is the host's.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
+# Which GPUs and drivers the image runs on is decided by the torch wheel. The default index serves torch 2.13.0 for CUDA 13,
+# which needs a driver of 580 or newer. A build for CUDA 12 runs with drivers from 525 (NVIDIA, "CUDA minor version
+# compatibility") on the same GPUs, T4 (sm_75) to H100 (sm_90): give the address of such an index here where drivers are older.
+ARG TORCH_INDEX_URL=""
+COPY requirements.txt /tmp/requirements.txt
+RUN python3 -m venv /opt/venv \
+ && if [ -n "${TORCH_INDEX_URL}" ]; then \
+      /opt/venv/bin/pip install --no-cache-dir --index-url "${TORCH_INDEX_URL}" "$(grep '^torch==' /tmp/requirements.txt)"; \
+    fi \
+ && /opt/venv/bin/pip install --no-cache-dir -r /tmp/requirements.txt \
+ # headers are for compilers, and there is none
+ && rm -rf /opt/venv/lib/python3.*/site-packages/torch/include
+
+FROM ${BASE_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="MCBO" \
+      org.opencontainers.image.description="Multimodal 3D image registration for the Learn2Reg tasks ReMIND2Reg and COMULIS3DCLEM" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.grand-challenge.api-method="exec"
+# Only /tmp and /output can be written where this runs, and the user has no home.
+ENV PATH=/opt/venv/bin:${PATH} \
+    HOME=/tmp \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    NUMBA_CACHE_DIR=/tmp/numba \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+WORKDIR /opt/app
+COPY --from=build /opt/venv /opt/venv
+COPY LICENSE process.py ./
+COPY evaluation evaluation
+COPY mcbo mcbo
+RUN python -m compileall -q .
+USER 65532:65532
+ENTRYPOINT ["python", "process.py"]

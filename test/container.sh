@@ -1,0 +1,238 @@
+#!/usr/bin/env bash
+# Builds the image and runs it as the organisers do: no network, read-only root, no capabilities, memory capped, any user.
+# usage: test/container.sh      PYTHON=… an interpreter with requirements.txt installed, for the run outside the container
+#                               EXPORT=file.tar.gz also makes the tarball that grand-challenge.org takes
+# Uses Docker where a daemon answers; else podman on a Debian base made here (as root on Debian; installs what it needs).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+python=${PYTHON:-$root/.venv/bin/python}
+lab=$(mktemp -d /var/tmp/mcbo-container.XXXXXX)
+image=localhost/mcbo:test
+step() { echo "[+${SECONDS}s] $*"; }
+fail() { echo "FAILED: $*" >&2; exit 1; }
+
+build_options=()
+if docker info >/dev/null 2>&1; then
+  engine=docker
+else
+  engine=podman
+  if ! command -v podman >/dev/null || ! command -v runc >/dev/null || ! command -v mmdebstrap >/dev/null; then
+    step "install podman"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends podman runc mmdebstrap >/dev/null
+  fi
+  # runc: crun refuses hybrid control groups. Limits: podman's defaults are above what a root without CAP_SYS_RESOURCE may set.
+  processes=$(ulimit -Hu); if [ "$processes" = unlimited ] || [ "$processes" -gt 32768 ]; then processes=32768; fi
+  files=$(ulimit -Hn); if [ "$files" = unlimited ]; then files=1048576; fi
+  cat > "$lab/containers.conf" <<C
+[containers]
+default_ulimits = ["nofile=$files:$files", "nproc=$processes:$processes"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+C
+  printf '[storage]\ndriver = "overlay"\ngraphroot = "%s/graph"\nrunroot = "%s/run"\n' "$lab" "$lab" > "$lab/storage.conf"
+  export CONTAINERS_CONF=$lab/containers.conf CONTAINERS_STORAGE_CONF=$lab/storage.conf
+fi
+cleanup() {
+  $engine ps -aq --filter "ancestor=$image" 2>/dev/null | xargs -r $engine rm -f >/dev/null 2>&1 || true
+  $engine rmi -f "$image" >/dev/null 2>&1 || true
+  if [ $engine = podman ]; then podman rmi -af >/dev/null 2>&1 || true; fi
+  rm -rf "$lab"
+}
+trap cleanup EXIT
+
+if [ $engine = podman ]; then
+  step "make the base"
+  mmdebstrap --quiet --variant=minbase --include=ca-certificates,python3,python3-venv,python3-pip bookworm "$lab/base.tar"
+  podman import -q "$lab/base.tar" localhost/base:test >/dev/null
+  rm "$lab/base.tar"
+  # This host's pip settings go into the build, whatever they are: a pip.conf, and the local folders it names.
+  "$python" - "$lab" > "$lab/mounts" <<'P'
+import ast, os, subprocess, sys
+lab, settings, mounts = sys.argv[1], {}, {}
+listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+for line in listed.splitlines():
+    key, _, value = line.partition("=")
+    settings.setdefault(key.rsplit(".", 1)[1], ast.literal_eval(value))
+for key, value in settings.items():
+    for word in value.split():
+        path = word.removeprefix("file://")
+        if not path.startswith("/") or not os.path.exists(path):
+            continue
+        if key == "cert":
+            mounts[path] = settings[key] = "/run/ci/ca.crt"
+        else:
+            folder = os.path.dirname(path) if path.rstrip("/").endswith("/simple") else path
+            mounts[folder] = folder
+with open(f"{lab}/pip.conf", "w") as file:
+    file.write("[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
+mounts[f"{lab}/pip.conf"] = "/etc/pip.conf"
+print("\n".join(f"--volume={source}:{target}:ro" for source, target in mounts.items()))
+P
+  mapfile -t build_options < "$lab/mounts"
+  build_options+=(--pull=never --network host --build-arg BASE_IMAGE=localhost/base:test)
+fi
+
+step "build with $engine"
+started=$SECONDS
+$engine build "${build_options[@]}" -t "$image" . > "$lab/build.log" 2>&1 || { tail -40 "$lab/build.log"; fail "build"; }
+size=$($engine image inspect "$image" --format '{{.Size}}')
+step "built in $((SECONDS - started)) s, $((size / 1000000)) MB"
+[ "$size" -lt 2000000000 ] || [ -n "${ALLOW_LARGE:-}" ] || fail "expected an image for CPU torch under 2 GB"
+user=$($engine image inspect "$image" --format '{{.Config.User}}')
+case $user in [1-9]*) ;; *) fail "expected a numeric user that is not root, found '$user'" ;; esac
+
+limits=(--network none --read-only --tmpfs /tmp:size=512m --cap-drop ALL --security-opt no-new-privileges
+  --memory 8g --memory-swap 8g --shm-size 128m --pids-limit 512)
+new() { mkdir -p "$lab/$1"; chmod 777 "$lab/$1"; echo "$lab/$1"; }
+# run INPUT OUTPUT [engine options] -- [program arguments]
+run() {
+  local input=$1 output=$2 options=(); shift 2
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do options+=("$1"); shift; done
+  if [ $# -gt 0 ]; then shift; fi
+  timeout 600 $engine run --rm "${limits[@]}" -v "$input:/input:ro" -v "$output:/output" "${options[@]}" "$image" "$@"
+}
+same() { "$python" - "$@" <<'P' || fail "expected the same fields in $*"
+import sys
+from pathlib import Path
+import nibabel
+import numpy as np
+first, *others = map(Path, sys.argv[1:])
+names = sorted(path.name for path in first.glob("disp_*.nii.gz"))
+assert names, f"no field in {first}"
+for other in others:
+    assert sorted(path.name for path in other.glob("disp_*.nii.gz")) == names, other
+    for name in names:
+        a, b = (np.asarray(nibabel.load(folder / name).dataobj) for folder in (first, other))
+        assert a.dtype == b.dtype == np.float32 and np.array_equal(a, b), f"{other / name} differs"
+P
+}
+
+step "make data: three cases, two moving modalities; and small ones to spoil"
+data=$lab/data
+"$python" - "$data" "$lab/small" <<'P'
+import json, sys
+from pathlib import Path
+from mcbo.demo import write_dataset
+from mcbo.phantom import make_phantom
+for folder, shape in zip(sys.argv[1:], ((44, 40, 48), (14, 12, 16))):
+    pairs = []
+    for seed in (1, 2, 3):
+        path = write_dataset(make_phantom(shape, seed=seed, wedge=True), Path(folder), case=f"{seed:04d}")
+        content = json.loads(path.read_text())
+        pairs += content["registration_val"]
+    path.write_text(json.dumps(content | {"registration_val": pairs}))
+P
+json=ReMIND2Reg_dataset.json
+
+step "outside the container"
+outside=$(new outside)
+"$python" process.py "$data/$json" --output "$outside" --device cpu > "$lab/outside.log"
+
+step "no argument, as ReMIND2Reg"
+plain=$(new plain); run "$data" "$plain" > "$lab/plain.log" 2> "$lab/plain.err"
+[ ! -s "$lab/plain.err" ] || fail "expected nothing on stderr, found $(cat "$lab/plain.err")"
+step "another user, no home"
+other=$(new other); run "$data" "$other" --user 12345:12345 -e HOME=/nonexistent > /dev/null
+step "JSON as the argument, as Learn2Reg"
+named=$(new named); run "$data" "$named" -v "$data:/somewhere:ro" -v "$named:/else" -- "/somewhere/$json" --output /else > /dev/null
+same "$outside" "$plain" "$other" "$named"
+echo "identical fields: outside, image's user, user 12345, JSON mode"
+
+step "images alone, one modality by environment"
+single=$(new single); run "$data/imagesTr" "$single" -e MCBO_MOVING=0001 -e MCBO_CASE=0002 > /dev/null
+[ "$(ls "$single")" = "disp_0002_0000_0002_0001.nii.gz
+report.json" ] || fail "MCBO_MOVING=0001: $(ls "$single")"
+step "three paths, as PSMAReg"
+paths=$(new paths); run "$data" "$paths" --user 23456:23456 -- \
+  /input/imagesTr/ReMIND2Reg_0001_0000.nii.gz /input/imagesTr/ReMIND2Reg_0001_0001.nii.gz /output/field.nii.gz > /dev/null
+[ -s "$paths/field.nii.gz" ] || fail "three paths: no field"
+step "demo"
+shown=$(new shown); run "$data" "$shown" -- --demo > "$lab/demo.log"
+grep "mean TRE" "$lab/demo.log"
+step "scores by the image's own evaluation"
+run "$data" "$plain" --entrypoint python -- -m evaluation score --dataset "/input/$json" --predictions /output --output /output/metrics.json
+
+step "refused: the same sentence and status as outside"
+# refuse NAME: the broken data set $lab/bad, inside and outside
+refuse() {
+  local inside=0 without=0 out; out=$(new "refused-$1"); new "refused-$1-outside" > /dev/null
+  run "$lab/bad" "$out" "${@:2}" > /dev/null 2> "$lab/inside.err" || inside=$?
+  (cd "$root" && "$python" process.py --input "$lab/bad" --output "$lab/refused-$1-outside" --device cpu) \
+    > /dev/null 2> "$lab/without.err" || without=$?
+  sed -i "s#$lab/bad#/input#g" "$lab/without.err"
+  if [ $inside -eq 0 ] || [ $inside -ne $without ] || ! diff "$lab/inside.err" "$lab/without.err"; then fail "refused input '$1': $inside, outside $without"; fi
+  echo "  $1: status $inside: $(head -1 "$lab/inside.err" | cut -c 1-150)"
+  rm -rf "$lab/bad"
+}
+for kind in 4d empty cut nan inf constant shape missing tiny rgb; do
+  cp -r "$lab/small" "$lab/bad"
+  "$python" - "$lab/bad/imagesTr/ReMIND2Reg_0002_0001.nii.gz" $kind <<'P'
+import sys
+from pathlib import Path
+import nibabel
+import numpy as np
+path, kind = Path(sys.argv[1]), sys.argv[2]
+image = nibabel.load(path)
+array, whole = np.asarray(image.dataobj).copy(), path.read_bytes()
+path.unlink()
+if kind == "empty":
+    path.touch()
+elif kind == "cut":
+    path.write_bytes(whole[: len(whole) // 2])
+elif kind != "missing":
+    array[0, 0, 0] = {"nan": np.nan, "inf": np.inf}.get(kind, 0)
+    array = {"4d": np.stack([array] * 2, -1), "constant": array * 0, "shape": array[1:], "tiny": array[:4]}.get(kind, array)
+    if kind == "rgb":
+        array = np.zeros(array.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), path)
+P
+  refuse $kind
+done
+cp -r "$lab/small" "$lab/bad"; sed -i 's/"name": "ReMIND2Reg"/"name": "Brains"/' "$lab/bad/$json"; refuse unknown-task
+cp -r "$lab/small" "$lab/bad"; echo '{' > "$lab/bad/$json"; refuse broken-json
+mkdir "$lab/bad"; refuse nothing
+status=0; timeout 100 $engine run --rm "${limits[@]}" -v "$data:/input:ro" "$image" 2> "$lab/unwritable.err" > /dev/null || status=$?
+[ $status -eq 1 ] && [ "$(wc -l < "$lab/unwritable.err")" -eq 1 ] || fail "unwritable output: status $status, $(cat "$lab/unwritable.err")"
+echo "  unwritable output: status 1: $(cat "$lab/unwritable.err")"
+
+step "SIGTERM"
+stopped=$(new stopped)
+$engine run -d --name stopped "${limits[@]}" -v "$data:/input:ro" -v "$stopped:/output" "$image" > /dev/null
+for _ in $(seq 60); do [ -n "$(ls "$stopped")" ] && break; sleep 0.5; done
+before=$SECONDS; $engine stop -t 10 stopped > /dev/null; took=$((SECONDS - before))
+status=$($engine inspect stopped --format '{{.State.ExitCode}}'); $engine rm stopped > /dev/null
+[ "$status" = 143 ] && [ $took -lt 10 ] || fail "expected status 143 within 10 s, found $status after $took s"
+run "$data" "$stopped" > "$lab/resumed.log"
+grep -q "done before" "$lab/resumed.log" || fail "expected the next run to go on"
+same "$outside" "$stopped"
+echo "status 143 after $took s; the next run went on and wrote the same fields"
+
+step "SIGKILL, ten times"
+killed=$(new killed)
+for round in $(seq 10); do
+  $engine run -d --name killed "${limits[@]}" -v "$data:/input:ro" -v "$killed:/output" "$image" --overwrite > /dev/null
+  sleep "$((2 + RANDOM % 12)).$((RANDOM % 10))"
+  $engine kill -s KILL killed > /dev/null 2>&1 || true
+  $engine rm -f killed > /dev/null
+  for file in "$killed"/disp_*.nii.gz; do [ ! -e "$file" ] || gzip -t "$file" || fail "round $round: $file is cut off"; done
+  [ ! -e "$killed/report.json" ] || "$python" -m json.tool "$killed/report.json" > /dev/null || fail "round $round: report"
+done
+run "$data" "$killed" > /dev/null
+same "$outside" "$killed"
+[ -z "$(find "$killed" -name '.partial-*')" ] || echo "  note: unfinished files of killed runs: $(find "$killed" -name '.partial-*' | wc -l)"
+echo "no file was ever cut off; the last run wrote the same fields"
+
+if [ -n "${EXPORT:-}" ]; then
+  step "export"
+  if [ $engine = podman ]; then podman save --format docker-archive "$image"; else docker save "$image"; fi | gzip -1 > "$EXPORT"
+  ls -l "$EXPORT"
+fi
+peak=$("$python" -c "
+import json
+cases = json.load(open('$plain/report.json'))['cases'].values()
+print(max(stage['peak_memory_mb'] for case in cases for stage in case['stages'].values()))")
+step "passed: image $((size / 1000000)) MB, peak memory of a 44×40×48 case $peak MB"
