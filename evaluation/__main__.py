@@ -143,9 +143,9 @@ def _print_scores(scores: Scores) -> None:
             typer.echo(f"ERROR: {pair.pair.field_name} has no score: {pair.error}", err=True)
     table = to_table(scores).drop(columns="error", errors="ignore")
     names = [m.name for m in scores.settings.methods]
-    shown = [c for name in names for c in (f"{name}_initial", name, f"{name}_voxels") if c in table] + [
-        c for c in ("folded_voxels",) if c in table
-    ]
+    kinds = ("{}_initial", "{}", "{}_voxels") if scores.task.unit == "voxels" else ("{}_initial", "{}")
+    columns = [*(kind.format(name) for name in names for kind in kinds), "folded_voxels"]
+    shown = [column for column in columns if column in table]
     if shown and len(scores.scored):
         table = table.loc[[pair.pair.field_name for pair in scores.scored], shown]
         table.loc["mean"] = table.mean()

@@ -5,8 +5,7 @@
 # Uses Docker where a daemon answers; else podman on a Debian base made here (as root on Debian; installs what it needs).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-root=$PWD
-python=${PYTHON:-$root/.venv/bin/python}
+python=${PYTHON:-$PWD/.venv/bin/python}
 lab=$(mktemp -d /var/tmp/mcbo-container.XXXXXX)
 image=localhost/mcbo:test
 step() { echo "[+${SECONDS}s] $*"; }
@@ -157,11 +156,11 @@ step "scores by the image's own evaluation"
 run "$data" "$plain" --entrypoint python -- -m evaluation score --dataset "/input/$json" --predictions /output --output /output/metrics.json
 
 step "refused: the same sentence and status as outside"
-# refuse NAME: the broken data set $lab/bad, inside and outside
+# refuse NAME [program arguments]: the broken data set $lab/bad, inside and outside
 refuse() {
   local inside=0 without=0 out; out=$(new "refused-$1"); new "refused-$1-outside" > /dev/null
-  run "$lab/bad" "$out" "${@:2}" > /dev/null 2> "$lab/inside.err" || inside=$?
-  (cd "$root" && "$python" process.py --input "$lab/bad" --output "$lab/refused-$1-outside" --device cpu) \
+  run "$lab/bad" "$out" -- "${@:2}" > /dev/null 2> "$lab/inside.err" || inside=$?
+  "$python" process.py --input "$lab/bad" --output "$lab/refused-$1-outside" --device cpu "${@:2}" \
     > /dev/null 2> "$lab/without.err" || without=$?
   sed -i "s#$lab/bad#/input#g" "$lab/without.err"
   if [ $inside -eq 0 ] || [ $inside -ne $without ] || ! diff "$lab/inside.err" "$lab/without.err"; then fail "refused input '$1': $inside, outside $without"; fi
@@ -185,12 +184,12 @@ elif kind == "cut":
     path.write_bytes(whole[: len(whole) // 2])
 elif kind != "missing":
     array[0, 0, 0] = {"nan": np.nan, "inf": np.inf}.get(kind, 0)
-    array = {"4d": np.stack([array] * 2, -1), "constant": array * 0, "shape": array[1:], "tiny": array[:4]}.get(kind, array)
+    array = {"4d": np.stack([array] * 2, -1), "constant": np.zeros_like(array), "shape": array[1:], "tiny": array[:4]}.get(kind, array)
     if kind == "rgb":
         array = np.zeros(array.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nibabel.save(nibabel.Nifti1Image(array, image.affine), path)
 P
-  refuse $kind
+  refuse $kind --case 0002
 done
 cp -r "$lab/small" "$lab/bad"; sed -i 's/"name": "ReMIND2Reg"/"name": "Brains"/' "$lab/bad/$json"; refuse unknown-task
 cp -r "$lab/small" "$lab/bad"; echo '{' > "$lab/bad/$json"; refuse broken-json
