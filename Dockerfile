@@ -1,10 +1,12 @@
-# The base only has to bring Python 3.11 or newer: torch's wheels carry their own CUDA libraries, and the driver is the host's.
+# The base only has to bring Python 3.11 or newer with venv and pip: torch's wheels carry their own CUDA libraries, and the
+# driver is the host's.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
-# Which GPUs and drivers the image runs on is decided by the torch wheel. The default index serves torch 2.13.0 for CUDA 13,
-# which needs a driver of 580 or newer. A build for CUDA 12 runs with drivers from 525 (NVIDIA, "CUDA minor version
-# compatibility") on the same GPUs, T4 (sm_75) to H100 (sm_90): give the address of such an index here where drivers are older.
+# Which GPUs and drivers the image runs on is decided by the torch wheel. The default index serves builds for CUDA 13, which need
+# a driver of 580 or newer. A build for CUDA 12 runs with drivers from 525 (NVIDIA, "CUDA minor version compatibility") on the
+# same GPUs, T4 (sm_75) to H100 (sm_90): the widest range. Whoever has such drivers gives the address of PyTorch's own index
+# here; it is no default, because the image has to build wherever only the default index can be reached.
 ARG TORCH_INDEX_URL=""
 COPY requirements.txt /tmp/requirements.txt
 RUN python3 -m venv /opt/venv \
@@ -16,14 +18,6 @@ RUN python3 -m venv /opt/venv \
  && rm -rf /opt/venv/lib/python3.*/site-packages/torch/include
 
 FROM ${BASE_IMAGE}
-ARG VERSION=0.1.0
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="MCBO" \
-      org.opencontainers.image.description="Multimodal 3D image registration for the Learn2Reg tasks ReMIND2Reg and COMULIS3DCLEM" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.grand-challenge.api-method="exec"
 # Only /tmp and /output can be written where this runs, and the user has no home.
 ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/tmp \
@@ -38,6 +32,15 @@ COPY --from=build /opt/venv /opt/venv
 COPY LICENSE process.py ./
 COPY evaluation evaluation
 COPY mcbo mcbo
-RUN python -m compileall -q .
+# Modes come from whoever made the clone; any user has to read it.
+RUN chmod -R a+rX . && python -m compileall -q .
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="MCBO" \
+      org.opencontainers.image.description="Multimodal 3D image registration for the Learn2Reg tasks ReMIND2Reg and COMULIS3DCLEM" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.grand-challenge.api-method="exec"
 USER 65532:65532
 ENTRYPOINT ["python", "process.py"]

@@ -1,12 +1,19 @@
 """The container's entry: reads its arguments, says what is to be done, and leaves the doing to ``mcbo.runner``."""
 
 import math
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
+
+if __name__ == "__main__":
+    # Until main() takes over: the first process of a container does not even notice SIGTERM without a handler, and the imports
+    # below take seconds.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import typer
 
@@ -16,7 +23,7 @@ from mcbo.dataset import SPLITS, Dataset, open_input, select_cases, single_pair
 from mcbo.errors import InputError, McboError
 from mcbo.nifti import FORMATS
 from mcbo.progress import log, set_up_logging
-from mcbo.runner import Options, Outcome, run
+from mcbo.runner import Options, Outcome, output_files, run
 from mcbo.tasks import TASKS, find_config
 
 ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED = 0, 1, 2, 143
@@ -36,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         and 143 stopped by SIGINT and SIGTERM.
     """
     status: list[int] = []
-    # Without a handler, the first process of a container does not even notice SIGTERM.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         app(list(sys.argv[1:] if arguments is None else arguments), prog_name="process.py", obj=status)
     except SystemExit as stop:
@@ -45,8 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return status[0]
         return BAD_INPUT if stop.code == 2 else int(stop.code or 0)  # 2 is typer's own status for wrong usage
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return ALL_WRITTEN
+
+
+def _stop(number: int, _: object) -> None:
+    """Ends the run in order; what is asked again meanwhile is not heard, so that clearing up is not cut short."""
+    for other in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(TERMINATED)
 
 
 def _print_version(asked: bool) -> None:
@@ -206,12 +222,13 @@ def _three_paths(inputs: Sequence[str], options: Options) -> tuple[Dataset, Opti
         raise InputError(f"{output_file}: expected an output file ending in .nii.gz, .nii or .npz")
     if options.movings:
         raise InputError("--moving: expected no channel, since the moving image is given by its path")
-    for path in (fixed, moving):
-        if path.exists() and output_file.exists() and path.samefile(output_file):
-            raise InputError(f"{output_file}: expected another output file than an input, which would be lost")
     stem = output_file.name.removesuffix(suffix)
     written = replace(options, output=output_file.parent, suffix=suffix, report_name=f"{stem}.report.json")
-    return single_pair(fixed, moving, output_file), written
+    dataset = single_pair(fixed, moving, output_file)
+    for target in output_files(dataset.cases[0].pairs[0], written):
+        if target.exists() and any(path.exists() and path.samefile(target) for path in (fixed, moving)):
+            raise InputError(f"{target}: expected another output file than an input, which would be lost")
+    return dataset, written
 
 
 def _choose_config(dataset: Dataset, task: str | None, preset: str | None, *, optional: bool) -> Config:

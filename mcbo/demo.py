@@ -15,7 +15,7 @@ from mcbo.config import Config
 from mcbo.dataset import read_json
 from mcbo.errors import InputError
 from mcbo.figure import draw_case
-from mcbo.nifti import read_displacement, write_volume, write_whole
+from mcbo.nifti import prepare_folder, read_displacement, write_volume, write_whole
 from mcbo.phantom import Phantom, make_phantom
 from mcbo.runner import Options, Outcome, run
 
@@ -37,6 +37,7 @@ def run_demo(options: Options, *, config: Config) -> Outcome:
     """
     if options.movings:
         raise InputError("--demo: expected no --moving, since the demo shows both modalities")
+    prepare_folder(options.output)
     phantom = make_phantom(SHAPE, wedge=True)
     dataset = write_dataset(phantom, options.output / "dataset")
     results = options.output / "results"

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import secrets
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -20,6 +22,9 @@ from mcbo.types import Displacement, Volume
 
 FORMATS = ("nii.gz", "npz")
 """What displacements are written as."""
+
+_PARTIAL = ".partial-"
+_STALE_AFTER_S = 3600.0
 
 _UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile)
 
@@ -133,13 +138,18 @@ def prepare_folder(folder: Path) -> None:
     Raises:
         OutputError: if not.
     """
-    probe = folder / f".writable-{os.getpid()}"
+    probe = folder / f".writable-{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
+        for left in folder.glob(f"{_PARTIAL}*"):  # by a run that was killed in mid-write
+            if time.time() - left.stat().st_mtime > _STALE_AFTER_S:
+                left.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: results cannot be written there: {error.strerror or error}") from error
+        raise OutputError(
+            f"{folder}: results cannot be written there by user {os.getuid()}: {error.strerror or error}"
+        ) from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -148,7 +158,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OutputError: if that fails.
     """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    # The suffix has to stay. A process number would not do: in every container it is 1.
+    partial = path.with_name(f"{_PARTIAL}{secrets.token_hex(4)}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)

@@ -13,6 +13,9 @@ from mcbo.config import Config
 from mcbo.nifti import write_whole
 from mcbo.runtime import describe_device, versions
 
+_DECIDING = ("mcbo", "torch", "cuda")
+"""Versions on which a result depends; a new kernel or cluster node makes no old result stale."""
+
 Entry = dict[str, Any]
 """What the report says of a case; see ``runner.py``."""
 
@@ -38,9 +41,12 @@ def read_entries(path: Path, config: Config) -> dict[str, Entry]:
     """The cases of an earlier report, if it was made by this version with this config; else none."""
     try:
         content = json.loads(path.read_text(encoding="ascii"))
-        same = content["config"] == json.loads(json.dumps(asdict(config))) and content["versions"] == versions()
-        return dict(content["cases"]) if same else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no report of ours
+        here = versions()
+        same = content["config"] == json.loads(json.dumps(asdict(config))) and all(
+            content["versions"][name] == here[name] for name in _DECIDING
+        )
+        return {name: entry for name, entry in content["cases"].items() if isinstance(entry, dict)} if same else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # no report of ours
         return {}
 
 

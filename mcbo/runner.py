@@ -1,5 +1,6 @@
 """The run: the only loop over cases, from files to files."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from mcbo.report import Entry, digest, is_done, read_entries, write_report
 from mcbo.runtime import (
     budget_bytes,
     describe_device,
+    is_gpu_unused,
     peak_meter,
     select_device,
     select_kernels,
@@ -93,7 +95,9 @@ def run(cases: Sequence[Case], config: Config, options: Options) -> Outcome:
     log.info("device: %s", describe_device(device))
     log.info("preset %s, %d case(s), output to %s", config.name, len(cases), options.output)
     report = options.output / options.report_name
-    entries = {} if options.overwrite else read_entries(report, config)
+    entries = read_entries(report, config)
+    if options.device == "auto" and is_gpu_unused(device):
+        log.warning("an NVIDIA driver is here, but this build of torch cannot use it: the CPU is used (see the README, Submit)")
     results: dict[str, _CaseResult] = {}
     failed: dict[str, str] = {}
     try:
@@ -108,13 +112,16 @@ def run(cases: Sequence[Case], config: Config, options: Options) -> Outcome:
                     result.entry |= {"seconds": round(time.perf_counter() - start, 3), "stages": _stages(timer)}
                     state = "done" if not result.failed else "failed" if not result.written else "done in part"
                     log.info("case %s: %s, %.1f s", case.name, state, time.perf_counter() - start)
-                results[case.name], entries[case.name] = result, result.entry
+                results[case.name] = result
+                entries[case.name] = _merged(entries.get(case.name), result.entry)
                 failed |= result.failed
-                write_report(report, entries, config, device)
+                try:
+                    write_report(report, entries, config, device)
+                except OutputError as error:  # told once; displacements may still be writable
+                    if options.report_name not in failed:
+                        log.error("%s", error)
+                    failed[options.report_name] = str(error)
                 view.end_case()
-    except OutputError as error:  # of the report; displacements that cannot be written fail alone
-        log.error("%s", error)
-        failed[options.report_name] = str(error)
     except (KeyboardInterrupt, SystemExit):
         log.error("stopped after %d of %d case(s); what was written stays, the next run goes on", len(results), len(cases))
         raise
@@ -125,12 +132,22 @@ def run(cases: Sequence[Case], config: Config, options: Options) -> Outcome:
 def _done_before(case: Case, entry: Entry | None, config: Config, options: Options) -> _CaseResult | None:
     """The result of a case that an earlier run has done, or None if it has to be done."""
     asked = wanted(case, options.movings)
-    outputs = [path for pair in asked for path in _outputs(pair, options)]
-    if entry is None or not is_done(entry, _digests(case, config, options), outputs):
+    outputs = [path for pair in asked for path in output_files(pair, options)]
+    if options.overwrite or entry is None or not is_done(entry, _digests(case, config, options), outputs):
         return None
     log.info("case %s: done before with the same input and config, skipped (--overwrite does it again)", case.name)
-    paths = [_outputs(pair, options)[0] for pair in asked]
+    paths = [output_files(pair, options)[0] for pair in asked]
     return _CaseResult(written=paths, started=True, entry=entry)
+
+
+def _merged(earlier: Entry | None, entry: Entry) -> Entry:
+    """What the report says of a case: of the same input, files that earlier runs wrote for other channels or formats stay."""
+    if earlier is None or earlier is entry or earlier.get("inputs") != entry.get("inputs"):
+        return entry
+    failed = {
+        name: text for name, text in earlier.get("failed", {}).items() if not any(name in file for file in entry["written"])
+    }
+    return entry | {"written": earlier.get("written", {}) | entry["written"], "failed": failed | entry["failed"]}
 
 
 def _used(case: Case, config: Config, options: Options) -> Sequence[Pair]:
@@ -143,7 +160,7 @@ def _digests(case: Case, config: Config, options: Options) -> dict[str, str | No
     return {str(path): digest(path) for path in (case.fixed, *(pair.moving for pair in _used(case, config, options)))}
 
 
-def _outputs(pair: Pair, options: Options) -> list[Path]:
+def output_files(pair: Pair, options: Options) -> list[Path]:
     """The files of a pair: its displacement and, if asked for, the warped moving image."""
     paths = [options.output / f"{pair.field_name}{options.suffix}"]
     if options.warped:
@@ -177,11 +194,26 @@ def _run_case(case: Case, config: Config, options: Options, device: torch.device
         result.started = not isinstance(error, InputError | MemoryBudgetError)
         message = str(error) if isinstance(error, McboError) else f"{case.fixed}: {error or type(error).__name__}"
         result.failed = {pair.field_name: message for pair in asked}
-    for name, message in result.failed.items():
-        log.error("%s is not written: %s", name, message)
-    files = [path for pair in asked if pair.field_name not in result.failed for path in _outputs(pair, options)]
-    result.entry |= {"written": {path.name: digest(path) for path in files}, "failed": result.failed}
+    for pair in asked:
+        if pair.field_name in result.failed:
+            log.error("%s is not written: %s", pair.field_name, result.failed[pair.field_name])
+            for path in output_files(pair, options):
+                _remove(path)
+    files = [path for pair in asked if pair.field_name not in result.failed for path in output_files(pair, options)]
+    result.entry |= {
+        "device": describe_device(device),
+        "written": {path.name: digest(path) for path in files},
+        "failed": result.failed,
+    }
     return result
+
+
+def _remove(path: Path) -> None:
+    """Takes away what an earlier run left under the name of a result that this run owes: it might be taken for this run's."""
+    if path.is_file():
+        with contextlib.suppress(OSError):
+            path.unlink()
+            log.warning("%s of an earlier run is removed", path)
 
 
 def read_movings(pairs: Sequence[Pair], fixed: Image) -> tuple[dict[str, Image], dict[str, str]]:
@@ -251,7 +283,7 @@ def _write_pair(
     result: _CaseResult,
 ) -> None:
     """Writes what belongs to a pair and notes it in ``result``."""
-    path, *warped_path = _outputs(pair, options)
+    path, *warped_path = output_files(pair, options)
     try:
         write_displacement(path, displacement, fixed.affine)
         result.written.append(path)

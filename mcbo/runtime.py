@@ -50,6 +50,11 @@ def describe_device(device: torch.device) -> str:
     return f"cpu ({_processor()}, {torch.get_num_threads()} threads; no GPU in use)"
 
 
+def is_gpu_unused(device: torch.device) -> bool:
+    """Whether the CPU is used although the machine has an NVIDIA driver: an old one, or a torch without CUDA."""
+    return device.type == "cpu" and Path("/proc/driver/nvidia/version").exists()
+
+
 def select_kernels(device: torch.device) -> Kernels:
     """The fastest kernels that run on a device."""
     del device  # one implementation so far, for all devices

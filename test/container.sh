@@ -4,6 +4,7 @@
 #                               EXPORT=file.tar.gz also makes the tarball that grand-challenge.org takes
 # Uses Docker where a daemon answers; else podman on a Debian base made here (as root on Debian; installs what it needs).
 set -euo pipefail
+if [ -n "${EXPORT:-}" ]; then EXPORT=$(realpath "$EXPORT"); fi
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$PWD/.venv/bin/python}
 lab=$(mktemp -d /var/tmp/mcbo-container.XXXXXX)
@@ -36,10 +37,19 @@ C
   export CONTAINERS_CONF=$lab/containers.conf CONTAINERS_STORAGE_CONF=$lab/storage.conf
 fi
 cleanup() {
+  local status=$?
+  if [ $status -ne 0 ]; then
+    echo "FAILED with status $status; the last logs:"
+    find "$lab" -maxdepth 1 \( -name '*.err' -o -name '*.log' \) -size +0 -printf '%T@ %p\n' | sort -n | tail -3 | cut -d' ' -f2 |
+      while read -r log; do echo "--- $(basename "$log")"; tail -15 "$log"; done
+  fi
+  # What containers wrote belongs to their users, which only a root may delete.
+  $engine run --rm --user 0 --entrypoint rm -v "$lab:/lab" "$image" -rf /lab/shown /lab/plain >/dev/null 2>&1 || true
   $engine ps -aq --filter "ancestor=$image" 2>/dev/null | xargs -r $engine rm -f >/dev/null 2>&1 || true
   $engine rmi -f "$image" >/dev/null 2>&1 || true
   if [ $engine = podman ]; then podman rmi -af >/dev/null 2>&1 || true; fi
-  rm -rf "$lab"
+  rm -rf "$lab" 2>/dev/null || true
+  exit $status
 }
 trap cleanup EXIT
 
@@ -200,29 +210,38 @@ echo "  unwritable output: status 1: $(cat "$lab/unwritable.err")"
 
 step "SIGTERM"
 stopped=$(new stopped)
-$engine run -d --name stopped "${limits[@]}" -v "$data:/input:ro" -v "$stopped:/output" "$image" > /dev/null
-for _ in $(seq 60); do [ -n "$(ls "$stopped")" ] && break; sleep 0.5; done
-before=$SECONDS; $engine stop -t 10 stopped > /dev/null; took=$((SECONDS - before))
-status=$($engine inspect stopped --format '{{.State.ExitCode}}'); $engine rm stopped > /dev/null
+$engine run -d --name "mcbo-stopped-$$" "${limits[@]}" -v "$data:/input:ro" -v "$stopped:/output" "$image" > /dev/null
+for _ in $(seq 120); do [ -e "$stopped/report.json" ] && break; sleep 0.5; done
+before=$SECONDS; $engine stop -t 10 "mcbo-stopped-$$" > /dev/null; took=$((SECONDS - before))
+status=$($engine inspect "mcbo-stopped-$$" --format '{{.State.ExitCode}}'); $engine rm "mcbo-stopped-$$" > /dev/null
 [ "$status" = 143 ] && [ $took -lt 10 ] || fail "expected status 143 within 10 s, found $status after $took s"
 run "$data" "$stopped" > "$lab/resumed.log"
 grep -q "done before" "$lab/resumed.log" || fail "expected the next run to go on"
 same "$outside" "$stopped"
-echo "status 143 after $took s; the next run went on and wrote the same fields"
+early=$(new early)
+$engine run -d --name "mcbo-early-$$" "${limits[@]}" -v "$data:/input:ro" -v "$early:/output" "$image" > /dev/null
+sleep 0.7; $engine stop -t 10 "mcbo-early-$$" > /dev/null
+status=$($engine inspect "mcbo-early-$$" --format '{{.State.ExitCode}}'); $engine rm "mcbo-early-$$" > /dev/null
+[ "$status" = 143 ] || fail "expected status 143 while it starts, found $status"
+echo "status 143 after $took s, and while it starts; the next run went on and wrote the same fields"
 
 step "SIGKILL, ten times"
 killed=$(new killed)
 for round in $(seq 10); do
-  $engine run -d --name killed "${limits[@]}" -v "$data:/input:ro" -v "$killed:/output" "$image" --overwrite > /dev/null
-  sleep "$((2 + RANDOM % 12)).$((RANDOM % 10))"
-  $engine kill -s KILL killed > /dev/null 2>&1 || true
-  $engine rm -f killed > /dev/null
+  $engine run -d --name "mcbo-killed-$$" "${limits[@]}" -v "$data:/input:ro" -v "$killed:/output" "$image" --overwrite > /dev/null
+  if [ $((round % 2)) -eq 0 ]; then
+    sleep "$((2 + RANDOM % 12)).$((RANDOM % 10))"
+  else  # in mid-write
+    for _ in $(seq 1500); do compgen -G "$killed/.partial-*disp*" > /dev/null && break; sleep 0.01; done
+  fi
+  $engine kill -s KILL "mcbo-killed-$$" > /dev/null 2>&1 || true
+  $engine rm -f "mcbo-killed-$$" > /dev/null
   for file in "$killed"/disp_*.nii.gz; do [ ! -e "$file" ] || gzip -t "$file" || fail "round $round: $file is cut off"; done
   [ ! -e "$killed/report.json" ] || "$python" -m json.tool "$killed/report.json" > /dev/null || fail "round $round: report"
 done
 run "$data" "$killed" > /dev/null
 same "$outside" "$killed"
-[ -z "$(find "$killed" -name '.partial-*')" ] || echo "  note: unfinished files of killed runs: $(find "$killed" -name '.partial-*' | wc -l)"
+echo "unfinished files of killed runs, under other names: $(find "$killed" -name '.partial-*' | wc -l)"
 echo "no file was ever cut off; the last run wrote the same fields"
 
 if [ -n "${EXPORT:-}" ]; then

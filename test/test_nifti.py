@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     prepare_folder(tmp_path / "new" / "deep")
     assert list((tmp_path / "new" / "deep").iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file: results cannot be written there: File exists"):
+    with pytest.raises(OutputError, match=r"file: results cannot be written there by user \d+: File exists"):
         prepare_folder(tmp_path / "file")
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -195,6 +196,44 @@ def test_a_report_that_cannot_be_written_is_a_failure_among_successes(data: Path
     assert files(tmp_path) == ["disp_0099_0000_0099_0001.nii.gz"]
 
 
+def test_a_report_that_cannot_be_written_does_not_stop_the_cases(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.json" / "x").mkdir(parents=True)
+    assert process.main([str(data), "--output", str(tmp_path)]) == process.SOME_FAILED
+    assert len(files(tmp_path)) == 3
+
+
+def test_a_failed_pair_leaves_no_field_of_an_earlier_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = broken_dataset(tmp_path, data, "none")
+    arguments = [str(dataset), "--output", str(tmp_path / "out"), "--case", "0099"]
+    assert process.main(arguments) == 0
+    (tmp_path / "imagesTr" / "ReMIND2Reg_0099_0000.nii.gz").write_bytes(b"")
+    assert process.main(arguments) == process.BAD_INPUT
+    assert files(tmp_path / "out") == ["report.json"]
+    assert "of an earlier run is removed" in capsys.readouterr().err
+
+
+def test_channels_written_one_after_the_other_are_both_remembered(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(data), "--output", str(tmp_path), "--case", "0098"]
+    for channel in ("0001", "0002"):
+        assert process.main([*arguments, "--moving", channel]) == 0
+    assert "done before" not in capsys.readouterr().out
+    assert process.main(arguments) == 0
+    assert "done before" in capsys.readouterr().out
+    assert process.main([str(data), "--output", str(tmp_path), "--case", "0099", "--overwrite"]) == 0
+    assert set(json.loads((tmp_path / "report.json").read_text())["cases"]) == {"0098", "0099"}
+
+
+def test_a_warped_image_does_not_overwrite_an_input_either(data: Path, tmp_path: Path) -> None:
+    moving = tmp_path / "warped_x.nii.gz"
+    moving.write_bytes((data / "imagesTr" / "ReMIND2Reg_0099_0001.nii.gz").read_bytes())
+    fixed = data / "imagesTr" / "ReMIND2Reg_0099_0000.nii.gz"
+    assert process.main([str(fixed), str(moving), str(tmp_path / "x.nii.gz"), "--warped"]) == process.BAD_INPUT
+
+
 def test_an_input_is_never_overwritten(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moving = tmp_path / "moving.nii.gz"
     moving.write_bytes((data / "imagesTr" / "ReMIND2Reg_0099_0001.nii.gz").read_bytes())
@@ -278,6 +317,16 @@ def test_sigterm_ends_the_run_and_leaves_whole_files(tmp_path: Path) -> None:
     assert running.returncode == process.TERMINATED
     assert errors == "ERROR: stopped after 0 of 1 case(s); what was written stays, the next run goes on\n"
     assert files(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_are_heard_while_the_program_is_still_loading(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    command = [sys.executable, process.__file__, str(tmp_path), "--output", str(tmp_path / "out")]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(0.4)
+    running.send_signal(number)
+    assert running.communicate(timeout=10) == ("", "")
+    assert running.returncode == status
 
 
 def run_alone(arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
