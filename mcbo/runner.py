@@ -193,7 +193,7 @@ def _run_case(case: Case, config: Config, options: Options, device: torch.device
     except (McboError, MemoryError, RuntimeError) as error:  # torch tells a lack of memory by RuntimeError
         result.started = not isinstance(error, InputError | MemoryBudgetError)
         message = str(error) if isinstance(error, McboError) else f"{case.fixed}: {error or type(error).__name__}"
-        result.failed = {pair.field_name: message for pair in asked}
+        result.failed |= {pair.field_name: message for pair in asked if output_files(pair, options)[0] not in result.written}
     for pair in asked:
         if pair.field_name in result.failed:
             log.error("%s is not written: %s", pair.field_name, result.failed[pair.field_name])
@@ -209,11 +209,11 @@ def _run_case(case: Case, config: Config, options: Options, device: torch.device
 
 
 def _remove(path: Path) -> None:
-    """Takes away what an earlier run left under the name of a result that this run owes: it might be taken for this run's."""
+    """Takes away what is left under the name of a result that this run owes and has not: it would be taken for this run's."""
     if path.is_file():
         with contextlib.suppress(OSError):
             path.unlink()
-            log.warning("%s of an earlier run is removed", path)
+            log.warning("%s is removed, since it is not of this run", path)
 
 
 def read_movings(pairs: Sequence[Pair], fixed: Image) -> tuple[dict[str, Image], dict[str, str]]:
@@ -282,14 +282,14 @@ def _write_pair(
     options: Options,
     result: _CaseResult,
 ) -> None:
-    """Writes what belongs to a pair and notes it in ``result``."""
+    """Writes what belongs to a pair, the displacement last, so that where it is, all is; and notes it in ``result``."""
     path, *warped_path = output_files(pair, options)
     try:
-        write_displacement(path, displacement, fixed.affine)
-        result.written.append(path)
         if warped_path:
             warped = warp(movings[pair.field_name].volume.to(displacement.device), displacement)
             write_volume(warped_path[0], warped, fixed.affine)
+        write_displacement(path, displacement, fixed.affine)
+        result.written.append(path)
     except OutputError as error:
         result.failed[pair.field_name] = str(error)
 

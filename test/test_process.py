@@ -211,7 +211,7 @@ def test_a_failed_pair_leaves_no_field_of_an_earlier_run(
     (tmp_path / "imagesTr" / "ReMIND2Reg_0099_0000.nii.gz").write_bytes(b"")
     assert process.main(arguments) == process.BAD_INPUT
     assert files(tmp_path / "out") == ["report.json"]
-    assert "of an earlier run is removed" in capsys.readouterr().err
+    assert "is removed, since it is not of this run" in capsys.readouterr().err
 
 
 def test_channels_written_one_after_the_other_are_both_remembered(
@@ -232,6 +232,17 @@ def test_a_warped_image_does_not_overwrite_an_input_either(data: Path, tmp_path:
     moving.write_bytes((data / "imagesTr" / "ReMIND2Reg_0099_0001.nii.gz").read_bytes())
     fixed = data / "imagesTr" / "ReMIND2Reg_0099_0000.nii.gz"
     assert process.main([str(fixed), str(moving), str(tmp_path / "x.nii.gz"), "--warped"]) == process.BAD_INPUT
+
+
+def test_a_pair_whose_warped_image_cannot_be_written_has_no_field(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "warped_0098_0000_0098_0002.nii.gz" / "x").mkdir(parents=True)
+    arguments = [str(data), "--output", str(tmp_path), "--case", "0098", "--warped"]
+    assert process.main(arguments) == process.SOME_FAILED
+    names = ["disp_0098_0000_0098_0001.nii.gz", "report.json", "warped_0098_0000_0098_0001.nii.gz"]
+    assert files(tmp_path) == names
+    case = json.loads((tmp_path / "report.json").read_text())["cases"]["0098"]
+    assert list(case["failed"]) == ["disp_0098_0000_0098_0002"]
+    assert sorted(case["written"]) == [names[0], names[2]]
 
 
 def test_an_input_is_never_overwritten(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
