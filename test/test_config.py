@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcbo.config import MIN_CELLS, MIN_VOXELS, fit_to_shape
+from mcbo.config import MIN_CELLS, MIN_VOXELS, Config, fit_to_shape
 from mcbo.errors import InputError
 from mcbo.tasks import TASKS, find_config
 
@@ -12,10 +12,7 @@ ALL = [preset for task in TASKS.values() for preset in task.presets.values()]
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda c: c.name)
-def test_weights_sum_to_one_and_levels_go_from_coarse_to_fine(config: object) -> None:
-    from mcbo.config import Config
-
-    assert isinstance(config, Config)
+def test_weights_sum_to_one_and_levels_go_from_coarse_to_fine(config: Config) -> None:
     assert math.fsum(level.weight for level in config.levels) == pytest.approx(1)
     spacings = [level.grid_spacing for level in config.levels]
     assert spacings == sorted(spacings, reverse=True)
