@@ -16,15 +16,19 @@ BOX_SIZE = 3
 """Width of the box mean that smooths the picked field, in cells."""
 
 
-def coupled_argmin(cost: CostSlab, displacement: Tensor | None, *, search_radius: int, coupling_weight: float) -> Tensor:
+def coupled_argmin(
+    slab: Tensor, displacement: Tensor | None, *, first: int, last: int, search_radius: int, coupling_weight: float
+) -> Tensor:
     """Picks, per cell, the candidate c that minimizes cost(c) + w·|c − u|². Of equals, the first.
 
     Candidates are taken in lines along axis 0: first the best of each line, then the line, then the candidate in it;
     so the whole cost is only added to and reduced once, which is what torch does fast.
 
     Args:
-        cost: ``(K, n, w, d)``, K in the order of ``cost_volume.candidates``.
-        displacement: u, ``(3, n, w, d)`` cells; None for the plain argmin of the cost.
+        slab: ``(K, rows, w, d)`` costs, K in the order of ``cost_volume.candidates``.
+        displacement: u, ``(3, n, w, d)`` cells, n = ``last − first``; None for the plain argmin of the cost.
+        first: the first row of the slab that is asked for.
+        last: the row after the last.
         search_radius: R, cells.
         coupling_weight: w, cost per cell².
 
@@ -32,6 +36,7 @@ def coupled_argmin(cost: CostSlab, displacement: Tensor | None, *, search_radius
         ``(3, n, w, d)`` float32 cells, whole numbers.
     """
     side = 2 * search_radius + 1
+    cost = slab[:, first:last]
     lines = cost.view(side * side, side, *cost.shape[1:])
     steps = torch.arange(-search_radius, search_radius + 1, dtype=cost.dtype, device=cost.device)
     if displacement is None:
@@ -65,9 +70,9 @@ def solve(
     u₀ = box mean of the argmin of the cost. For each weight: pick by cost + w·|c − u|², u ← box mean of what was picked. The
     result is the mean of all u but u₀.
 
-    A pass needs what the pass before picked one row further on, and no more. So the passes follow each other over the slabs,
-    each one slab behind the last: a slab's cost is made once, used by every pass, and dropped. At most
-    ``len(coupling_weights) + 1`` slabs are held, and the result does not depend on how many rows a slab has.
+    A pass needs what the pass before picked one row further on, and no more. So the passes follow each other over the rows,
+    each one row behind the last: a slab's cost is made once, used by every pass, and dropped when the last pass has left it.
+    The result does not depend on how many rows a slab has.
 
     Args:
         fixed: ``(1, C, h, w, d)`` features.
@@ -81,29 +86,36 @@ def solve(
         ``(1, 3, h, w, d)`` cells, fixed to moving.
     """
     height, width, depth = shape_of(fixed)
-    starts = range(0, height, rows)
     passes = len(coupling_weights) + 1
     picked = [fixed.new_empty((3, height, width, depth)) for _ in range(passes)]
-    slabs = kernels.cost_slabs(fixed, moving, search_radius=search_radius, rows=rows)
-    held: deque[CostSlab] = deque()  # held[k] is the slab that pass k works on next
-    for turn in range(len(starts) + passes - 1):
-        held.appendleft(next(slabs) if turn < len(starts) else fixed.new_empty(0))
+    keep = slabs_behind(passes, rows)
+    held: deque[tuple[int, CostSlab]] = deque()  # with the row that each begins with
+    done = [0] * passes
+    slabs = kernels.cost_slabs(fixed, moving, search_radius=search_radius, rows=rows, keep=keep)
+    for start, slab in zip(range(0, height, rows), slabs, strict=True):
+        held.append((start, slab))
         for k in range(passes):
-            if not 0 <= turn - k < len(starts):
-                continue
-            start = starts[turn - k]
-            stop = min(start + rows, height)
-            before = None if k == 0 else smooth_rows(picked[k - 1], start, stop)
+            ready = height if start + rows >= height else max(start + rows - k, 0)
             weight = 0.0 if k == 0 else coupling_weights[k - 1]
-            picked[k][:, start:stop] = kernels.coupled_argmin(
-                held[k], before, search_radius=search_radius, coupling_weight=weight
-            )
-        if len(held) == passes:
-            held.pop()
+            for begin, costs in held:
+                low, high = max(done[k], begin), min(ready, begin + rows)
+                if low < high:
+                    before = None if k == 0 else smooth_rows(picked[k - 1], low, high)
+                    picked[k][:, low:high] = kernels.coupled_argmin(
+                        costs, before, first=low - begin, last=high - begin, search_radius=search_radius, coupling_weight=weight
+                    )
+            done[k] = ready
+        if len(held) > keep:
+            held.popleft()
     total = torch.zeros_like(picked[0])
     for field in picked[1:]:
         total += box_mean(field, size=BOX_SIZE)
     return total.div_(len(coupling_weights)).unsqueeze(0)
+
+
+def slabs_behind(passes: int, rows: int) -> int:
+    """How many slabs before the newest the last pass may still be in."""
+    return -(-(passes - 1) // rows)
 
 
 def smooth_rows(field: Tensor, start: int, stop: int) -> Tensor:

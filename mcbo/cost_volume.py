@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mcbo.errors import ShapeError
 from mcbo.field import box_sum, shape_of
-from mcbo.types import CostSlab, Features
+from mcbo.types import Features
 
 BOX_SIZE, BOX_ROUNDS = 3, 2
 """Two 3×3×3 box means smooth the cost of each candidate."""
@@ -29,7 +29,13 @@ def candidates(search_radius: int) -> Tensor:
     return torch.cartesian_prod(steps, steps, steps).flip(1)
 
 
-def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: int) -> Iterator[CostSlab]:
+def check_shapes(fixed: Features, moving: Features) -> None:
+    """Raises ShapeError if two feature volumes do not have one shape."""
+    if fixed.shape != moving.shape:
+        raise ShapeError(f"cost_slabs: expected features of one shape, got {tuple(fixed.shape)} and {tuple(moving.shape)}")
+
+
+def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: int, keep: int) -> Iterator[Tensor]:
     """Yields the smoothed cost of all candidates, a slab of rows of axis 0 at a time.
 
     cost(p, c) = Σ over channels of (F(p) − M(p + c))², M zero outside its grid, then two zero-padded 3×3×3 box means.
@@ -41,6 +47,7 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
         moving: of the same shape.
         search_radius: R, cells; K = (2R+1)³ candidates in the order of ``candidates``.
         rows: rows of a slab (the last one may have fewer).
+        keep: how many slabs before the newest the caller still uses; a kernel may write over older ones.
 
     Yields:
         ``(K, ≤ rows, w, d)`` float32, in ascending rows.
@@ -48,8 +55,8 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
     Raises:
         ShapeError: if the two shapes differ.
     """
-    if fixed.shape != moving.shape:
-        raise ShapeError(f"cost_slabs: expected features of one shape, got {tuple(fixed.shape)} and {tuple(moving.shape)}")
+    del keep  # every slab is memory of its own
+    check_shapes(fixed, moving)
     height, width, depth = shape_of(fixed)
     side = 2 * search_radius + 1
     padded = functional.pad(moving[0], [search_radius] * 6)

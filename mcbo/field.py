@@ -51,8 +51,13 @@ def half_pixel_stretch(displacement: Displacement) -> Displacement:
     Args:
         displacement: ``(1, 3, H, W, D)``. An axis of one voxel is left alone.
     """
-    factors = [size / max(size - 1, 1) for size in shape_of(displacement)]
-    return displacement * displacement.new_tensor(factors).view(1, 3, 1, 1, 1)
+    return displacement * displacement.new_tensor(stretch_factors(shape_of(displacement))).view(1, 3, 1, 1, 1)
+
+
+def stretch_factors(shape: Shape) -> tuple[float, float, float]:
+    """n/(n−1) per axis; 1 for an axis of one voxel."""
+    height, width, depth = (size / max(size - 1, 1) for size in shape)
+    return height, width, depth
 
 
 def resize(displacement: Displacement, shape: Shape, *, scale: float) -> Displacement:

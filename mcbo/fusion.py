@@ -3,10 +3,11 @@
 docs/method.md, step 8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
+from mcbo.errors import ShapeError
 from mcbo.types import Displacement
 
 
@@ -22,14 +23,16 @@ def fuse_modalities(displacements: Sequence[Displacement]) -> Displacement:
     return fused
 
 
-def fuse_levels(displacements: Sequence[Displacement], weights: Sequence[float]) -> Displacement:
+def fuse_levels(displacements: Iterable[Displacement], weights: Sequence[float]) -> Displacement:
     """The weighted sum Σ wᵢ·uᵢ over levels.
 
     Args:
-        displacements: each ``(1, 3, H, W, D)`` voxels, one per level.
+        displacements: each ``(1, 3, H, W, D)`` voxels, one per level; taken one by one, so that they need not all be held.
         weights: one per level, summing to 1.
     """
-    total = torch.zeros_like(displacements[0])
+    total: Displacement | None = None
     for displacement, weight in zip(displacements, weights, strict=True):
-        total.add_(displacement, alpha=weight)
+        total = displacement * weight if total is None else total.add_(displacement, alpha=weight)
+    if total is None:
+        raise ShapeError("fuse_levels: expected at least one level, got none")
     return total

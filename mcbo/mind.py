@@ -40,12 +40,8 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
     Raises:
         ShapeError: if ``volume`` is not ``(1, 1, H, W, D)``.
     """
-    if volume.dim() != 5 or volume.shape[:2] != (1, 1):
-        raise ShapeError(f"mind_ssc: expected a volume of shape (1, 1, H, W, D), got {tuple(volume.shape)}")
-    # A power of two scales exactly; it keeps squares of very large or very small intensities inside float32.
-    volume = volume.float()
-    _, exponent = torch.frexp(volume.abs().max())
-    padded = functional.pad(torch.ldexp(volume, -exponent), [dilation] * 6, mode="replicate")
+    volume = scale_to_one(volume)
+    padded = functional.pad(volume, [dilation] * 6, mode="replicate")
     height, width, depth = volume.shape[2:]
 
     def neighbor(offset: Offset) -> Tensor:
@@ -63,6 +59,21 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
     # Only an image that is constant all over has a variance of zero; then 0/1 gives features of exp(0) = 1, not NaN.
     variance.masked_fill_(variance == 0, 1)
     return features.div_(variance).neg_().exp_()
+
+
+def scale_to_one(volume: Volume) -> Volume:
+    """The volume as float32, its largest magnitude brought between ½ and 1.
+
+    Done by a power of two, which is exact; it keeps squares of very large or very small intensities inside float32.
+
+    Raises:
+        ShapeError: if ``volume`` is not ``(1, 1, H, W, D)``.
+    """
+    if volume.dim() != 5 or volume.shape[:2] != (1, 1):
+        raise ShapeError(f"mind_ssc: expected a volume of shape (1, 1, H, W, D), got {tuple(volume.shape)}")
+    volume = volume.float()
+    _, exponent = torch.frexp(volume.abs().max())
+    return torch.ldexp(volume, -exponent)
 
 
 def _patch_mean(volume: Tensor, *, radius: int) -> Tensor:

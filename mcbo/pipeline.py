@@ -13,13 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mcbo.config import Config, Level, Refinement, fit_to_shape
-from mcbo.consistency import make_consistent
 from mcbo.convex import solve
 from mcbo.errors import NonFiniteError, ShapeError
 from mcbo.field import resize, shape_of
 from mcbo.fusion import fuse_levels, fuse_modalities
 from mcbo.memory import rows_per_level
-from mcbo.mind import mind_ssc
 from mcbo.refinement import refine
 from mcbo.timing import StageTimer
 from mcbo.types import Displacement, Features, Kernels, Shape, Volume
@@ -81,19 +79,20 @@ def register(
 
     def features_of(image: Volume) -> Features:
         with timer.stage("features", work=share * _features_work(shape)):
-            return mind_ssc(image, radius=fitted.mind_radius, dilation=fitted.mind_dilation)
+            return kernels.mind_ssc(image, radius=fitted.mind_radius, dilation=fitted.mind_dilation)
 
     fixed_features = features_of(fixed)
     results: list[Displacement] = []
     for group in groups:
         moving_features = [features_of(image) for image in group]
-        levels = []
-        for level, level_rows in zip(fitted.levels, rows, strict=True):
-            solver = _LevelSolver(fitted, level, level_rows, kernels, timer, share)
-            fields = [_solve_level(fixed_features, m, solver) for m in moving_features]
-            levels.append(fuse_modalities(fields))
-        with timer.stage("fuse levels"):
-            fused = fuse_levels(levels, [level.weight for level in fitted.levels])
+        levels = (
+            fuse_modalities([_solve_level(fixed_features, m, solver) for m in moving_features])
+            for solver in (
+                _LevelSolver(fitted, level, level_rows, kernels, timer, share)
+                for level, level_rows in zip(fitted.levels, rows, strict=True)
+            )
+        )
+        fused = fuse_levels(levels, [level.weight for level in fitted.levels])
         results += [fused] * len(group)
     return Registration(displacements=tuple(results), config=fitted, dropped=dropped)
 
@@ -131,13 +130,15 @@ def _solve_level(fixed: Features, moving: Features, solver: _LevelSolver) -> Dis
                 for a, b in ((f, m), (m, f))
             )
         with timer.stage(f"{name} consistency"):
-            forward, _ = make_consistent(forward, backward, rounds=config.consistency_rounds, stretch=config.stretch)
+            forward, _ = solver.kernels.make_consistent(
+                forward, backward, rounds=config.consistency_rounds, stretch=config.stretch
+            )
         with timer.stage(f"{name} upsample"):
             field[tile] = resize(forward, shape_of(field[tile]), scale=level.grid_spacing)
     check_finite(field, f"{name} solve")
     if level.refinement:
         with timer.stage(f"{name} refine", work=share * _refine_work(shape_of(fixed), level.refinement)):
-            field = refine(fixed, moving, field, settings=level.refinement, stretch=config.stretch)
+            field = refine(fixed, moving, field, settings=level.refinement, stretch=config.stretch, kernels=solver.kernels)
         check_finite(field, f"{name} refine")
     return field
 

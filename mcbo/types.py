@@ -11,7 +11,7 @@ Everything is float32 unless a name says otherwise. The batch axis is always 1: 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -27,22 +27,30 @@ Features: TypeAlias = Tensor
 Displacement: TypeAlias = Tensor
 """``(1, 3, H, W, D)`` voxels (or cells where the name says so), fixed to moving."""
 
-CostSlab: TypeAlias = Tensor
+CostSlab: TypeAlias = Any
 """Costs of all K candidates on some rows of a grid. The layout belongs to the kernels that made it."""
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The two hot steps behind one interface; a faster twin gives the same numbers (a test compares them).
+    """The hot steps behind one interface; a faster twin gives the same numbers up to rounding (a test compares them).
 
     Attributes:
         name: how logs and reports call it.
-        cost_slabs: ``(fixed, moving, search_radius=R, rows=n)`` yields the cost of rows ``[0, n)``, ``[n, 2n)``, … of
+        cost_slabs: ``(fixed, moving, search_radius=R, rows=n, keep=k)`` yields the cost of rows ``[0, n)``, ``[n, 2n)``, … of
             axis 0, in that order, each once. See ``cost_volume.cost_slabs``.
-        coupled_argmin: ``(cost_slab, displacement, search_radius=R, coupling_weight=w)`` picks, per cell, the candidate
-            that minimizes ``cost + w·|candidate − displacement|²``. See ``convex.coupled_argmin``.
+        coupled_argmin: ``(cost_slab, displacement, first=a, last=b, search_radius=R, coupling_weight=w)`` picks, per cell of
+            the rows ``[a, b)`` of the slab, the candidate that minimizes ``cost + w·|candidate − displacement|²``. See
+            ``convex.coupled_argmin``.
+        mind_ssc: ``(volume, radius=r, dilation=d)`` makes features. See ``mind.mind_ssc``.
+        make_consistent: ``(forward, backward, rounds=n, stretch=s)``. See ``consistency.make_consistent``.
+        gradient_of: ``(fixed, moving, stretch=s)`` makes a function from a displacement to the gradient of the feature
+            distance. See ``refinement.gradient_of``.
     """
 
     name: str
     cost_slabs: Callable[..., Iterator[CostSlab]]
     coupled_argmin: Callable[..., Tensor]
+    mind_ssc: Callable[..., Features]
+    make_consistent: Callable[..., tuple[Displacement, Displacement]]
+    gradient_of: Callable[..., Callable[[Displacement], Displacement]]

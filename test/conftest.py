@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mcbo.kernels import REFERENCE
+from mcbo.kernels.cpu import COMPILED
 from mcbo.phantom import Phantom, make_phantom
+from mcbo.types import Kernels
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Golden arrays and development data, where the project's owner keeps them; absent elsewhere."""
@@ -16,6 +19,13 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="module", params=[REFERENCE, COMPILED], ids=lambda kernels: kernels.name)
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    """The plain torch code, and its compiled twin: what is true of one is true of the other."""
+    assert isinstance(request.param, Kernels)
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.config import Config
-from mcbo.kernels import REFERENCE
 from mcbo.pipeline import Registration, register
+from mcbo.runtime import select_kernels
 from mcbo.tasks import find_config
 from mcbo.timing import StageTimer
-from mcbo.types import Displacement, Shape
+from mcbo.types import Displacement, Kernels, Shape
 
 TOLERANCE = {
     "rounding": 1e-5,  # float32, a few additions
@@ -29,13 +29,18 @@ def random_tensor(*shape: int, seed: int = 0) -> Tensor:
 
 
 def run_register(
-    fixed: Tensor, movings: Sequence[Tensor], config: Config | None = None, budget_gb: float = 4.0
+    fixed: Tensor,
+    movings: Sequence[Tensor],
+    config: Config | None = None,
+    budget_gb: float = 4.0,
+    kernels: Kernels | None = None,
 ) -> Registration:
+    """Registers with the kernels that fit the device, unless told otherwise."""
     return register(
         fixed,
         movings,
         config=config or find_config("ReMIND2Reg"),
-        kernels=REFERENCE,
+        kernels=kernels or select_kernels(fixed.device),
         budget_bytes=int(budget_gb * 1e9),
         timer=StageTimer(),
     )

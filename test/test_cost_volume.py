@@ -12,7 +12,7 @@ from mcbo.errors import ShapeError
 
 
 def whole(fixed: torch.Tensor, moving: torch.Tensor, radius: int, rows: int) -> torch.Tensor:
-    return torch.cat(list(cost_slabs(fixed, moving, search_radius=radius, rows=rows)), dim=1)
+    return torch.cat(list(cost_slabs(fixed, moving, search_radius=radius, rows=rows, keep=0)), dim=1)
 
 
 def test_candidates_are_numbered_with_axis_0_fastest() -> None:
@@ -54,13 +54,13 @@ def test_slabs_do_not_change_a_bit(shape: tuple[int, int, int], radius: int, row
 
 def test_slabs_come_in_order_and_none_is_thicker_than_asked() -> None:
     features = random_tensor(1, 2, 10, 3, 4)
-    assert [slab.shape[1] for slab in cost_slabs(features, features, search_radius=1, rows=4)] == [4, 4, 2]
+    assert [slab.shape[1] for slab in cost_slabs(features, features, search_radius=1, rows=4, keep=0)] == [4, 4, 2]
 
 
 def test_different_shapes_are_refused() -> None:
     a, b = torch.zeros(1, 2, 4, 4, 4), torch.zeros(1, 2, 4, 4, 5)
     with pytest.raises(ShapeError, match=r"\(1, 2, 4, 4, 4\) and \(1, 2, 4, 4, 5\)"):
-        next(cost_slabs(a, b, search_radius=1, rows=1))
+        next(cost_slabs(a, b, search_radius=1, rows=1, keep=0))
 
 
 def test_candidates_cover_the_cube() -> None:

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mcbo.field import box_mean, resize, warp
-from mcbo.refinement import refine, roughness
+from mcbo.kernels import REFERENCE
+from mcbo.refinement import add_roughness_gradient, refine, roughness
 from mcbo.tasks import find_config
 
 _level = find_config("ReMIND2Reg").levels[-1]
@@ -27,9 +28,20 @@ def test_roughness_of_a_ramp() -> None:
     assert float(roughness(constant_field((1, 2, 3), (5, 6, 7)))) == 0
 
 
+def test_the_gradient_of_the_roughness_is_that_of_autograd() -> None:
+    field = random_tensor(1, 3, 5, 6, 1).requires_grad_()  # an axis of one voxel has no differences
+    steps = field.diff(dim=2).square().mean() + field.diff(dim=3).square().mean()
+    (expected,) = torch.autograd.grad(0.7 * steps, field)
+    found = torch.zeros_like(field)
+    add_roughness_gradient(found, field.detach(), weight=0.7)
+    assert torch.allclose(found, expected, atol=TOLERANCE["rounding"])
+
+
 def test_one_evaluation_only_smooths() -> None:
     start = random_tensor(1, 3, *SHAPE)
-    found = refine(smooth_features(1), smooth_features(2), start, settings=replace(SETTINGS, iterations=1), stretch=True)
+    found = refine(
+        smooth_features(1), smooth_features(2), start, settings=replace(SETTINGS, iterations=1), stretch=True, kernels=REFERENCE
+    )
     cells = box_mean(resize(start, (12, 10, 14), scale=0.5), size=3, rounds=3)
     assert torch.allclose(found, box_mean(resize(cells, SHAPE, scale=2), size=5, rounds=3), atol=TOLERANCE["rounding"])
 
@@ -53,14 +65,14 @@ def test_steps_equal_plain_autograd_through_average_pooling(device: torch.device
     expected = resize(s.detach(), SHAPE, scale=2)
     for _ in range(3):
         expected = functional.avg_pool3d(expected, 5, stride=1, padding=2)
-    found = refine(fixed, moving, start, settings=replace(SETTINGS, iterations=4), stretch=False)
+    found = refine(fixed, moving, start, settings=replace(SETTINGS, iterations=4), stretch=False, kernels=REFERENCE)
     assert torch.allclose(found, expected, atol=1e-3)
 
 
 def test_it_lowers_the_feature_distance_of_a_small_shift() -> None:
     fixed = smooth_features(1)
     moving = torch.roll(fixed, 2, dims=2)
-    found = refine(fixed, moving, torch.zeros(1, 3, *SHAPE), settings=SETTINGS, stretch=False)
+    found = refine(fixed, moving, torch.zeros(1, 3, *SHAPE), settings=SETTINGS, stretch=False, kernels=REFERENCE)
     middle = (..., slice(6, -6), slice(6, -6), slice(6, -6))
 
     def distance(u: Tensor) -> float:
@@ -72,5 +84,5 @@ def test_it_lowers_the_feature_distance_of_a_small_shift() -> None:
 def test_the_start_is_left_alone() -> None:
     start = random_tensor(1, 3, *SHAPE)
     before = start.clone()
-    refine(smooth_features(1), smooth_features(2), start, settings=SETTINGS, stretch=True)
+    refine(smooth_features(1), smooth_features(2), start, settings=SETTINGS, stretch=True, kernels=REFERENCE)
     assert torch.equal(start, before)

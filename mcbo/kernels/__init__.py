@@ -1,8 +1,18 @@
-"""The two hot steps, ready to be chosen: the torch reference here, faster twins beside it."""
+"""The hot steps, ready to be chosen: the torch reference here, compiled twins for the CPU in ``cpu.py``."""
 
+from mcbo.consistency import make_consistent
 from mcbo.convex import coupled_argmin
 from mcbo.cost_volume import cost_slabs
+from mcbo.mind import mind_ssc
+from mcbo.refinement import gradient_of
 from mcbo.types import Kernels
 
-REFERENCE = Kernels(name="torch", cost_slabs=cost_slabs, coupled_argmin=coupled_argmin)
+REFERENCE = Kernels(
+    name="torch",
+    cost_slabs=cost_slabs,
+    coupled_argmin=coupled_argmin,
+    mind_ssc=mind_ssc,
+    make_consistent=make_consistent,
+    gradient_of=gradient_of,
+)
 """Plain torch: every device, and the numbers that every twin has to match."""

@@ -1,0 +1,206 @@
+"""Sixteen floats at once: a vector type for numba, so that the compiled kernels are vectorized by construction.
+
+Left to itself, the compiler vectorizes such loops only where it can prove that arrays do not overlap, and checks at run time
+cost more than short rows save. Arithmetic on ``Lanes`` becomes vector instructions on every processor: one of 512 bits, two of
+256, or four of 128. All arrays are float32, contiguous, and indexed flat.
+"""
+
+import operator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+from numpy.typing import NDArray
+
+LANES = 16
+"""Floats in a vector."""
+
+Floats = NDArray[np.float32]
+Function = TypeVar("Function", bound=Callable[..., Any])
+Generator = Callable[[Any, Any, Any, Any], Any]
+
+_VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_BITS = ir.IntType(LANES)
+_MAY_FUSE = ("contract",)  # a product and a sum may become one rounding
+
+
+def compiled(function: Function) -> Function:
+    """Compiles a function at its first call, kept on disk for the next run where a folder can be written for that.
+
+    It runs without Python's lock, so that threads run side by side (``in_threads``).
+    """
+    try:
+        return cast(Function, njit(nogil=True, cache=True)(function))
+    except RuntimeError:  # no folder for the cache: neither beside this file nor in the home folder, nor NUMBA_CACHE_DIR
+        return cast(Function, njit(nogil=True)(function))
+
+
+def in_threads(function: Callable[..., None], count: int, *arguments: object) -> None:
+    """Calls ``function(*arguments, first, last)`` for parts of ``range(count)`` that together are all of it.
+
+    As many parts run side by side as torch has threads. What is computed may not depend on how the range was cut.
+    """
+    threads = max(1, min(torch.get_num_threads(), count))
+    edges = [count * part // threads for part in range(threads + 1)]
+    others = [_pool(threads).submit(function, *arguments, edges[k], edges[k + 1]) for k in range(1, threads)]
+    function(*arguments, edges[0], edges[1])
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="mcbo")
+
+
+def aligned_floats(*shape: int) -> Floats:
+    """An array that begins on a multiple of 64 bytes, contents undefined."""
+    # numpy asks the system for large pages, torch does not: that halves the time of scattered access.
+    size = int(np.prod(shape))
+    raw = np.empty(size + LANES, dtype=np.float32)
+    first = -(raw.ctypes.data // 4) % LANES
+    return raw[first : first + size].reshape(shape)
+
+
+def round_up(size: int) -> int:
+    """The next multiple of ``LANES``."""
+    return -(-size // LANES) * LANES
+
+
+class LanesType(types.Type):
+    """Numba's name for a vector of ``LANES`` floats."""
+
+    def __init__(self) -> None:
+        super().__init__(name="mcbo_lanes")
+
+
+Lanes = LanesType()
+
+
+@register_model(LanesType)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, frontend: Any) -> None:
+        super().__init__(manager, frontend, _VECTOR)
+
+
+def _vector(function: Callable[..., Any]) -> Any:
+    """Numba's ``intrinsic``: from the types of the arguments, a signature and a generator of instructions."""
+    return intrinsic(function)
+
+
+def _place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+
+
+@_vector
+def load(_: Any, array: Any, index: Any) -> tuple[Any, Generator]:
+    """The ``LANES`` floats of an array from a flat index on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _place(context, builder, signature.args[0], *arguments)
+        return builder.load(place, align=4)
+
+    return Lanes(array, types.int64), generate
+
+
+@_vector
+def store(_: Any, array: Any, index: Any, value: Any) -> tuple[Any, Generator]:
+    """Writes ``LANES`` floats to an array from a flat index on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _place(context, builder, signature.args[0], *arguments[:2])
+        builder.store(arguments[2], place, align=4)
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64, Lanes), generate
+
+
+@_vector
+def spread(_: Any, value: Any) -> tuple[Any, Generator]:
+    """A number in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = context.cast(builder, arguments[0], signature.args[0], types.float32)
+        undefined = ir.Constant(_VECTOR, ir.Undefined)
+        first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+
+    return Lanes(value), generate
+
+
+@_vector
+def total(_: Any, value: Any) -> tuple[Any, Generator]:
+    """The sum over lanes, float32, in an order that the processor likes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), _VECTOR])
+        reduce = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
+        return builder.call(reduce, [ir.Constant(ir.FloatType(), 0.0), arguments[0]], fastmath=("reassoc",))
+
+    return types.float32(Lanes), generate
+
+
+def _teach(symbol: Callable[[Any, Any], Any], instruction: str) -> None:
+    """Gives ``Lanes`` an arithmetic operator."""
+
+    @_vector
+    def operation(_: Any, a: Any, b: Any) -> tuple[Any, Generator]:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return getattr(builder, instruction)(*arguments, flags=_MAY_FUSE)
+
+        return Lanes(Lanes, Lanes), generate
+
+    @overload(symbol)
+    def choose(a: Any, b: Any) -> Any:
+        def apply(a: Any, b: Any) -> Any:
+            return operation(a, b)
+
+        return apply if isinstance(a, LanesType) and isinstance(b, LanesType) else None
+
+
+for _symbol, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _teach(_symbol, _instruction)
+
+
+@_vector
+def lesser(_: Any, a: Any, b: Any) -> tuple[Any, Generator]:
+    """The smaller of each pair; the second where they are equal or not comparable."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
+
+    return Lanes(Lanes, Lanes), generate
+
+
+@_vector
+def where_less(_: Any, a: Any, b: Any, then: Any, otherwise: Any) -> tuple[Any, Generator]:
+    """Per lane ``then`` where a < b, else ``otherwise``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", *arguments[:2]), *arguments[2:])
+
+    return Lanes(Lanes, Lanes, Lanes, Lanes), generate
+
+
+@_vector
+def any_at_most(_: Any, a: Any, b: Any) -> tuple[Any, Generator]:
+    """Whether a ≤ b in any lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        mask = builder.bitcast(builder.fcmp_ordered("<=", *arguments), _BITS)
+        return builder.icmp_unsigned("!=", mask, ir.Constant(_BITS, 0))
+
+    return types.boolean(Lanes, Lanes), generate
