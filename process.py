@@ -24,13 +24,10 @@ from mcbo.errors import InputError, McboError
 from mcbo.nifti import FORMATS
 from mcbo.progress import log, set_up_logging
 from mcbo.runner import Options, Outcome, output_files, run
-from mcbo.tasks import TASKS, find_config
+from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
 ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED = 0, 1, 2, 143
 """Exit statuses; the last is what a shell says of a program that SIGTERM ended (128 + 15)."""
-
-DEFAULT_TASK = next(iter(TASKS))
-"""For a pair given by its paths, whose names tell no task."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 

@@ -1,12 +1,14 @@
 """The memory model: how much the tensors of a case need, and how thick the cost slabs may be within a budget.
 
 The whole cost volume of a 256³ pair at full resolution would take 46 GiB. ``convex.solve`` holds a few slabs of it at a time;
-everything else is small beside that and is counted here per voxel.
+everything else is counted here per voxel. A test counts the bytes of all tensors of a run and compares; the model serves every
+device, since the torch reference needs the most. A process adds what Python and its libraries take (0.4 GB).
 """
 
 from collections.abc import Sequence
 
 from mcbo.config import Config, Level, format_shape
+from mcbo.convex import slabs_behind
 from mcbo.cost_volume import HALO
 from mcbo.errors import MemoryBudgetError
 from mcbo.types import Shape
@@ -18,30 +20,59 @@ MAX_SLAB_CELLS = 2**16
 64×60×68 cells with 16, 8, 4, 2 rows 2.35, 2.51, 2.82, 3.45; 40×128×128 cells 7.96, 7.16, 5.61, 6.29."""
 
 
-def resident_bytes(shape: Shape, *, movings: int, levels: int) -> int:
-    """Bytes of what a case holds besides cost slabs: an upper bound for images, features, displacements and refinement.
+def held_bytes(shape: Shape, *, movings: int) -> int:
+    """Bytes that a case holds throughout.
 
-    Per voxel: an image and 12 features each for the fixed and every moving image; a displacement per level, per moving image
-    and three in work; and 12 more floats, which covers the refinement (on an eighth of the voxels) and the making of features.
+    Per voxel: an image and 12 features for the fixed and every moving image, a displacement for every moving image, and the
+    fused one.
 
     Args:
         shape: voxels.
         movings: moving images that are fused.
-        levels: of the config.
     """
-    voxels = shape[0] * shape[1] * shape[2]
-    floats = (1 + movings) * (1 + FEATURE_CHANNELS) + 3 * (levels + movings + 3) + 12
-    return FLOAT_BYTES * voxels * floats
+    floats = (1 + movings) * (1 + FEATURE_CHANNELS) + 3 * (movings + 1)
+    return FLOAT_BYTES * floats * _cells(shape)
 
 
-def slab_bytes(grid: Shape, *, search_radius: int, passes: int, rows: int) -> int:
-    """Bytes that ``convex.solve`` holds at most on a grid of cells.
+def refine_bytes(shape: Shape) -> int:
+    """Bytes that making features, upsampling or refining a displacement needs on top, whichever is most: 22 floats a voxel."""
+    return FLOAT_BYTES * 22 * _cells(shape)
 
-    ``passes`` slabs in use, one in the making, two carried halos, and an eighth for what ``coupled_argmin`` works with.
+
+def solve_bytes(grid: Shape, *, search_radius: int, passes: int, rows: int) -> int:
+    """Bytes that ``convex.solve`` needs on top on a grid of cells.
+
+    Costs: the slabs that the passes are in, the rows that the box means of the next slab need (twice, while they are handed
+    over), and what ``coupled_argmin`` reduces. Beside them, per cell: the features of both images, once more for the padded
+    moving one, and a displacement for every pass and three in work.
     """
-    row = FLOAT_BYTES * (2 * search_radius + 1) ** 3 * grid[1] * grid[2]
-    held_rows = min((passes + 1) * rows, grid[0] + rows) + 4 * HALO
-    return row * held_rows * 9 // 8
+    slabs = min(slabs_behind(passes, rows) + 1, -(-grid[0] // rows))
+    cost_rows = slabs * rows + (4 if slabs > 1 else 2) * HALO + rows / 8
+    costs = FLOAT_BYTES * (2 * search_radius + 1) ** 3 * grid[1] * grid[2] * cost_rows
+    return int(costs) + FLOAT_BYTES * (3 * FEATURE_CHANNELS + 3 * (passes + 3)) * _cells(grid)
+
+
+def needed_bytes(shape: Shape, config: Config, *, movings: int, rows: Sequence[int] | None = None) -> int:
+    """The memory model: bytes of all tensors of a case at their peak.
+
+    Args:
+        shape: voxels.
+        config: already fitted to the shape.
+        movings: moving images that are fused; 1 where they are not.
+        rows: of a slab, per level; the thickest that are worth it, if None.
+    """
+    passes = len(config.coupling_weights) + 1
+    peaks = [refine_bytes(shape)]
+    for k, level in enumerate(config.levels):
+        grid = tile_grid(shape, level)
+        peaks.append(
+            solve_bytes(grid, search_radius=level.search_radius, passes=passes, rows=rows[k] if rows else max_rows(grid))
+        )
+    return held_bytes(shape, movings=movings) + max(peaks)
+
+
+def _cells(grid: Shape) -> int:
+    return grid[0] * grid[1] * grid[2]
 
 
 def tile_grid(shape: Shape, level: Level) -> Shape:
@@ -62,12 +93,13 @@ def rows_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: 
     Raises:
         MemoryBudgetError: if slabs of one row do not fit; the message says how much would do.
     """
-    resident = resident_bytes(shape, movings=movings, levels=len(config.levels))
+    held = held_bytes(shape, movings=movings)
     passes = len(config.coupling_weights) + 1
 
     def needed(level: Level, rows: int) -> int:
         grid = tile_grid(shape, level)
-        return resident + slab_bytes(grid, search_radius=level.search_radius, passes=passes, rows=rows)
+        solving = solve_bytes(grid, search_radius=level.search_radius, passes=passes, rows=rows)
+        return held + max(solving, refine_bytes(shape))
 
     least = max(needed(level, 1) for level in config.levels)
     if least > budget_bytes:

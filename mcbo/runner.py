@@ -13,6 +13,7 @@ from mcbo.config import Config, format_shape
 from mcbo.dataset import Case, Pair, wanted
 from mcbo.errors import InputError, McboError, MemoryBudgetError, OutputError
 from mcbo.field import shape_of, warp
+from mcbo.kernels import REFERENCE
 from mcbo.nifti import Image, prepare_folder, read_image, write_displacement, write_volume
 from mcbo.pipeline import Registration, register
 from mcbo.progress import log, show_progress
@@ -43,6 +44,7 @@ class Options:
         memory_gb: what the tensors of a case may use; a share of what is free, if None.
         warped: also write the warped moving images.
         overwrite: do again what an earlier run has done.
+        reference: compute with plain torch although there are compiled kernels, to compare the two.
     """
 
     output: Path
@@ -53,6 +55,7 @@ class Options:
     memory_gb: float | None = None
     warped: bool = False
     overwrite: bool = False
+    reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -257,7 +260,7 @@ def _register(
             fixed.volume.to(device),
             [image.volume.to(device) for image in movings.values()],
             config=config,
-            kernels=select_kernels(device),
+            kernels=REFERENCE if options.reference else select_kernels(device),
             budget_bytes=budget_bytes(device, options.memory_gb),
             timer=timer,
         )

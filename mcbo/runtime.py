@@ -1,5 +1,6 @@
 """The machine: devices, free memory, versions. The only module that speaks of CUDA."""
 
+import os
 import platform
 import sys
 import threading
@@ -48,6 +49,12 @@ def describe_device(device: torch.device) -> str:
         properties = torch.cuda.get_device_properties(device)
         return f"{device} ({properties.name}, {properties.total_memory / 1e9:.0f} GB)"
     return f"cpu ({_processor()}, {torch.get_num_threads()} threads; no GPU in use)"
+
+
+def describe_machine() -> str:
+    """Processor, cores, threads in use, memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {memory:.0f} GB"
 
 
 def is_gpu_unused(device: torch.device) -> bool:

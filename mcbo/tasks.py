@@ -76,6 +76,9 @@ _COMULIS3DCLEM = Task(
 
 TASKS: dict[str, Task] = {task.name: task for task in (_REMIND2REG, _COMULIS3DCLEM)}
 
+DEFAULT_TASK = next(iter(TASKS))
+"""For images whose names tell no task."""
+
 
 def find_config(task: str, preset: str | None = None) -> Config:
     """The config of a task's preset; without a preset, of its default.

@@ -1,14 +1,17 @@
 """What several tests need."""
 
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcbo.config import Config
 from mcbo.pipeline import Registration, register
@@ -44,6 +47,32 @@ def run_register(
         budget_bytes=int(budget_gb * 1e9),
         timer=StageTimer(),
     )
+
+
+class TensorCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts, within its block, the bytes of all tensors that are alive, as torch makes and frees them."""
+
+    def __init__(self, already: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak_bytes = 0
+        self._alive: dict[int, int] = {}
+        for tensor in already:
+            self._watch(tensor)
+
+    def _watch(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._alive:
+            self._alive[key] = storage.nbytes()
+            self.peak_bytes = max(self.peak_bytes, sum(self._alive.values()))
+            weakref.finalize(storage, self._alive.pop, key)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, Tensor):
+                self._watch(value)
+        return result
 
 
 def mean_length(displacement: Displacement) -> float:

@@ -1,11 +1,15 @@
 import pytest
+import torch
+from helpers import TensorCounter, run_register
 
 from mcbo.config import Level
 from mcbo.errors import MemoryBudgetError
-from mcbo.memory import max_rows, resident_bytes, rows_per_level, slab_bytes, tile_grid
+from mcbo.kernels import REFERENCE
+from mcbo.memory import max_rows, needed_bytes, rows_per_level, solve_bytes, tile_grid
+from mcbo.phantom import make_phantom
 from mcbo.tasks import find_config
 
-CONFIG = find_config("ReMIND2Reg")
+CONFIG = find_config("ReMIND2Reg", "mcbo2024")
 SHAPE = (128, 120, 136)
 
 
@@ -15,17 +19,12 @@ def test_the_largest_tile_counts() -> None:
 
 
 def test_a_smaller_budget_means_thinner_slabs_that_fit() -> None:
-    resident = resident_bytes(SHAPE, movings=2, levels=4)
-    passes = len(CONFIG.coupling_weights) + 1
-    for budget in (10**10, 2 * 10**9, 12 * 10**8):
+    for budget in (10**10, 8 * 10**8, 7 * 10**8):
         rows = rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=budget)
-        for level, count in zip(CONFIG.levels, rows, strict=True):
-            grid = tile_grid(SHAPE, level)
-            assert 1 <= count <= max_rows(grid)
-            assert resident + slab_bytes(grid, search_radius=4, passes=passes, rows=count) <= budget
+        assert needed_bytes(SHAPE, CONFIG, movings=2, rows=rows) <= budget
+        assert all(1 <= count <= max_rows(tile_grid(SHAPE, level)) for level, count in zip(CONFIG.levels, rows, strict=True))
     thick = rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=10**10)
-    thin = rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=12 * 10**8)
-    assert thin[-1] < thick[-1] == max_rows((64, 60, 68)) == 16
+    assert rows[-1] < thick[-1] == max_rows((64, 60, 68)) == 16
     assert max_rows((4, 1000, 1000)) == 1
 
 
@@ -36,4 +35,21 @@ def test_too_small_a_budget_is_refused_with_figures() -> None:
 
 def test_fewer_passes_need_less() -> None:
     grid = (64, 60, 68)
-    assert slab_bytes(grid, search_radius=4, passes=2, rows=4) < slab_bytes(grid, search_radius=4, passes=7, rows=4)
+    assert solve_bytes(grid, search_radius=4, passes=2, rows=4) < solve_bytes(grid, search_radius=4, passes=7, rows=4)
+
+
+def test_both_modalities_of_a_challenge_case_fit_a_16_gb_gpu_twice() -> None:
+    assert needed_bytes((256, 256, 256), CONFIG, movings=2) < 8e9
+
+
+@pytest.mark.parametrize("movings", [1, 2])
+def test_the_model_agrees_with_the_bytes_of_all_tensors(movings: int) -> None:
+    """The torch reference, which is what a GPU runs; a CPU holds the same tensors."""
+    phantom = make_phantom((44, 40, 48))
+    images = (phantom.fixed, phantom.cet1, phantom.t2)[: movings + 1]
+    with TensorCounter(images) as counter:
+        run_register(images[0], images[1:], CONFIG, kernels=REFERENCE)
+    model = needed_bytes((44, 40, 48), CONFIG, movings=movings)
+    print(f"{movings} moving: counted {counter.peak_bytes / 1e6:.1f} MB, model {model / 1e6:.1f} MB")
+    assert counter.peak_bytes == pytest.approx(model, rel=0.2)
+    assert torch.is_grad_enabled()

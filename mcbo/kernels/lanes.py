@@ -87,7 +87,7 @@ Lanes = LanesType()
 @register_model(LanesType)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, frontend: Any) -> None:
-        super().__init__(manager, frontend, _VECTOR)
+        super().__init__(manager, frontend, _VECTOR)  # type: ignore[no-untyped-call]
 
 
 def _vector(function: Callable[..., Any]) -> Any:
