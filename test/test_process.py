@@ -58,7 +58,7 @@ def test_a_dataset_json_gives_a_field_per_pair_and_a_report(
     assert report["device"].startswith("cpu")
     case = report["cases"]["0098"]
     assert [level["grid_spacing"] for level in case["levels"]] == [2, 1]
-    assert {"read", "features", "level 1 solve", "level 1 refine", "fuse levels", "write"} <= set(case["stages"])
+    assert {"read", "features", "level 1 solve", "level 1 consistency", "level 1 refine", "write"} <= set(case["stages"])
     assert all(stage["peak_memory_mb"] > 50 for stage in case["stages"].values())
     output = capsys.readouterr()
     assert re.search(r"device: cpu \(.*no GPU in use", output.out)
