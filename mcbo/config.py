@@ -80,6 +80,79 @@ class Config:
     stretch: bool
 
 
+@dataclass(frozen=True)
+class SearchStage:
+    """A stage of the masked search for a rigid motion.
+
+    Attributes:
+        grid_spacing: g, voxels per cell.
+        search_radius: R, cells.
+    """
+
+    grid_spacing: int
+    search_radius: int
+
+
+@dataclass(frozen=True)
+class RefineStage:
+    """A stage of the Gauss–Newton refinement.
+
+    Attributes:
+        grid_spacing: g, voxels per cell.
+        mind_radius, mind_dilation: of MIND-SSC, voxels.
+        rounds: how often the moving images are warped and their features made anew.
+        iterations: Gauss–Newton steps in each round, at most.
+    """
+
+    grid_spacing: int
+    mind_radius: int
+    mind_dilation: int
+    rounds: int
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A complete method of the second kind (``cascade.py``).
+
+    Attributes:
+        name: of the preset.
+        mind_radius, mind_dilation: of MIND-SSC in the search, voxels.
+        search: coarse to fine.
+        coupling_weights: of the passes of the convex optimization, for one modality.
+        consistency_rounds: of the inverse consistency.
+        trim_keep: share of the cells that the rigid motion is fitted to.
+        trim_rounds: of that fit at most.
+        refine: coarse to fine.
+        bending: weight of ∫ |Δ(u − rigid)|² dV, in voxels.
+        cg_iterations: of conjugate gradients at most.
+        margin: voxels around the field of view that are worked on.
+        judge_spacing, judge_radius, judge_dilation: grid and features of the judgement.
+        full_gain: by how much the similarity of the full result must exceed that of the rigid one.
+        least_similarity: below it, nothing is believed.
+        modality_fusion: the displacements of all moving modalities are one from the start.
+    """
+
+    name: str
+    mind_radius: int
+    mind_dilation: int
+    search: tuple[SearchStage, ...]
+    coupling_weights: tuple[float, ...]
+    consistency_rounds: int
+    trim_keep: float
+    trim_rounds: int
+    refine: tuple[RefineStage, ...]
+    bending: float
+    cg_iterations: int
+    margin: int
+    judge_spacing: int
+    judge_radius: int
+    judge_dilation: int
+    full_gain: float
+    least_similarity: float
+    modality_fusion: Literal["joint"] | None
+
+
 def fit_to_shape(config: Config, shape: Shape) -> tuple[Config, tuple[Level, ...]]:
     """Leaves out the levels whose grid has fewer than ``MIN_CELLS`` cells along an axis; the other weights then sum to 1.
 

@@ -3,6 +3,8 @@
 This is the only caller of ``grid_sample`` and so the only place that knows torch's normalized coordinates.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -32,13 +34,29 @@ def warp(volume: Tensor, displacement: Displacement) -> Tensor:
     """
     if displacement.shape[:2] != (1, 3) or displacement.shape[2:] != volume.shape[2:]:
         raise ShapeError(f"warp: expected a displacement of shape {(1, 3, *volume.shape[2:])}, got {tuple(displacement.shape)}")
-    grid = torch.empty((1, *volume.shape[2:], 3), dtype=displacement.dtype, device=displacement.device)
-    for axis, size in enumerate(shape_of(volume)):
-        index = torch.arange(size, dtype=displacement.dtype, device=displacement.device)
+    return sample(volume, displacement, offset=(0, 0, 0), outside="zeros")
+
+
+def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside: Literal["zeros", "border"]) -> Tensor:
+    """Samples ``volume`` at ``offset + p + u(p)``, trilinearly.
+
+    Args:
+        volume: ``(1, C, H, W, D)``.
+        displacement: ``(1, 3, h, w, d)``, voxels, on a box of that grid (or beyond it).
+        offset: where the box begins.
+        outside: what is there: zeros, or the nearest voxel of the border.
+
+    Returns:
+        ``(1, C, h, w, d)``.
+    """
+    shape = shape_of(displacement)
+    grid = torch.empty((1, *shape, 3), dtype=displacement.dtype, device=displacement.device)
+    for axis, (count, first, size) in enumerate(zip(shape, offset, shape_of(volume), strict=True)):
+        index = torch.arange(first, first + count, dtype=displacement.dtype, device=displacement.device)
         position = displacement[:, axis] + index.view([-1 if a == axis else 1 for a in range(3)])
         # Half-pixel corners: voxel centre i lies at (2i + 1)/n − 1. grid_sample wants the last axis first.
         grid[..., 2 - axis] = position * (2 / size) + (1 / size - 1)
-    return functional.grid_sample(volume, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return functional.grid_sample(volume, grid, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
 def half_pixel_stretch(displacement: Displacement) -> Displacement:

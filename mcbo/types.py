@@ -24,6 +24,9 @@ Volume: TypeAlias = Tensor
 Features: TypeAlias = Tensor
 """``(1, 12, H, W, D)`` MIND-SSC features from 0 to 1; or the same on a grid of cells."""
 
+Mask: TypeAlias = Tensor
+"""``(1, 1, H, W, D)`` bool: true where an image is known and counts."""
+
 Displacement: TypeAlias = Tensor
 """``(1, 3, H, W, D)`` voxels (or cells where the name says so), fixed to moving."""
 
@@ -42,6 +45,7 @@ class Kernels:
         coupled_argmin: ``(cost_slab, displacement, first=a, last=b, search_radius=R, coupling_weight=w)`` picks, per cell of
             the rows ``[a, b)`` of the slab, the candidate that minimizes ``cost + w·|candidate − displacement|²``. See
             ``convex.coupled_argmin``.
+        as_slab: a whole cost volume ``(K, h, w, d)`` as one slab.
         mind_ssc: ``(volume, radius=r, dilation=d)`` makes features. See ``mind.mind_ssc``.
         make_consistent: ``(forward, backward, rounds=n, stretch=s)``. See ``consistency.make_consistent``.
         gradient_of: ``(fixed, moving, stretch=s)`` makes a function from a displacement to the gradient of the feature
@@ -52,5 +56,6 @@ class Kernels:
     cost_slabs: Callable[..., Iterator[CostSlab]]
     coupled_argmin: Callable[..., Tensor]
     mind_ssc: Callable[..., Features]
+    as_slab: Callable[[Tensor], CostSlab]
     make_consistent: Callable[..., tuple[Displacement, Displacement]]
     gradient_of: Callable[..., Callable[[Displacement], Displacement]]

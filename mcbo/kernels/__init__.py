@@ -11,6 +11,7 @@ REFERENCE = Kernels(
     name="torch",
     cost_slabs=cost_slabs,
     coupled_argmin=coupled_argmin,
+    as_slab=lambda cost: cost,
     mind_ssc=mind_ssc,
     make_consistent=make_consistent,
     gradient_of=gradient_of,

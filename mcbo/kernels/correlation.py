@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mcbo.cost_volume import HALO, check_shapes
 from mcbo.field import shape_of
@@ -85,6 +86,19 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
         in_threads(_fill_line_minima, (stop - start) * width, slab.cost, slab.line_minimum, depth)
         done = reach
         yield slab
+
+
+def as_slab(cost: Tensor) -> Slab:
+    """A whole cost volume ``(K, h, w, d)``, in the order of ``cost_volume.candidates``, as one slab."""
+    count, height, width, depth = cost.shape
+    blocks = round_up(depth) // LANES
+    side = round(count ** (1 / 3))
+    laid_out = aligned_floats(height, width, blocks, count, LANES)
+    padded = functional.pad(cost, [0, blocks * LANES - depth])
+    torch.from_numpy(laid_out).copy_(padded.view(count, height, width, blocks, LANES).permute(1, 2, 3, 0, 4))
+    minima = aligned_floats(height, width, blocks, side**2, LANES)
+    in_threads(_fill_line_minima, height * width, laid_out, minima, depth)
+    return Slab(cost=laid_out, line_minimum=minima, depth=depth)
 
 
 def coupled_argmin(

@@ -1,0 +1,281 @@
+"""The cascade: a masked search for a rigid motion, coarse to fine, then Gauss–Newton refinement, then a judgement.
+
+Each stage warps the moving images from the original by all that is known so far and looks for the remainder only.
+docs/method.md tells it step by step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mcbo import cells, rigid
+from mcbo.config import Cascade, SearchStage
+from mcbo.field import sample, shape_of
+from mcbo.gauss_newton import Modality, refine_by_gauss_newton
+from mcbo.mask import bounding_box, field_of_view, fill_outside
+from mcbo.search import search
+from mcbo.similarity import similarity
+from mcbo.timing import StageTimer
+from mcbo.types import Displacement, Features, Kernels, Mask, Shape, Volume
+
+WEIGHT_FLOOR = 1e-3
+"""Weight of unknown voxels in the means of cells: nothing beside known ones, but a cell without any has a mean all the same."""
+
+
+@dataclass
+class CascadeCase:
+    """A case within the box that is worked on, and what is known of its motion.
+
+    Attributes:
+        fixed: ``(1, 1, h, w, d)``, filled beyond its mask.
+        mask: of the fixed image, of the same shape.
+        movings: whole moving images, filled beyond their masks.
+        masks: of the moving images.
+        offset: where the box begins in the whole volume, voxels.
+        spacing_mm: voxel size along axes 0, 1, 2.
+        motion: the rigid motion so far.
+    """
+
+    fixed: Volume
+    mask: Mask
+    movings: Sequence[Volume]
+    masks: Sequence[Mask]
+    offset: Shape
+    spacing_mm: tuple[float, float, float]
+    kernels: Kernels
+    timer: StageTimer
+    motion: rigid.Rigid = field(default_factory=rigid.identity)
+    _features: dict[tuple[int, int], Features] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> Shape:
+        return shape_of(self.fixed)
+
+    def rigid_displacement(self) -> Displacement:
+        """The motion so far, ``(1, 3, h, w, d)`` voxels."""
+        return rigid.to_displacement(self.motion, self.shape, offset=self.offset, spacing_mm=self.spacing_mm, like=self.fixed)
+
+    def fixed_features(self, radius: int, dilation: int) -> Features:
+        """Features of the fixed image; those of the last radius and dilation are kept."""
+        if (radius, dilation) not in self._features:
+            self._features.clear()
+            with self.timer.stage("features"):
+                self._features[radius, dilation] = self.kernels.mind_ssc(self.fixed, radius=radius, dilation=dilation)
+        return self._features[radius, dilation]
+
+    def on_grid(self, displacement: Displacement, *, spacing: int, radius: int, dilation: int) -> "OnGrid":
+        """Features of the fixed and of the warped moving images on a grid of cells."""
+        fixed = self.fixed_features(radius, dilation)
+        with self.timer.stage("features"):
+            pooled, known = _pool(fixed, self.mask, spacing)
+        modalities = []
+        for moving, mask in zip(self.movings, self.masks, strict=True):
+            with self.timer.stage("features"):
+                warped = sample(moving, displacement, offset=self.offset, outside="border")
+                seen = sample(mask.to(moving.dtype), displacement, offset=self.offset, outside="zeros") > 0.5
+                features = self.kernels.mind_ssc(warped, radius=radius, dilation=dilation)
+                modalities.append(Modality(*_pool(features, seen, spacing)))
+        return OnGrid(pooled, known, modalities)
+
+
+@dataclass(frozen=True)
+class OnGrid:
+    """What a stage works on: features of cells, and how much of each cell is known."""
+
+    fixed: Features
+    known: Tensor
+    modalities: list[Modality]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was written and how far it can be believed.
+
+    Attributes:
+        chosen: ``identity``, ``rigid`` or ``full``.
+        similarity: of each candidate (``similarity.py``), from about 0 for unrelated images to 1.
+        confidence: similarity of what was chosen.
+    """
+
+    chosen: str
+    similarity: dict[str, float]
+    confidence: float
+
+
+def register_cascade(
+    fixed: Volume,
+    movings: Sequence[Volume],
+    *,
+    spacing_mm: tuple[float, float, float],
+    config: Cascade,
+    kernels: Kernels,
+    timer: StageTimer,
+) -> tuple[Displacement, Judgement]:
+    """Registers moving images that share a grid to a fixed image, with one displacement for all of them.
+
+    Args:
+        fixed: ``(1, 1, H, W, D)`` intensities.
+        movings: one or more of the same shape.
+        spacing_mm: voxel size along axes 0, 1, 2.
+        config: the preset, fitted to the shape.
+        kernels: the hot steps.
+        timer: told of every stage.
+
+    Returns:
+        ``(1, 3, H, W, D)`` voxels, and the judgement.
+    """
+    with timer.stage("masks"):
+        case = prepare(fixed, movings, spacing_mm=spacing_mm, config=config, kernels=kernels, timer=timer)
+    for stage in config.search:
+        search_rigid(case, stage, config)
+    candidates = {"identity": torch.zeros_like(case.rigid_displacement()), "rigid": case.rigid_displacement()}
+    candidates["full"] = refine(case, candidates["rigid"], config)
+    with timer.stage("judge"):
+        judgement = judge(case, candidates, config)
+    chosen = candidates[judgement.chosen]
+    if judgement.chosen == "identity":
+        return fixed.new_zeros((1, 3, *shape_of(fixed))), judgement
+    deviation = chosen - candidates["rigid"]
+    padding = []
+    for begin, inner, size in zip(reversed(case.offset), reversed(case.shape), reversed(shape_of(fixed)), strict=True):
+        padding += [begin, size - begin - inner]
+    whole = rigid.to_displacement(case.motion, shape_of(fixed), offset=(0, 0, 0), spacing_mm=spacing_mm, like=fixed)
+    return whole + functional.pad(deviation, padding, mode="replicate"), judgement
+
+
+def prepare(
+    fixed: Volume,
+    movings: Sequence[Volume],
+    *,
+    spacing_mm: tuple[float, float, float],
+    config: Cascade,
+    kernels: Kernels,
+    timer: StageTimer,
+) -> CascadeCase:
+    """Masks, fills, and cuts out the box that is worked on."""
+    reach = max(
+        [config.mind_radius + config.mind_dilation] + [stage.mind_radius + stage.mind_dilation for stage in config.refine]
+    )
+    mask = field_of_view(fixed)
+    box = bounding_box(mask, margin=config.margin)
+    masks = [field_of_view(moving) for moving in movings]
+    index = (slice(None), slice(None), *box)
+    return CascadeCase(
+        fixed=fill_outside(fixed[index], mask[index], reach=reach),
+        mask=mask[index].contiguous(),
+        movings=[fill_outside(moving, m, reach=reach) for moving, m in zip(movings, masks, strict=True)],
+        masks=masks,
+        offset=(box[0].start, box[1].start, box[2].start),
+        spacing_mm=spacing_mm,
+        kernels=kernels,
+        timer=timer,
+    )
+
+
+def search_rigid(case: CascadeCase, stage: SearchStage, config: Cascade) -> None:
+    """One stage of the search: displacements of cells, and the rigid motion that most of them agree on."""
+    grid = case.on_grid(
+        case.rigid_displacement(), spacing=stage.grid_spacing, radius=config.mind_radius, dilation=config.mind_dilation
+    )
+    with case.timer.stage(f"search {stage.grid_spacing}"):
+        count = len(grid.modalities)
+        known = torch.stack([m.known for m in grid.modalities]).amin(dim=0)
+        found = search(
+            torch.cat([grid.fixed] * count, dim=1),
+            torch.cat([m.features for m in grid.modalities], dim=1),
+            grid.known,
+            known,
+            search_radius=min(stage.search_radius, (min(shape_of(grid.fixed)) - 1) // 2),
+            coupling_weights=[weight * count for weight in config.coupling_weights],
+            consistency_rounds=config.consistency_rounds,
+            kernels=case.kernels,
+        )
+        case.motion = _fit(case, grid.known, found, stage.grid_spacing, config)
+
+
+def _fit(case: CascadeCase, known: Tensor, found: Displacement, spacing: int, config: Cascade) -> rigid.Rigid:
+    """The motion so far, after what was found on top of it."""
+    spacing_mm = torch.tensor(case.spacing_mm, dtype=torch.float64)
+    axes = [
+        axis + begin
+        for axis, begin in zip(cells.cell_centers(case.shape, spacing, device=torch.device("cpu")), case.offset, strict=True)
+    ]
+    centers = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    inside = known[0, 0].cpu() > 0.5
+    if int(inside.sum()) < 12:
+        return case.motion
+    points = centers[inside]
+    targets = points + spacing * found[0].cpu().double().movedim(0, -1)[inside]
+    return rigid.fit_trimmed(
+        points * spacing_mm,
+        case.motion.apply(targets * spacing_mm),
+        known[0, 0].cpu().double()[inside],
+        keep=config.trim_keep,
+        rounds=config.trim_rounds,
+    )
+
+
+def refine(case: CascadeCase, displacement: Displacement, config: Cascade) -> Displacement:
+    """The refinement stages; a finer grid that is told less than a coarser one (its noise outweighs its detail) is left out."""
+    start = displacement
+    most = 0.0
+    for stage in config.refine:
+        for turn in range(stage.rounds):
+            grid = case.on_grid(
+                displacement, spacing=stage.grid_spacing, radius=stage.mind_radius, dilation=stage.mind_dilation
+            )
+            with case.timer.stage(f"refine {stage.grid_spacing}"):
+                found, density = refine_by_gauss_newton(
+                    grid.fixed,
+                    grid.known,
+                    grid.modalities,
+                    cells.to_cells(displacement - start, stage.grid_spacing),
+                    bending=config.bending * stage.grid_spacing,
+                    iterations=stage.iterations,
+                    cg_iterations=config.cg_iterations,
+                )
+                density /= stage.grid_spacing**5
+                if turn == 0 and density < most:
+                    break
+                most = max(most, density)
+                displacement = compose(case, displacement, cells.to_voxels(found, case.shape, stage.grid_spacing))
+    return displacement
+
+
+def compose(case: CascadeCase, displacement: Displacement, first: Displacement) -> Displacement:
+    """The displacement of ``first`` and then ``displacement``: v(p) + u(p + v(p)).
+
+    The rigid part of u is continued beyond the box as what it is; the rest is continued by its border.
+    """
+    linear = case.rigid_displacement()
+    rest = sample(displacement - linear, first, offset=(0, 0, 0), outside="border")
+    spacing = torch.tensor(case.spacing_mm, dtype=torch.float64)
+    matrix = case.motion.rotation * spacing.view(1, 3) / spacing.view(3, 1)
+    turned = torch.einsum("ab,nbhwd->nahwd", matrix.to(first.device, first.dtype), first)
+    return linear + turned + rest
+
+
+def judge(case: CascadeCase, candidates: dict[str, Displacement], config: Cascade) -> Judgement:
+    """Compares identity, rigid and full result by features that no stage was fitted to."""
+    scores = {}
+    for name, displacement in candidates.items():
+        grid = case.on_grid(
+            displacement, spacing=config.judge_spacing, radius=config.judge_radius, dilation=config.judge_dilation
+        )
+        each = [similarity(grid.fixed, m.features, grid.known * (m.known > 0.5)) for m in grid.modalities]
+        overlap = min(float((grid.known * (m.known > 0.5)).sum() / grid.known.sum().clamp(min=1e-6)) for m in grid.modalities)
+        scores[name] = max(each) * min(overlap, 1.0) ** 0.5
+    chosen = "full" if scores["full"] > scores["rigid"] + config.full_gain else "rigid"
+    if scores[chosen] < config.least_similarity or scores[chosen] <= scores["identity"]:
+        chosen = "identity"
+    return Judgement(chosen=chosen, similarity=scores, confidence=scores[chosen])
+
+
+def _pool(features: Features, mask: Mask, spacing: int) -> tuple[Features, Tensor]:
+    """Means over the known part of each cell, and how much of it is known."""
+    known = mask.to(features.dtype)
+    means, _ = cells.pool(features, known + WEIGHT_FLOOR, spacing)
+    return means, (cells.pool_sums(known, spacing) / spacing**3).clamp(max=1)

@@ -1,0 +1,304 @@
+"""Gauss–Newton refinement: the smooth displacement that explains the features, as far as they can be trusted.
+
+Minimizes over v, on a grid of cells,
+
+    Σ over modalities of (κ²/(s·τ)) · Σ over cells of k·|M(p + v) − F(p)|²  +  β · Σ over cells of |Δ(d + v)|²,
+
+where d is what the displacement already deviates from a rigid motion and Δ the Laplacian: bending, and no motion that is
+rigid, is what costs. The weight of a modality is measured from the pair itself (``information_of``), so that one β serves clean
+and noisy images, and a modality that shares little with the fixed image hardly counts.
+
+The gradient is taken by central differences of the mean of both images (efficient second-order minimization, Malis 2004). The
+derivative of a trilinear interpolant, which backpropagation through the sampling would give, is one-sided at whole cells; with
+noise in the moving image it drifts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mcbo.field import box_sum, shape_of, warp
+from mcbo.types import Displacement, Features, Shape
+
+RESIDUAL_FLOOR = 1e-3
+"""Added to the mean feature distance: two images that agree to rounding are not infinitely informative."""
+MIN_CORRELATION = 0.02
+"""Least correlation of gradients that is believed; keeps unrelated images from dividing by zero."""
+LAGS = 4
+"""Cells over which the correlation of residuals is summed."""
+MAX_STEP = 1.0
+"""Cells that one iteration moves at most."""
+SMALL_STEP = 0.02
+"""Cells: an iteration that moves less in the mean is the last."""
+CG_TOLERANCE = 0.02
+_RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A moving image on the grid of cells.
+
+    Attributes:
+        features: ``(1, C, h, w, d)``, already warped by the displacement so far.
+        known: ``(1, 1, h, w, d)`` from 0 to 1.
+    """
+
+    features: Features
+    known: Tensor
+
+
+@dataclass(frozen=True)
+class Information:
+    """What a modality tells of the motion.
+
+    Attributes:
+        gain: κ, from 0 to 1: the slope of the fixed features that the moving ones share, 2ρ/(1 + ρ), ρ being the correlation of
+            their gradients.
+        correlation_cells: τ, at least 1: over how many cells a residual is correlated, so that these count once.
+    """
+
+    gain: float
+    correlation_cells: float
+
+
+def refine_by_gauss_newton(
+    fixed: Features,
+    fixed_known: Tensor,
+    modalities: Sequence[Modality],
+    deviation: Displacement,
+    *,
+    bending: float,
+    iterations: int,
+    cg_iterations: int,
+) -> tuple[Displacement, float]:
+    """Finds v, starting from none.
+
+    Args:
+        fixed: ``(1, C, h, w, d)`` features.
+        fixed_known: ``(1, 1, h, w, d)`` from 0 to 1.
+        modalities: the moving images.
+        deviation: d, ``(1, 3, h, w, d)`` cells.
+        bending: β.
+        iterations: Gauss–Newton steps.
+        cg_iterations: conjugate gradient steps in each, at most.
+
+    Returns:
+        v, ``(1, 3, h, w, d)`` cells; and the density of information, Σ of κ²/(s·τ)·tr H over modalities, per known cell.
+    """
+    v = torch.zeros_like(deviation)
+    preconditioner = CosineTransform(shape_of(fixed), like=fixed)
+    inside = fixed_known > 0.5
+    informations: list[Information] = []
+    density = 0.0
+    for iteration in range(iterations):
+        gradient = torch.zeros_like(v)
+        hessian = fixed.new_zeros((6, *shape_of(fixed)))
+        for number, modality in enumerate(modalities):
+            moved = warp(modality.features, v)
+            known = fixed_known * (warp(modality.known, v) > 0.5)
+            g, h, distance = data_terms(fixed, moved)
+            mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR
+            if iteration == 0:
+                informations.append(information_of(fixed, moved, (known > 0.5)))
+            gain, cells = informations[number].gain, informations[number].correlation_cells
+            weight = known * robust_weight(distance, known, mean) / mean
+            if iteration == 0:
+                trace = ((h[0] + h[3] + h[5]) * weight[0, 0]).sum() / known.sum().clamp(min=1)
+                density += float(trace) * gain**2 / cells
+            gradient += g * weight * (gain / cells)
+            hessian += h * weight[0] * (gain**2 / cells)
+        right = -(gradient + bending * bending_gradient(deviation + v))
+        mean_curvature = float(((hessian[0] + hessian[3] + hessian[5]) / 3)[inside[0, 0]].mean()) if bool(inside.any()) else 0.0
+        step = _conjugate_gradient(
+            hessian,
+            right,
+            preconditioner.symbol(mean_curvature + _RIDGE, bending),
+            preconditioner,
+            bending=bending,
+            rounds=cg_iterations,
+        )
+        length = step.norm(dim=1, keepdim=True)
+        v += step * (MAX_STEP / length.clamp(min=MAX_STEP))
+        if bool(inside.any()) and float(length[inside].mean()) < SMALL_STEP:
+            break
+    return v, density
+
+
+def data_terms(fixed: Features, moved: Features) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient, Gauss–Newton Hessian and value of Σ over channels of ½(M − F)², per cell.
+
+    Args:
+        fixed: ``(1, C, h, w, d)``.
+        moved: of the same shape.
+
+    Returns:
+        ``(1, 3, h, w, d)`` gradient; ``(6, h, w, d)`` entries 00, 01, 02, 11, 12, 22; ``(1, 1, h, w, d)`` Σ (M − F)².
+    """
+    shape = shape_of(fixed)
+    gradient = fixed.new_zeros((3, *shape))
+    hessian = fixed.new_zeros((6, *shape))
+    distance = fixed.new_zeros(shape)
+    for f, m in zip(fixed[0], moved[0], strict=True):
+        error = m - f
+        slopes = central_differences((m + f) / 2)
+        distance.addcmul_(error, error)
+        for axis, slope in enumerate(slopes):
+            gradient[axis].addcmul_(error, slope)
+        for entry, (a, b) in enumerate(((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))):
+            hessian[entry].addcmul_(slopes[a], slopes[b])
+    return gradient.unsqueeze(0), hessian, distance[None, None]
+
+
+def central_differences(volume: Tensor) -> list[Tensor]:
+    """Slopes of ``(h, w, d)`` along each axis, one-sided at the borders."""
+    slopes = []
+    for axis, size in enumerate(volume.shape):
+        slope = torch.zeros_like(volume)
+        if size > 1:
+            forward = volume.diff(dim=axis)
+            slope.narrow(axis, 0, size - 1).add_(forward)
+            slope.narrow(axis, 1, size - 1).add_(forward)
+            slope.narrow(axis, 1, size - 2).mul_(0.5)
+        slopes.append(slope)
+    return slopes
+
+
+def information_of(fixed: Features, moved: Features, known: Tensor) -> Information:
+    """How much the features share, and how far their residuals are correlated (see ``Information``).
+
+    Args:
+        fixed: ``(1, C, h, w, d)``.
+        moved: of the same shape.
+        known: ``(1, 1, h, w, d)`` bool.
+    """
+    seen = known[0, 0]
+    weights = seen.to(fixed.dtype)
+    count = weights.sum().clamp(min=1)
+    residuals = [(m - f) * weights for f, m in zip(fixed[0], moved[0], strict=True)]
+    means = [residual.sum() / count for residual in residuals]
+    centered = [(residual - mean) * weights for residual, mean in zip(residuals, means, strict=True)]
+    variance = sum(float(c.square().sum(dtype=torch.float64)) for c in centered) / float(count)
+    cells, shared, energy = 1.0, 0.0, 0.0
+    for axis in range(3):
+        size = seen.shape[axis]
+        ratios = 0.0
+        for lag in range(1, min(LAGS, size - 1) + 1):
+            products = sum(
+                float((c.narrow(axis, 0, size - lag) * c.narrow(axis, lag, size - lag)).sum(dtype=torch.float64))
+                for c in centered
+            )
+            pairs = float(
+                (weights.narrow(axis, 0, size - lag) * weights.narrow(axis, lag, size - lag)).sum(dtype=torch.float64)
+            )
+            ratios += min(max(products / max(pairs, 1.0) / max(variance, 1e-12), 0.0), 1.0)
+        cells *= 1 + 2 * ratios
+        if size > 2:
+            both = weights.narrow(axis, 0, size - 2) * weights.narrow(axis, 1, size - 2) * weights.narrow(axis, 2, size - 2)
+            for f, m in zip(fixed[0], moved[0], strict=True):
+                df = f.narrow(axis, 2, size - 2) - f.narrow(axis, 0, size - 2)
+                dm = m.narrow(axis, 2, size - 2) - m.narrow(axis, 0, size - 2)
+                shared += float((df * dm * both).sum(dtype=torch.float64))
+                energy += float(((df.square() + dm.square()) * both).sum(dtype=torch.float64)) / 2
+    correlation = max(shared / max(energy, 1e-12), MIN_CORRELATION)
+    return Information(gain=2 * correlation / (1 + correlation), correlation_cells=cells)
+
+
+def robust_weight(distance: Tensor, known: Tensor, mean: float) -> Tensor:
+    """4·(s/(s + r))², r the feature distance smoothed over known cells: 1 where it is as usual, less where nothing fits."""
+    weights = known + 1e-4
+    smoothed, normalizer = distance * known + 1e-4 * distance, weights
+    for axis in (-3, -2, -1):
+        smoothed, normalizer = box_sum(smoothed, axis=axis, size=3), box_sum(normalizer, axis=axis, size=3)
+    return 4 * (mean / (mean + smoothed / normalizer)).square()
+
+
+def laplacian(field: Tensor) -> Tensor:
+    """Σ over face neighbors of (u − neighbor): the negative Laplacian with natural borders, of each of ``(…, h, w, d)``."""
+    result = torch.zeros_like(field)
+    for axis in (-3, -2, -1):
+        size = field.shape[axis]
+        if size > 1:
+            step = field.diff(dim=axis)
+            result.narrow(axis, 0, size - 1).sub_(step)
+            result.narrow(axis, 1, size - 1).add_(step)
+    return result
+
+
+def bending_gradient(displacement: Displacement) -> Displacement:
+    """Half the gradient of Σ |Δu|²."""
+    return laplacian(laplacian(displacement))
+
+
+class CosineTransform:
+    """Diagonalizes the Laplacian: the preconditioner of the conjugate gradients.
+
+    As products with the matrices of the orthonormal DCT-II, which every device does fast.
+
+    Args:
+        shape: cells.
+        like: a tensor of the device and type to use.
+    """
+
+    def __init__(self, shape: Shape, *, like: Tensor) -> None:
+        self._matrices = []
+        eigenvalues = like.new_zeros(shape, dtype=torch.float64)
+        for axis, size in enumerate(shape):
+            index = torch.arange(size, dtype=torch.float64, device=like.device)
+            matrix = torch.cos(torch.pi / size * torch.outer(index, index + 0.5)) * (2 / size) ** 0.5
+            matrix[0] /= 2**0.5
+            self._matrices.append(matrix.to(like.dtype))
+            values = 2 - 2 * torch.cos(torch.pi * index / size)
+            eigenvalues += values.view([-1 if a == axis else 1 for a in range(3)])
+        self._eigenvalues = eigenvalues.to(like.dtype)
+
+    def symbol(self, curvature: float, bending: float) -> Tensor:
+        """Eigenvalues of ``curvature + bending · Laplacian²``, ``(h, w, d)``."""
+        return curvature + bending * self._eigenvalues.square()
+
+    def solve(self, right: Tensor, symbol: Tensor) -> Tensor:
+        """Divides ``(1, 3, h, w, d)`` by a symbol in the space of cosines."""
+        return self._apply(self._apply(right, inverse=False) / symbol, inverse=True)
+
+    def _apply(self, field: Tensor, *, inverse: bool) -> Tensor:
+        for axis, matrix in enumerate(self._matrices, start=2):
+            rows = matrix.T if inverse else matrix
+            field = torch.tensordot(rows, field, dims=([1], [axis])).movedim(0, axis)
+        return field.contiguous()
+
+
+def _times_hessian(hessian: Tensor, field: Displacement) -> Displacement:
+    h00, h01, h02, h11, h12, h22 = hessian
+    x, y, z = field[0]
+    return torch.stack([h00 * x + h01 * y + h02 * z, h01 * x + h11 * y + h12 * z, h02 * x + h12 * y + h22 * z])[None]
+
+
+def _conjugate_gradient(
+    hessian: Tensor, right: Displacement, symbol: Tensor, transform: CosineTransform, *, bending: float, rounds: int
+) -> Displacement:
+    """Solves (H + β·Laplacian² + ridge) x = right to ``CG_TOLERANCE``."""
+
+    def product(field: Displacement) -> Displacement:
+        return _times_hessian(hessian, field) + bending * bending_gradient(field) + _RIDGE * field
+
+    def dot(a: Tensor, b: Tensor) -> float:
+        return float((a * b).sum(dtype=torch.float64))
+
+    x = torch.zeros_like(right)
+    residual = right.clone()
+    z = transform.solve(residual, symbol)
+    direction = z.clone()
+    size = first = dot(residual, z)
+    for _ in range(rounds):
+        if size <= CG_TOLERANCE**2 * first or first == 0:
+            break
+        image = product(direction)
+        length = size / max(dot(direction, image), 1e-30)
+        x.add_(direction, alpha=length)
+        residual.sub_(image, alpha=length)
+        z = transform.solve(residual, symbol)
+        after = dot(residual, z)
+        direction = z.add_(direction, alpha=after / size)
+        size = after
+    return x
