@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import typer
 
 from mcbo import __version__
-from mcbo.config import Config
+from mcbo.config import Preset
 from mcbo.dataset import SPLITS, Dataset, open_input, select_cases, single_pair
 from mcbo.errors import InputError, McboError
 from mcbo.nifti import FORMATS
@@ -228,7 +228,7 @@ def _three_paths(inputs: Sequence[str], options: Options) -> tuple[Dataset, Opti
     return dataset, written
 
 
-def _choose_config(dataset: Dataset, task: str | None, preset: str | None, *, optional: bool) -> Config:
+def _choose_config(dataset: Dataset, task: str | None, preset: str | None, *, optional: bool) -> Preset:
     """The preset of the task that was asked for, or that the data set names."""
     name = task or dataset.task
     if optional and (name is None or (task is None and name not in TASKS)):

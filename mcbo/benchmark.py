@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcbo.config import Config, format_shape
+from mcbo.config import Preset, format_shape
 from mcbo.dataset import scan_folder
 from mcbo.errors import InputError, McboError
 from mcbo.memory import needed_bytes
@@ -55,7 +55,7 @@ class Measurement:
     stages: dict[str, Stage]
 
 
-def measure(sizes: Sequence[int], *, config: Config, options: Options, movings: int, repeat: int) -> list[Measurement]:
+def measure(sizes: Sequence[int], *, config: Preset, options: Options, movings: int, repeat: int) -> list[Measurement]:
     """Registers a phantom of each size, as a file of ``size``³ voxels, ``repeat`` times in this process, warm.
 
     Args:
@@ -78,7 +78,7 @@ def measure(sizes: Sequence[int], *, config: Config, options: Options, movings: 
     return [_measure_one(size, config, options, movings, repeat) for size in sizes]
 
 
-def _measure_one(size: int, config: Config, options: Options, movings: int, repeat: int) -> Measurement:
+def _measure_one(size: int, config: Preset, options: Options, movings: int, repeat: int) -> Measurement:
     shape = (size, size, size)
     with tempfile.TemporaryDirectory(prefix="mcbo-benchmark-") as folder:
         _write_phantom(shape, movings, Path(folder) / "input")
@@ -116,7 +116,7 @@ def _write_phantom(shape: Shape, movings: int, folder: Path) -> None:
         write_volume(folder / f"Phantom_0001_{channel:04}.nii.gz", image, np.eye(4))
 
 
-def describe_run(config: Config, device: str) -> dict[str, str]:
+def describe_run(config: Preset, device: str) -> dict[str, str]:
     """What a figure is worth nothing without: machine, device, versions, preset."""
     return {
         "preset": config.name,

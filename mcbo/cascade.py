@@ -5,21 +5,23 @@ docs/method.md tells it step by step.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mcbo import cells, rigid
-from mcbo.config import Cascade, SearchStage
-from mcbo.field import sample, shape_of
+from mcbo.config import MIN_CELLS, Cascade, SearchStage
+from mcbo.deform import search_deformation
+from mcbo.field import check_finite, sample, shape_of
 from mcbo.gauss_newton import Modality, refine_by_gauss_newton
+from mcbo.global_start import find_start
 from mcbo.mask import bounding_box, field_of_view, fill_outside
 from mcbo.search import search
 from mcbo.similarity import similarity
 from mcbo.timing import StageTimer
-from mcbo.types import Displacement, Features, Kernels, Mask, Shape, Volume
+from mcbo.types import Displacement, Features, Judgement, Kernels, Mask, Shape, Triple, Volume
 
 WEIGHT_FLOOR = 1e-3
 """Weight of unknown voxels in the means of cells: nothing beside known ones, but a cell without any has a mean all the same."""
@@ -36,6 +38,10 @@ class CascadeCase:
         masks: of the moving images.
         offset: where the box begins in the whole volume, voxels.
         spacing_mm: voxel size along axes 0, 1, 2.
+        whole_mask: of the whole fixed image.
+        kernels: the hot steps.
+        timer: told of every stage.
+        share: of the case that a stage is, for the progress shown.
         motion: the rigid motion so far.
     """
 
@@ -44,9 +50,11 @@ class CascadeCase:
     movings: Sequence[Volume]
     masks: Sequence[Mask]
     offset: Shape
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: Triple
+    whole_mask: Mask
     kernels: Kernels
     timer: StageTimer
+    share: float
     motion: rigid.Rigid = field(default_factory=rigid.identity)
     _features: dict[tuple[int, int], Features] = field(default_factory=dict)
 
@@ -89,27 +97,18 @@ class OnGrid:
     known: Tensor
     modalities: list[Modality]
 
-
-@dataclass(frozen=True)
-class Judgement:
-    """What was written and how far it can be believed.
-
-    Attributes:
-        chosen: ``identity``, ``rigid`` or ``full``.
-        similarity: of each candidate (``similarity.py``), from about 0 for unrelated images to 1.
-        confidence: similarity of what was chosen.
-    """
-
-    chosen: str
-    similarity: dict[str, float]
-    confidence: float
+    def joint(self) -> tuple[Features, Features, Tensor, Tensor]:
+        """All modalities as channels of one: fixed and moving features, and what is known of either."""
+        fixed = self.fixed.repeat(1, len(self.modalities), 1, 1, 1)
+        moving = torch.cat([m.features for m in self.modalities], dim=1)
+        return fixed, moving, self.known, torch.stack([m.known for m in self.modalities]).amin(dim=0)
 
 
 def register_cascade(
     fixed: Volume,
     movings: Sequence[Volume],
     *,
-    spacing_mm: tuple[float, float, float],
+    spacing_mm: Triple,
     config: Cascade,
     kernels: Kernels,
     timer: StageTimer,
@@ -127,38 +126,49 @@ def register_cascade(
     Returns:
         ``(1, 3, H, W, D)`` voxels, and the judgement.
     """
-    with timer.stage("masks"):
-        case = prepare(fixed, movings, spacing_mm=spacing_mm, config=config, kernels=kernels, timer=timer)
+    share = 1 / (len(config.search) + len(config.deform) + sum(stage.rounds for stage in config.refine) + 4)
+    with timer.stage("masks", work=share):
+        case = prepare(fixed, movings, config=config, spacing_mm=spacing_mm, kernels=kernels, timer=timer, share=share)
+    if config.start:
+        with timer.stage("start", work=share):
+            case.motion = find_start(
+                fixed, case.whole_mask, movings, case.masks, spacing_mm=spacing_mm, settings=config.start, kernels=kernels
+            )
     for stage in config.search:
         search_rigid(case, stage, config)
-    candidates = {"identity": torch.zeros_like(case.rigid_displacement()), "rigid": case.rigid_displacement()}
-    candidates["full"] = refine(case, candidates["rigid"], config)
-    with timer.stage("judge"):
-        judgement = judge(case, candidates, config)
-    chosen = candidates[judgement.chosen]
+    linear = case.rigid_displacement()
+    check_finite(linear, "search")
+    full = refine(case, search_deformed(case, linear, config), config)
+    check_finite(full, "refine")
+    with timer.stage("judge", work=2 * share):
+        judgement = judge(case, {"identity": torch.zeros_like(linear), "rigid": linear, "full": full}, config)
+    if judgement.chosen == "identity" and judgement.confidence < config.least_similarity:
+        case.motion = rigid.identity()
+        search_rigid(case, config.cautious, config)
+        judgement = replace(judgement, chosen="cautious")
     if judgement.chosen == "identity":
         return fixed.new_zeros((1, 3, *shape_of(fixed))), judgement
-    deviation = chosen - candidates["rigid"]
-    padding = []
-    for begin, inner, size in zip(reversed(case.offset), reversed(case.shape), reversed(shape_of(fixed)), strict=True):
-        padding += [begin, size - begin - inner]
     whole = rigid.to_displacement(case.motion, shape_of(fixed), offset=(0, 0, 0), spacing_mm=spacing_mm, like=fixed)
-    return whole + functional.pad(deviation, padding, mode="replicate"), judgement
+    if judgement.chosen == "full":
+        padding = []
+        for begin, inner, size in zip(reversed(case.offset), reversed(case.shape), reversed(shape_of(fixed)), strict=True):
+            padding += [begin, size - begin - inner]
+        whole += functional.pad(full - linear, padding, mode="replicate")
+    return whole, judgement
 
 
 def prepare(
     fixed: Volume,
     movings: Sequence[Volume],
     *,
-    spacing_mm: tuple[float, float, float],
+    spacing_mm: Triple,
     config: Cascade,
     kernels: Kernels,
     timer: StageTimer,
+    share: float,
 ) -> CascadeCase:
     """Masks, fills, and cuts out the box that is worked on."""
-    reach = max(
-        [config.mind_radius + config.mind_dilation] + [stage.mind_radius + stage.mind_dilation for stage in config.refine]
-    )
+    reach = config.feature_reach
     mask = field_of_view(fixed)
     box = bounding_box(mask, margin=config.margin)
     masks = [field_of_view(moving) for moving in movings]
@@ -170,26 +180,25 @@ def prepare(
         masks=masks,
         offset=(box[0].start, box[1].start, box[2].start),
         spacing_mm=spacing_mm,
+        whole_mask=mask,
         kernels=kernels,
         timer=timer,
+        share=share,
     )
 
 
 def search_rigid(case: CascadeCase, stage: SearchStage, config: Cascade) -> None:
     """One stage of the search: displacements of cells, and the rigid motion that most of them agree on."""
+    if min(cells.cell_shape(case.shape, stage.grid_spacing)) < MIN_CELLS:
+        return
     grid = case.on_grid(
         case.rigid_displacement(), spacing=stage.grid_spacing, radius=config.mind_radius, dilation=config.mind_dilation
     )
-    with case.timer.stage(f"search {stage.grid_spacing}"):
-        count = len(grid.modalities)
-        known = torch.stack([m.known for m in grid.modalities]).amin(dim=0)
+    with case.timer.stage(f"search {stage.grid_spacing}", work=case.share):
         found = search(
-            torch.cat([grid.fixed] * count, dim=1),
-            torch.cat([m.features for m in grid.modalities], dim=1),
-            grid.known,
-            known,
-            search_radius=min(stage.search_radius, (min(shape_of(grid.fixed)) - 1) // 2),
-            coupling_weights=[weight * count for weight in config.coupling_weights],
+            *grid.joint(),
+            search_radius=stage.search_radius,
+            coupling_weights=[weight * len(grid.modalities) for weight in config.coupling_weights],
             consistency_rounds=config.consistency_rounds,
             kernels=case.kernels,
         )
@@ -218,6 +227,25 @@ def _fit(case: CascadeCase, known: Tensor, found: Displacement, spacing: int, co
     )
 
 
+def search_deformed(case: CascadeCase, displacement: Displacement, config: Cascade) -> Displacement:
+    """The stages of the search for a deformation, each composed with what was there."""
+    for stage in config.deform:
+        if min(cells.cell_shape(case.shape, stage.grid_spacing)) < MIN_CELLS:
+            continue
+        grid = case.on_grid(displacement, spacing=stage.grid_spacing, radius=stage.mind_radius, dilation=stage.mind_dilation)
+        with case.timer.stage(f"deform {stage.grid_spacing}", work=case.share):
+            found = search_deformation(
+                *grid.joint(),
+                search_radius=stage.search_radius,
+                coupling_weights=[weight * len(grid.modalities) for weight in config.deform_weights],
+                stretching=stage.stretching * len(grid.modalities),
+                consistency_rounds=config.consistency_rounds,
+                kernels=case.kernels,
+            )
+            displacement = compose(case, displacement, cells.to_voxels(found, case.shape, stage.grid_spacing))
+    return displacement
+
+
 def refine(case: CascadeCase, displacement: Displacement, config: Cascade) -> Displacement:
     """The refinement stages; a finer grid that is told less than a coarser one (its noise outweighs its detail) is left out."""
     start = displacement
@@ -227,7 +255,7 @@ def refine(case: CascadeCase, displacement: Displacement, config: Cascade) -> Di
             grid = case.on_grid(
                 displacement, spacing=stage.grid_spacing, radius=stage.mind_radius, dilation=stage.mind_dilation
             )
-            with case.timer.stage(f"refine {stage.grid_spacing}"):
+            with case.timer.stage(f"refine {stage.grid_spacing}", work=case.share):
                 found, density = refine_by_gauss_newton(
                     grid.fixed,
                     grid.known,
@@ -269,9 +297,15 @@ def judge(case: CascadeCase, candidates: dict[str, Displacement], config: Cascad
         overlap = min(float((grid.known * (m.known > 0.5)).sum() / grid.known.sum().clamp(min=1e-6)) for m in grid.modalities)
         scores[name] = max(each) * min(overlap, 1.0) ** 0.5
     chosen = "full" if scores["full"] > scores["rigid"] + config.full_gain else "rigid"
-    if scores[chosen] < config.least_similarity or scores[chosen] <= scores["identity"]:
+    confidence = scores[chosen]
+    gain = confidence - scores["identity"]
+    inside = case.mask.expand_as(case.fixed)
+    moved = float(candidates[chosen].norm(dim=1, keepdim=True)[inside].mean())
+    is_small = moved < config.small_motion and gain < config.small_gain * (1 - scores["identity"])
+    if confidence < config.least_similarity or gain <= 0 or is_small:
         chosen = "identity"
-    return Judgement(chosen=chosen, similarity=scores, confidence=scores[chosen])
+        confidence = max(confidence, scores["identity"])
+    return Judgement(chosen=chosen, similarity=scores, confidence=confidence)
 
 
 def _pool(features: Features, mask: Mask, spacing: int) -> tuple[Features, Tensor]:

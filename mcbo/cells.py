@@ -4,6 +4,9 @@ A grid of spacing g has ⌈n/g⌉ cells on an axis of n voxels; what it reaches 
 flipped volume has flipped cells. (The grids of ``mcbo2024`` begin at voxel 0 and leave out what does not fill a cell.)
 """
 
+import math
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -11,22 +14,30 @@ from torch.nn import functional
 from mcbo.field import shape_of
 from mcbo.types import Displacement, Shape
 
+Spacing: TypeAlias = int | Shape
+"""Voxels per cell: along every axis, or along axes 0, 1, 2."""
 
-def cell_shape(shape: Shape, spacing: int) -> Shape:
+
+def per_axis(spacing: Spacing) -> Shape:
+    """The spacing along axes 0, 1, 2."""
+    return (spacing, spacing, spacing) if isinstance(spacing, int) else spacing
+
+
+def cell_shape(shape: Shape, spacing: Spacing) -> Shape:
     """Cells along each axis."""
-    height, width, depth = (-(-size // spacing) for size in shape)
+    height, width, depth = (-(-size // step) for size, step in zip(shape, per_axis(spacing), strict=True))
     return height, width, depth
 
 
-def cell_centers(shape: Shape, spacing: int, *, device: torch.device) -> list[Tensor]:
+def cell_centers(shape: Shape, spacing: Spacing, *, device: torch.device) -> list[Tensor]:
     """Where the centers of the cells lie along each axis, in voxels, float64."""
     return [
-        (torch.arange(cells, dtype=torch.float64, device=device) - (cells - 1) / 2) * spacing + (size - 1) / 2
-        for size, cells in zip(shape, cell_shape(shape, spacing), strict=True)
+        (torch.arange(cells, dtype=torch.float64, device=device) - (cells - 1) / 2) * step + (size - 1) / 2
+        for size, step, cells in zip(shape, per_axis(spacing), cell_shape(shape, spacing), strict=True)
     ]
 
 
-def pool_sums(volume: Tensor, spacing: int) -> Tensor:
+def pool_sums(volume: Tensor, spacing: Spacing) -> Tensor:
     """Sums over cells; a voxel on the border of two cells counts half in each.
 
     Args:
@@ -36,19 +47,19 @@ def pool_sums(volume: Tensor, spacing: int) -> Tensor:
     Returns:
         ``(1, C, h, w, d)``.
     """
-    for axis in (-3, -2, -1):
+    for axis, step in zip((-3, -2, -1), per_axis(spacing), strict=True):
         size = volume.shape[axis]
-        cells = -(-size // spacing)
-        over = cells * spacing - size  # voxels that the cells reach over the volume, half of them on either side
-        taps = [1.0] * spacing if over % 2 == 0 else [0.5, *[1.0] * (spacing - 1), 0.5]
+        cells = -(-size // step)
+        over = cells * step - size  # voxels that the cells reach over the volume, half of them on either side
+        taps = [1.0] * step if over % 2 == 0 else [0.5, *[1.0] * (step - 1), 0.5]
         before = over // 2 if over % 2 == 0 else (over + 1) // 2
-        after = (cells - 1) * spacing + len(taps) - size - before
+        after = (cells - 1) * step + len(taps) - size - before
         padding = [0, 0] * 3
         padding[2 * (-1 - axis)], padding[2 * (-1 - axis) + 1] = before, after
         padded = functional.pad(volume, padding)
         total: Tensor | None = None
         for tap, weight in enumerate(taps):
-            part = padded.narrow(axis, tap, (cells - 1) * spacing + 1).unfold(axis, 1, spacing)[..., 0]
+            part = padded.narrow(axis, tap, (cells - 1) * step + 1).unfold(axis, 1, step)[..., 0]
             if total is None:
                 total = part * weight
             else:
@@ -58,7 +69,7 @@ def pool_sums(volume: Tensor, spacing: int) -> Tensor:
     return volume
 
 
-def pool(features: Tensor, weights: Tensor, spacing: int) -> tuple[Tensor, Tensor]:
+def pool(features: Tensor, weights: Tensor, spacing: Spacing) -> tuple[Tensor, Tensor]:
     """Means over the weighted part of each cell, and how much of each cell that part is.
 
     Args:
@@ -74,7 +85,7 @@ def pool(features: Tensor, weights: Tensor, spacing: int) -> tuple[Tensor, Tenso
     for channel in range(features.shape[1]):  # channel by channel, to hold one masked copy only
         means[:, channel] = pool_sums(features[:, channel : channel + 1] * weights, spacing)[:, 0]
     means /= covered.clamp(min=1e-6)
-    return means, covered / spacing**3
+    return means, covered / math.prod(per_axis(spacing))
 
 
 def to_cells(displacement: Displacement, spacing: int) -> Displacement:

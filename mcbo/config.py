@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from mcbo.errors import InputError
 from mcbo.types import Shape
@@ -81,6 +81,46 @@ class Config:
 
 
 @dataclass(frozen=True)
+class GlobalStart:
+    """The search for a start from far away (``global_start.py``).
+
+    Attributes:
+        cells: along the longest side of the grid that is searched.
+        check_cells: of the grid on which what was found is checked.
+        max_degrees, step_degrees: of the rotations.
+        min_overlap: of the smaller field of view that is compared.
+        kept: how many of the best are followed up.
+        least_gain: similarity that a start must gain over no motion.
+    """
+
+    cells: int
+    check_cells: int
+    max_degrees: float
+    step_degrees: float
+    min_overlap: float
+    kept: int
+    least_gain: float
+
+
+@dataclass(frozen=True)
+class DeformStage:
+    """A stage of the search for a deformation (``deform.py``).
+
+    Attributes:
+        grid_spacing: g, voxels per cell.
+        search_radius: R, cells.
+        mind_radius, mind_dilation: of MIND-SSC, voxels.
+        stretching: λ, weight of the squared differences of neighbors.
+    """
+
+    grid_spacing: int
+    search_radius: int
+    mind_radius: int
+    mind_dilation: int
+    stretching: float
+
+
+@dataclass(frozen=True)
 class SearchStage:
     """A stage of the masked search for a rigid motion.
 
@@ -118,26 +158,37 @@ class Cascade:
     Attributes:
         name: of the preset.
         mind_radius, mind_dilation: of MIND-SSC in the search, voxels.
-        search: coarse to fine.
+        start: the search for a start from far away, or None to start from no motion.
+        search: stages of the search for a rigid motion, coarse to fine.
+        cautious: the one stage that is done from no motion if nothing else can be believed.
+        deform: stages of the search for a deformation, coarse to fine; may be empty.
         coupling_weights: of the passes of the convex optimization, for one modality.
+        deform_weights: the same for the deformation.
         consistency_rounds: of the inverse consistency.
         trim_keep: share of the cells that the rigid motion is fitted to.
         trim_rounds: of that fit at most.
-        refine: coarse to fine.
+        refine: stages of the refinement, coarse to fine; may be empty.
         bending: weight of ∫ |Δ(u − rigid)|² dV, in voxels.
         cg_iterations: of conjugate gradients at most.
         margin: voxels around the field of view that are worked on.
         judge_spacing, judge_radius, judge_dilation: grid and features of the judgement.
         full_gain: by how much the similarity of the full result must exceed that of the rigid one.
         least_similarity: below it, nothing is believed.
+        doubtful_similarity: below it, the user is warned.
+        small_motion: voxels; a result that moves less in the mean is below what the method resolves, ...
+        small_gain: ... unless it gains this share of what identity lacks in similarity.
         modality_fusion: the displacements of all moving modalities are one from the start.
     """
 
     name: str
     mind_radius: int
     mind_dilation: int
+    start: GlobalStart | None
     search: tuple[SearchStage, ...]
+    cautious: SearchStage
+    deform: tuple[DeformStage, ...]
     coupling_weights: tuple[float, ...]
+    deform_weights: tuple[float, ...]
     consistency_rounds: int
     trim_keep: float
     trim_rounds: int
@@ -150,7 +201,20 @@ class Cascade:
     judge_dilation: int
     full_gain: float
     least_similarity: float
+    doubtful_similarity: float
+    small_motion: float
+    small_gain: float
     modality_fusion: Literal["joint"] | None
+
+    @property
+    def feature_reach(self) -> int:
+        """How far the features of any stage see, voxels."""
+        stages: list[RefineStage | DeformStage] = [*self.refine, *self.deform]
+        return max([self.mind_radius + self.mind_dilation, *(stage.mind_radius + stage.mind_dilation for stage in stages)])
+
+
+Preset: TypeAlias = Config | Cascade
+"""Either kind of method."""
 
 
 def fit_to_shape(config: Config, shape: Shape) -> tuple[Config, tuple[Level, ...]]:
@@ -166,8 +230,7 @@ def fit_to_shape(config: Config, shape: Shape) -> tuple[Config, tuple[Level, ...
     Raises:
         InputError: if an axis has fewer than ``MIN_VOXELS`` voxels, or no level fits.
     """
-    if min(shape) < MIN_VOXELS:
-        raise InputError(f"expected at least {MIN_VOXELS} voxels along every axis, got {format_shape(shape)}")
+    check_size(shape)
     kept = tuple(level for level in config.levels if min(shape) // level.grid_spacing >= MIN_CELLS)
     if not kept:
         finest = min(level.grid_spacing for level in config.levels)
@@ -180,6 +243,12 @@ def fit_to_shape(config: Config, shape: Shape) -> tuple[Config, tuple[Level, ...
         return config, ()
     total = math.fsum(level.weight for level in kept)
     return replace(config, levels=tuple(replace(level, weight=level.weight / total) for level in kept)), dropped
+
+
+def check_size(shape: Shape) -> None:
+    """Raises InputError if an axis has fewer than ``MIN_VOXELS`` voxels."""
+    if min(shape) < MIN_VOXELS:
+        raise InputError(f"expected at least {MIN_VOXELS} voxels along every axis, got {format_shape(shape)}")
 
 
 def format_shape(shape: Shape) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evaluation.settings import from_options
 from evaluation.summary import score, to_table
-from mcbo.config import Config
+from mcbo.config import Preset
 from mcbo.dataset import read_json
 from mcbo.errors import InputError
 from mcbo.figure import draw_case
@@ -28,7 +28,7 @@ TASK = "ReMIND2Reg"
 CHANNELS = {"0000": "iUS", "0001": "ceT1", "0002": "T2"}
 
 
-def run_demo(options: Options, *, config: Config) -> Outcome:
+def run_demo(options: Options, *, config: Preset) -> Outcome:
     """Makes the data set in ``OUTPUT/dataset``, the results in ``OUTPUT/results`` and the picture ``OUTPUT/demo.png``.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mcbo.errors import ShapeError
+from mcbo.errors import NonFiniteError, ShapeError
 from mcbo.types import Displacement, Shape
 
 
@@ -122,3 +122,9 @@ def box_sum(tensor: Tensor, *, axis: int, size: int) -> Tensor:
         total.narrow(axis, step, kept).add_(tensor.narrow(axis, 0, kept))
         total.narrow(axis, 0, kept).add_(tensor.narrow(axis, step, kept))
     return total
+
+
+def check_finite(tensor: Tensor, stage: str) -> None:
+    """Raises NonFiniteError, naming the stage, if a tensor has NaN or infinity."""
+    if not torch.isfinite(tensor).all():
+        raise NonFiniteError(f"stage '{stage}' produced values that are not finite: expected finite displacements")

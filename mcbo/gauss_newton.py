@@ -13,8 +13,9 @@ derivative of a trilinear interpolant, which backpropagation through the samplin
 noise in the moving image it drifts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -111,12 +112,11 @@ def refine_by_gauss_newton(
             hessian += h * weight[0] * (gain**2 / cells)
         right = -(gradient + bending * bending_gradient(deviation + v))
         mean_curvature = float(((hessian[0] + hessian[3] + hessian[5]) / 3)[inside[0, 0]].mean()) if bool(inside.any()) else 0.0
-        step = _conjugate_gradient(
-            hessian,
+        symbol = preconditioner.symbol(mean_curvature + _RIDGE, bending=bending)
+        step = conjugate_gradient(
+            partial(_bent, hessian=hessian, bending=bending),
             right,
-            preconditioner.symbol(mean_curvature + _RIDGE, bending),
-            preconditioner,
-            bending=bending,
+            partial(preconditioner.solve, symbol=symbol),
             rounds=cg_iterations,
         )
         length = step.norm(dim=1, keepdim=True)
@@ -253,9 +253,9 @@ class CosineTransform:
             eigenvalues += values.view([-1 if a == axis else 1 for a in range(3)])
         self._eigenvalues = eigenvalues.to(like.dtype)
 
-    def symbol(self, curvature: float, bending: float) -> Tensor:
-        """Eigenvalues of ``curvature + bending · Laplacian²``, ``(h, w, d)``."""
-        return curvature + bending * self._eigenvalues.square()
+    def symbol(self, curvature: float, *, stretching: float = 0.0, bending: float = 0.0) -> Tensor:
+        """Eigenvalues of ``curvature + stretching · Laplacian + bending · Laplacian²``, ``(h, w, d)``."""
+        return curvature + self._eigenvalues * (stretching + bending * self._eigenvalues)
 
     def solve(self, right: Tensor, symbol: Tensor) -> Tensor:
         """Divides ``(1, 3, h, w, d)`` by a symbol in the space of cosines."""
@@ -274,20 +274,28 @@ def _times_hessian(hessian: Tensor, field: Displacement) -> Displacement:
     return torch.stack([h00 * x + h01 * y + h02 * z, h01 * x + h11 * y + h12 * z, h02 * x + h12 * y + h22 * z])[None]
 
 
-def _conjugate_gradient(
-    hessian: Tensor, right: Displacement, symbol: Tensor, transform: CosineTransform, *, bending: float, rounds: int
-) -> Displacement:
-    """Solves (H + β·Laplacian² + ridge) x = right to ``CG_TOLERANCE``."""
+def _bent(field: Displacement, *, hessian: Tensor, bending: float) -> Displacement:
+    return _times_hessian(hessian, field) + bending * bending_gradient(field) + _RIDGE * field
 
-    def product(field: Displacement) -> Displacement:
-        return _times_hessian(hessian, field) + bending * bending_gradient(field) + _RIDGE * field
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], right: Tensor, precondition: Callable[[Tensor], Tensor], *, rounds: int
+) -> Tensor:
+    """Solves A·x = right to ``CG_TOLERANCE``, A being symmetric and positive.
+
+    Args:
+        product: x to A·x.
+        right: any shape.
+        precondition: nearly the inverse of A, symmetric and positive.
+        rounds: at most.
+    """
 
     def dot(a: Tensor, b: Tensor) -> float:
         return float((a * b).sum(dtype=torch.float64))
 
     x = torch.zeros_like(right)
     residual = right.clone()
-    z = transform.solve(residual, symbol)
+    z = precondition(residual)
     direction = z.clone()
     size = first = dot(residual, z)
     for _ in range(rounds):
@@ -297,7 +305,7 @@ def _conjugate_gradient(
         length = size / max(dot(direction, image), 1e-30)
         x.add_(direction, alpha=length)
         residual.sub_(image, alpha=length)
-        z = transform.solve(residual, symbol)
+        z = precondition(residual)
         after = dot(residual, z)
         direction = z.add_(direction, alpha=after / size)
         size = after

@@ -7,7 +7,7 @@ device, since the torch reference needs the most. A process adds what Python and
 
 from collections.abc import Sequence
 
-from mcbo.config import Config, Level, format_shape
+from mcbo.config import Cascade, Config, DeformStage, Level, Preset, SearchStage, check_size, format_shape
 from mcbo.convex import slabs_behind
 from mcbo.cost_volume import HALO
 from mcbo.errors import MemoryBudgetError
@@ -52,7 +52,7 @@ def solve_bytes(grid: Shape, *, search_radius: int, passes: int, rows: int) -> i
     return int(costs) + FLOAT_BYTES * (3 * FEATURE_CHANNELS + 3 * (passes + 3)) * _cells(grid)
 
 
-def needed_bytes(shape: Shape, config: Config, *, movings: int, rows: Sequence[int] | None = None) -> int:
+def needed_bytes(shape: Shape, config: Preset, *, movings: int, rows: Sequence[int] | None = None) -> int:
     """The memory model: bytes of all tensors of a case at their peak.
 
     Args:
@@ -61,6 +61,8 @@ def needed_bytes(shape: Shape, config: Config, *, movings: int, rows: Sequence[i
         movings: moving images that are fused; 1 where they are not.
         rows: of a slab, per level; the thickest that are worth it, if None.
     """
+    if isinstance(config, Cascade):
+        return cascade_bytes(shape, config, movings=movings)
     passes = len(config.coupling_weights) + 1
     peaks = [refine_bytes(shape)]
     for k, level in enumerate(config.levels):
@@ -69,6 +71,48 @@ def needed_bytes(shape: Shape, config: Config, *, movings: int, rows: Sequence[i
             solve_bytes(grid, search_radius=level.search_radius, passes=passes, rows=rows[k] if rows else max_rows(grid))
         )
     return held_bytes(shape, movings=movings) + max(peaks)
+
+
+def cascade_bytes(shape: Shape, config: Cascade, *, movings: int) -> int:
+    """The memory model of a ``Cascade``: bytes of all tensors of a case at their peak.
+
+    Per voxel: the images, filled and masked; 12 features of the fixed image; four displacements. On top, whichever is most: the
+    features of a moving image in the making; or, on a grid of cells, all features twice over and, of every candidate, its cost,
+    whether it is judged, the cost once filled up, and again as the kernels lay it out.
+
+    Args:
+        shape: voxels.
+        config: the preset.
+        movings: moving images that share a displacement.
+    """
+    voxels = _cells(shape)
+    held = voxels * (2 * (1 + movings) + FEATURE_CHANNELS + 3 * 4 + 4)
+    peaks = [voxels * (2 * FEATURE_CHANNELS + 6.0)]
+    searches: list[SearchStage | DeformStage] = [*config.search, *config.deform]
+    for stage in searches:
+        candidates = (2 * stage.search_radius + 1) ** 3
+        peaks.append(voxels / stage.grid_spacing**3 * (3.4 * candidates + 2 * FEATURE_CHANNELS * 2 * movings + 30))
+    peaks += [voxels / stage.grid_spacing**3 * (FEATURE_CHANNELS * (2 + 3 * movings) + 60) for stage in config.refine]
+    return int(FLOAT_BYTES * (held + max(peaks)))
+
+
+def check_cascade(shape: Shape, config: Cascade, *, movings: int, budget_bytes: int) -> None:
+    """Refuses what cannot be done.
+
+    Raises:
+        InputError: if an axis has too few voxels.
+        MemoryBudgetError: if a case needs more than the budget; the message says how much would do.
+    """
+    check_size(shape)
+    _check_budget(shape, movings, cascade_bytes(shape, config, movings=movings), budget_bytes)
+
+
+def _check_budget(shape: Shape, movings: int, least: int, budget_bytes: int) -> None:
+    if least > budget_bytes:
+        raise MemoryBudgetError(
+            f"{format_shape(shape)} voxels with {movings} moving image(s) need at least {_gb(least)} of memory, "
+            f"but the run may use {_gb(budget_bytes)}: free some, or allow more with --memory-gb"
+        )
 
 
 def _cells(grid: Shape) -> int:
@@ -102,11 +146,7 @@ def rows_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: 
         return held + max(solving, refine_bytes(shape))
 
     least = max(needed(level, 1) for level in config.levels)
-    if least > budget_bytes:
-        raise MemoryBudgetError(
-            f"{format_shape(shape)} voxels with {movings} moving image(s) need at least {_gb(least)} of memory, "
-            f"but the run may use {_gb(budget_bytes)}: free some, or allow more with --memory-gb"
-        )
+    _check_budget(shape, movings, least, budget_bytes)
     return [
         max(rows for rows in range(1, max_rows(tile_grid(shape, level)) + 1) if needed(level, rows) <= budget_bytes)
         for level in config.levels

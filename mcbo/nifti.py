@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import NDArray
 
 from mcbo.errors import InputError, OutputError
-from mcbo.types import Displacement, Volume
+from mcbo.types import Displacement, Triple, Volume
 
 FORMATS = ("nii.gz", "npz")
 """What displacements are written as."""
@@ -43,6 +43,12 @@ class Image:
     path: Path
     volume: Volume
     affine: NDArray[np.float64]
+
+    @property
+    def spacing_mm(self) -> Triple:
+        """Voxel size along axes 0, 1, 2."""
+        sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(sizes[0]), float(sizes[1]), float(sizes[2])
 
 
 def read_image(path: Path) -> Image:

@@ -8,19 +8,18 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
 from torch.nn import functional
 
-from mcbo.config import Config, Level, Refinement, fit_to_shape
+from mcbo.cascade import register_cascade
+from mcbo.config import Cascade, Config, Level, Preset, Refinement, fit_to_shape
 from mcbo.convex import solve
-from mcbo.errors import NonFiniteError, ShapeError
-from mcbo.field import resize, shape_of
+from mcbo.errors import ShapeError
+from mcbo.field import check_finite, resize, shape_of
 from mcbo.fusion import fuse_levels, fuse_modalities
-from mcbo.memory import rows_per_level
+from mcbo.memory import check_cascade, rows_per_level
 from mcbo.refinement import refine
 from mcbo.timing import StageTimer
-from mcbo.types import Displacement, Features, Kernels, Shape, Volume
+from mcbo.types import Displacement, Features, Judgement, Kernels, Shape, Triple, Volume
 
 # Estimated nanoseconds on two CPU cores; only their ratios matter, and only to the progress shown.
 _FEATURES_NS_PER_VOXEL = 700.0
@@ -36,18 +35,21 @@ class Registration:
         displacements: one per moving image, ``(1, 3, H, W, D)`` voxels; the very same tensor where modalities are fused.
         config: as it was used.
         dropped: levels of the preset that did not fit the volume.
+        judgements: what is to be believed of each displacement, where the preset judges.
     """
 
     displacements: tuple[Displacement, ...]
-    config: Config
-    dropped: tuple[Level, ...]
+    config: Preset
+    dropped: tuple[Level, ...] = ()
+    judgements: tuple[Judgement, ...] = ()
 
 
 def register(
     fixed: Volume,
     movings: Sequence[Volume],
     *,
-    config: Config,
+    spacing_mm: Triple,
+    config: Preset,
     kernels: Kernels,
     budget_bytes: int,
     timer: StageTimer,
@@ -57,8 +59,9 @@ def register(
     Args:
         fixed: ``(1, 1, H, W, D)`` intensities.
         movings: one or more of the same shape and on the same device.
+        spacing_mm: voxel size along axes 0, 1, 2.
         config: the preset.
-        kernels: the two hot steps.
+        kernels: the hot steps.
         budget_bytes: memory that the case may use; the result does not depend on it.
         timer: told of every stage.
 
@@ -71,11 +74,35 @@ def register(
     for moving in movings:
         if moving.shape != fixed.shape:
             raise ShapeError(f"register: expected moving images of shape {tuple(fixed.shape)}, got {tuple(moving.shape)}")
+    groups = [list(movings)] if config.modality_fusion else [[moving] for moving in movings]
+    if isinstance(config, Cascade):
+        check_cascade(shape_of(fixed), config, movings=len(groups[0]), budget_bytes=budget_bytes)
+        displacements: list[Displacement] = []
+        judgements: list[Judgement] = []
+        for group in groups:
+            displacement, judgement = register_cascade(
+                fixed, group, spacing_mm=spacing_mm, config=config, kernels=kernels, timer=timer
+            )
+            displacements += [displacement] * len(group)
+            judgements += [judgement] * len(group)
+        return Registration(displacements=tuple(displacements), config=config, judgements=tuple(judgements))
+    return _register_levels(fixed, groups, config=config, kernels=kernels, budget_bytes=budget_bytes, timer=timer)
+
+
+def _register_levels(
+    fixed: Volume,
+    groups: Sequence[Sequence[Volume]],
+    *,
+    config: Config,
+    kernels: Kernels,
+    budget_bytes: int,
+    timer: StageTimer,
+) -> Registration:
+    """The paper's way: every level for itself, then the weighted sum."""
     shape = shape_of(fixed)
     fitted, dropped = fit_to_shape(config, shape)
-    groups = [list(movings)] if fitted.modality_fusion else [[moving] for moving in movings]
     rows = rows_per_level(shape, fitted, movings=len(groups[0]), budget_bytes=budget_bytes)
-    share = 1 / _total_work(shape, len(movings), fitted)
+    share = 1 / _total_work(shape, sum(len(group) for group in groups), fitted)
 
     def features_of(image: Volume) -> Features:
         with timer.stage("features", work=share * _features_work(shape)):
@@ -148,12 +175,6 @@ def tiles(shape: Shape, parts: int) -> list[tuple[slice, ...]]:
     edges = [[size * part // parts for part in range(parts + 1)] for size in shape]
     spans = [[slice(low, high) for low, high in itertools.pairwise(axis)] for axis in edges]
     return [(slice(None), slice(None), *span) for span in itertools.product(*spans)]
-
-
-def check_finite(tensor: Tensor, stage: str) -> None:
-    """Raises NonFiniteError, naming the stage, if a tensor has NaN or infinity."""
-    if not torch.isfinite(tensor).all():
-        raise NonFiniteError(f"stage '{stage}' produced values that are not finite: expected finite displacements")
 
 
 def _voxels(shape: Shape) -> int:

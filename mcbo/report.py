@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mcbo.config import Config
+from mcbo.config import Preset
 from mcbo.nifti import write_whole
 from mcbo.runtime import describe_device, versions
 
@@ -20,7 +20,7 @@ Entry = dict[str, Any]
 """What the report says of a case; see ``runner.py``."""
 
 
-def write_report(path: Path, entries: Mapping[str, Entry], config: Config, device: torch.device) -> None:
+def write_report(path: Path, entries: Mapping[str, Entry], config: Preset, device: torch.device) -> None:
     """Writes the report, whole or not at all.
 
     Raises:
@@ -37,7 +37,7 @@ def write_report(path: Path, entries: Mapping[str, Entry], config: Config, devic
     write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii"))
 
 
-def read_entries(path: Path, config: Config) -> dict[str, Entry]:
+def read_entries(path: Path, config: Preset) -> dict[str, Entry]:
     """The cases of an earlier report, if it was made by this version with this config; else none."""
     try:
         content = json.loads(path.read_text(encoding="ascii"))

@@ -4,12 +4,13 @@ Rousseeuw's estimator with concentration steps: fit, keep the half that fits bes
 ``cascade``.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mcbo.types import Displacement, Shape
+from mcbo.types import Displacement, Shape, Triple
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,13 @@ class Rigid:
 def identity() -> Rigid:
     """No motion."""
     return Rigid(torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+
+
+def rotation_of(vector_deg: Triple) -> Tensor:
+    """The rotation matrix of a rotation vector, axis times angle in degrees, ``(3, 3)`` float64."""
+    x, y, z = (math.radians(v) for v in vector_deg)
+    rotation: Tensor = torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64))
+    return rotation
 
 
 def fit_rigid(points: Tensor, targets: Tensor, weights: Tensor) -> Rigid:
@@ -75,9 +83,7 @@ def fit_trimmed(points: Tensor, targets: Tensor, weights: Tensor, *, keep: float
     return motion
 
 
-def to_displacement(
-    motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: tuple[float, float, float], like: Tensor
-) -> Displacement:
+def to_displacement(motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: Triple, like: Tensor) -> Displacement:
     """The displacement of a rigid motion, ``(1, 3, *shape)`` voxels.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mcbo.config import Config, format_shape
+from mcbo.config import Cascade, Config, Preset, format_shape
 from mcbo.dataset import Case, Pair, wanted
 from mcbo.errors import InputError, McboError, MemoryBudgetError, OutputError
 from mcbo.field import shape_of, warp
@@ -28,7 +28,7 @@ from mcbo.runtime import (
     wait_for,
 )
 from mcbo.timing import StageTimer
-from mcbo.types import Displacement
+from mcbo.types import Displacement, Judgement
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class _CaseResult:
     entry: Entry = field(default_factory=dict)
 
 
-def run(cases: Sequence[Case], config: Config, options: Options) -> Outcome:
+def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
     """Registers every case and writes displacements and a report; what fails does not stop the rest.
 
     The report is written after each case, so that a run that was cut off can be taken up: a case whose inputs, config and
@@ -132,7 +132,7 @@ def run(cases: Sequence[Case], config: Config, options: Options) -> Outcome:
     return Outcome(written=written, failed=failed, started=any(result.started for result in results.values()))
 
 
-def _done_before(case: Case, entry: Entry | None, config: Config, options: Options) -> _CaseResult | None:
+def _done_before(case: Case, entry: Entry | None, config: Preset, options: Options) -> _CaseResult | None:
     """The result of a case that an earlier run has done, or None if it has to be done."""
     asked = wanted(case, options.movings)
     outputs = [path for pair in asked for path in output_files(pair, options)]
@@ -153,12 +153,12 @@ def _merged(earlier: Entry | None, entry: Entry) -> Entry:
     return entry | {"written": earlier.get("written", {}) | entry["written"], "failed": failed | entry["failed"]}
 
 
-def _used(case: Case, config: Config, options: Options) -> Sequence[Pair]:
+def _used(case: Case, config: Preset, options: Options) -> Sequence[Pair]:
     """The pairs whose moving images are read: where modalities are fused, those that are not asked for help the others."""
     return case.pairs if config.modality_fusion else wanted(case, options.movings)
 
 
-def _digests(case: Case, config: Config, options: Options) -> dict[str, str | None]:
+def _digests(case: Case, config: Preset, options: Options) -> dict[str, str | None]:
     """SHA-256 of the input files of a case, None for those that cannot be read."""
     return {str(path): digest(path) for path in (case.fixed, *(pair.moving for pair in _used(case, config, options)))}
 
@@ -171,7 +171,7 @@ def output_files(pair: Pair, options: Options) -> list[Path]:
     return paths
 
 
-def _run_case(case: Case, config: Config, options: Options, device: torch.device, timer: StageTimer) -> _CaseResult:
+def _run_case(case: Case, config: Preset, options: Options, device: torch.device, timer: StageTimer) -> _CaseResult:
     """Reads, registers and writes one case. A broken moving image costs its own displacement only."""
     asked = wanted(case, options.movings)
     result = _CaseResult()
@@ -188,7 +188,13 @@ def _run_case(case: Case, config: Config, options: Options, device: torch.device
             registration = _register(case, fixed, movings, config, options, device, timer)
             result.started = True
             result.entry["shape"] = shape_of(fixed.volume)
-            result.entry["levels"] = [asdict(level) for level in registration.config.levels]
+            if isinstance(registration.config, Config):
+                result.entry["levels"] = [asdict(level) for level in registration.config.levels]
+            if registration.judgements:
+                names = [pair.field_name for pair in _used(case, config, options) if pair.field_name in movings]
+                result.entry["judgement"] = {
+                    name: asdict(judgement) for name, judgement in zip(names, registration.judgements, strict=True)
+                }
             displacements = dict(zip(movings, registration.displacements, strict=True))
             with timer.stage("write"):
                 for pair in asked_and_read:
@@ -249,7 +255,7 @@ def _register(
     case: Case,
     fixed: Image,
     movings: dict[str, Image],
-    config: Config,
+    config: Preset,
     options: Options,
     device: torch.device,
     timer: StageTimer,
@@ -259,6 +265,7 @@ def _register(
         registration = register(
             fixed.volume.to(device),
             [image.volume.to(device) for image in movings.values()],
+            spacing_mm=fixed.spacing_mm,
             config=config,
             kernels=REFERENCE if options.reference else select_kernels(device),
             budget_bytes=budget_bytes(device, options.memory_gb),
@@ -274,7 +281,24 @@ def _register(
             format_shape(shape_of(fixed.volume)),
             level.grid_spacing,
         )
+    if isinstance(config, Cascade):
+        for name, judgement in zip(movings, registration.judgements, strict=True):
+            _tell(name, judgement, config)
     return registration
+
+
+def _tell(name: str, judgement: Judgement, config: Cascade) -> None:
+    """Says what was chosen and, where it can hardly be believed, warns."""
+    before, after = judgement.similarity["identity"], judgement.confidence
+    log.info("%s: %s result, similarity %.2f before, %.2f after", name, judgement.chosen, before, after)
+    if after < config.doubtful_similarity:
+        log.warning(
+            "%s: low confidence: similarity %.2f; unrelated images have 0, right results mostly more than %.2f (%s result)",
+            name,
+            after,
+            config.doubtful_similarity,
+            judgement.chosen,
+        )
 
 
 def _write_pair(

@@ -23,11 +23,19 @@ SMOOTHING_FLOOR = 1e-3
 BOX_ROUNDS = 2
 
 
-def masked_cost(fixed: Features, moving: Features, fixed_known: Tensor, moving_known: Tensor, *, search_radius: int) -> Tensor:
-    """The cost of all candidates: a weighted mean of the squared feature difference over a 5×5×5 window.
+def masked_cost(
+    fixed: Features,
+    moving: Features,
+    fixed_known: Tensor,
+    moving_known: Tensor,
+    *,
+    search_radius: int,
+    box_rounds: int = BOX_ROUNDS,
+) -> Tensor:
+    """The cost of all candidates: a weighted mean of the squared feature difference over a window.
 
-    cost(p, c) = box(k·Σ over channels of (F(p) − M(p + c))²) / box(k), k = fixed_known(p)·moving_known(p + c), box being two
-    3×3×3 box sums. A candidate that compares too little (``MIN_SUPPORT``) gets the mean cost of the others.
+    cost(p, c) = box(k·Σ over channels of (F(p) − M(p + c))²) / box(k), k = fixed_known(p)·moving_known(p + c), box being
+    ``box_rounds`` 3×3×3 box sums. A candidate that compares too little (``MIN_SUPPORT``) gets the mean cost of the others.
 
     Args:
         fixed: ``(1, C, h, w, d)`` features.
@@ -35,6 +43,7 @@ def masked_cost(fixed: Features, moving: Features, fixed_known: Tensor, moving_k
         fixed_known: ``(1, 1, h, w, d)`` from 0 to 1, how much of each cell is known.
         moving_known: of the same shape.
         search_radius: R, cells.
+        box_rounds: box sums that make up the window.
 
     Returns:
         ``(K, h, w, d)`` costs in the order of ``cost_volume.candidates``.
@@ -42,7 +51,7 @@ def masked_cost(fixed: Features, moving: Features, fixed_known: Tensor, moving_k
     shape = shape_of(fixed)
     steps = candidates(search_radius).tolist()
     cost = fixed.new_empty((len(steps), *shape))
-    support = window_sum(fixed_known[0] * moving_known[0])[0]
+    support = box_sum_3(fixed_known[0] * moving_known[0], rounds=box_rounds)[0]
     total, count = torch.zeros_like(support), torch.zeros_like(support)
     unjudged = torch.empty_like(cost, dtype=torch.bool)
     for k, step in enumerate(steps):
@@ -53,7 +62,7 @@ def masked_cost(fixed: Features, moving: Features, fixed_known: Tensor, moving_k
         known[here] = fixed_known[0, 0][here] * moving_known[0, 0][there]
         for f, m in zip(fixed[0], moving[0], strict=True):
             difference[here] += (f[here] - m[there]).square_()
-        weight, mean = window_sum(torch.stack([known, difference.mul_(known)]))
+        weight, mean = box_sum_3(torch.stack([known, difference.mul_(known)]), rounds=box_rounds)
         judged = weight > (MIN_SUPPORT * support).clamp(min=1e-6)
         torch.div(mean, weight.clamp(min=1e-6), out=cost[k])
         cost[k].mul_(judged)
@@ -62,14 +71,6 @@ def masked_cost(fixed: Features, moving: Features, fixed_known: Tensor, moving_k
         count += judged
     typical = total / count.clamp(min=1)
     return torch.where(unjudged, typical, cost)
-
-
-def window_sum(volumes: Tensor) -> Tensor:
-    """Two 3×3×3 box sums of each of ``(n, h, w, d)``, zero outside."""
-    for axis in (-3, -2, -1):
-        for _ in range(BOX_ROUNDS):
-            volumes = box_sum(volumes, axis=axis, size=3)
-    return volumes
 
 
 def solve_masked(
@@ -106,10 +107,11 @@ def solve_masked(
     return (total / len(coupling_weights)).unsqueeze(0)
 
 
-def box_sum_3(volumes: Tensor) -> Tensor:
-    """The 3×3×3 box sum of each of ``(n, h, w, d)``, zero outside."""
+def box_sum_3(volumes: Tensor, *, rounds: int = 1) -> Tensor:
+    """Repeated 3×3×3 box sums of each of ``(n, h, w, d)``, zero outside."""
     for axis in (-3, -2, -1):
-        volumes = box_sum(volumes, axis=axis, size=3)
+        for _ in range(rounds):
+            volumes = box_sum(volumes, axis=axis, size=3)
     return volumes
 
 

@@ -1,8 +1,8 @@
 """How well two feature volumes agree, on a scale on which unrelated images score 0 and identical ones 1.
 
 S = 1 − D/D₀. D is the mean feature distance over the known part; D₀ what it would be if the same features had nothing to do
-with each other: the squared difference of their means and both their variances. A wrong motion of right images scores within a few
-hundredths of 0, so S says whether a result can be believed, and which of several is the best.
+with each other: the squared difference of their means and both their variances. A wrong motion of right images scores within a
+few hundredths of 0, so S says whether a result can be believed, and which of several is the best.
 """
 
 import torch

@@ -1,8 +1,18 @@
 """The challenge tasks and their presets, as data. No other file knows a task's name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mcbo.config import Config, Level, Refinement
+from mcbo.config import (
+    Cascade,
+    Config,
+    DeformStage,
+    GlobalStart,
+    Level,
+    Preset,
+    Refinement,
+    RefineStage,
+    SearchStage,
+)
 from mcbo.errors import InputError
 
 # docs/method.md, step 7. Iterations and result smoothing: the paper, section 3; the rest: the original settings of ConvexAdam.
@@ -20,6 +30,44 @@ _COUPLING_WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # docs/method.md, step 4
 _RADIUS = 4  # docs/method.md, step 2
 
 
+# docs/method.md, "The preset cascade"; docs/ablation.md has what each number was chosen by.
+_START = GlobalStart(cells=32, check_cells=64, max_degrees=20.0, step_degrees=10.0, min_overlap=0.25, kept=2, least_gain=0.02)
+_CASCADE = Cascade(
+    name="cascade",
+    mind_radius=3,
+    mind_dilation=3,
+    start=_START,
+    search=(
+        SearchStage(grid_spacing=6, search_radius=4),
+        SearchStage(grid_spacing=4, search_radius=3),
+        SearchStage(grid_spacing=3, search_radius=2),
+    ),
+    cautious=SearchStage(grid_spacing=4, search_radius=1),
+    deform=(),
+    coupling_weights=_COUPLING_WEIGHTS,
+    deform_weights=(0.03, 0.1, 0.3, 1.0),
+    consistency_rounds=15,
+    trim_keep=0.5,
+    trim_rounds=15,
+    refine=(
+        RefineStage(grid_spacing=3, mind_radius=2, mind_dilation=2, rounds=2, iterations=3),
+        RefineStage(grid_spacing=2, mind_radius=1, mind_dilation=1, rounds=2, iterations=2),
+    ),
+    bending=0.6,
+    cg_iterations=25,
+    margin=12,
+    judge_spacing=3,
+    judge_radius=1,
+    judge_dilation=2,
+    full_gain=0.002,
+    least_similarity=0.05,
+    doubtful_similarity=0.2,
+    small_motion=1.5,
+    small_gain=0.08,
+    modality_fusion="joint",
+)
+
+
 @dataclass(frozen=True)
 class Task:
     """A Learn2Reg task.
@@ -30,12 +78,13 @@ class Task:
     """
 
     name: str
-    presets: dict[str, Config]
+    presets: dict[str, Preset]
 
 
 _REMIND2REG = Task(
     name="ReMIND2Reg",
     presets={
+        "cascade": _CASCADE,
         "mcbo2024": Config(
             name="mcbo2024",
             mind_radius=1,  # docs/method.md, step 1
@@ -50,13 +99,21 @@ _REMIND2REG = Task(
             consistency_rounds=15,  # docs/method.md, step 5
             modality_fusion="maximum",
             stretch=True,
-        )
+        ),
     },
 )
 
 _COMULIS3DCLEM = Task(
     name="COMULIS3DCLEM",
     presets={
+        "cascade": replace(
+            _CASCADE,
+            deform=tuple(
+                DeformStage(grid_spacing=g, search_radius=2, mind_radius=2, mind_dilation=2, stretching=3.0) for g in (4, 3, 2)
+            ),
+            refine=(),
+            modality_fusion=None,
+        ),
         "mcbo2024": Config(
             name="mcbo2024",
             mind_radius=1,
@@ -70,7 +127,7 @@ _COMULIS3DCLEM = Task(
             consistency_rounds=15,
             modality_fusion=None,
             stretch=True,
-        )
+        ),
     },
 )
 
@@ -80,7 +137,7 @@ DEFAULT_TASK = next(iter(TASKS))
 """For images whose names tell no task."""
 
 
-def find_config(task: str, preset: str | None = None) -> Config:
+def find_config(task: str, preset: str | None = None) -> Preset:
     """The config of a task's preset; without a preset, of its default.
 
     Raises:

@@ -18,6 +18,9 @@ from torch import Tensor
 Shape: TypeAlias = tuple[int, int, int]
 """Voxels or cells along axes 0, 1, 2."""
 
+Triple: TypeAlias = tuple[float, float, float]
+"""A number along each of the axes 0, 1, 2, such as a voxel size in millimeters."""
+
 Volume: TypeAlias = Tensor
 """``(1, 1, H, W, D)`` intensities, in the unit of the file."""
 
@@ -59,3 +62,18 @@ class Kernels:
     as_slab: Callable[[Tensor], CostSlab]
     make_consistent: Callable[..., tuple[Displacement, Displacement]]
     gradient_of: Callable[..., Callable[[Displacement], Displacement]]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was written and how far it can be believed.
+
+    Attributes:
+        chosen: ``full``, ``rigid``, ``identity``; or ``cautious`` where nothing can be believed.
+        similarity: of each candidate (``similarity.py``), from about 0 for unrelated images to 1.
+        confidence: the best of these; below the preset's ``least_similarity`` the images may have nothing in common.
+    """
+
+    chosen: str
+    similarity: dict[str, float]
+    confidence: float

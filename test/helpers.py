@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcbo.config import Config
+from mcbo.config import Config, Preset
 from mcbo.pipeline import Registration, register
 from mcbo.runtime import select_kernels
 from mcbo.tasks import find_config
@@ -31,10 +31,17 @@ def random_tensor(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def paper_config(task: str = "ReMIND2Reg") -> Config:
+    """The preset that reproduces the paper."""
+    config = find_config(task, "mcbo2024")
+    assert isinstance(config, Config)
+    return config
+
+
 def run_register(
     fixed: Tensor,
     movings: Sequence[Tensor],
-    config: Config | None = None,
+    config: Preset | None = None,
     budget_gb: float = 4.0,
     kernels: Kernels | None = None,
 ) -> Registration:
@@ -42,7 +49,8 @@ def run_register(
     return register(
         fixed,
         movings,
-        config=config or find_config("ReMIND2Reg"),
+        spacing_mm=(1.0, 1.0, 1.0),
+        config=config or paper_config(),
         kernels=kernels or select_kernels(fixed.device),
         budget_bytes=int(budget_gb * 1e9),
         timer=StageTimer(),

@@ -1,14 +1,17 @@
 import math
 
 import pytest
+from helpers import paper_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcbo.config import MIN_CELLS, MIN_VOXELS, Config, fit_to_shape
+from mcbo.config import MIN_CELLS, MIN_VOXELS, Cascade, Config, fit_to_shape
 from mcbo.errors import InputError
 from mcbo.tasks import TASKS, find_config
 
-ALL = [preset for task in TASKS.values() for preset in task.presets.values()]
+PRESETS = [preset for task in TASKS.values() for preset in task.presets.values()]
+ALL = [preset for preset in PRESETS if isinstance(preset, Config)]
+CASCADES = [preset for preset in PRESETS if isinstance(preset, Cascade)]
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda c: c.name)
@@ -18,21 +21,31 @@ def test_weights_sum_to_one_and_levels_go_from_coarse_to_fine(config: Config) ->
     assert spacings == sorted(spacings, reverse=True)
 
 
+@pytest.mark.parametrize("config", CASCADES, ids=lambda c: c.name)
+def test_stages_of_a_cascade_go_from_coarse_to_fine(config: Cascade) -> None:
+    for stages in (config.search, config.deform, config.refine):
+        spacings = [stage.grid_spacing for stage in stages]
+        assert spacings == sorted(spacings, reverse=True)
+    assert config.feature_reach == 6
+
+
+def test_the_default_is_the_cascade() -> None:
+    for task in TASKS:
+        assert find_config(task).name == "cascade"
+
+
 def test_the_numbers_of_the_paper() -> None:
-    remind = find_config("ReMIND2Reg", "mcbo2024")
+    remind = paper_config()
     assert {level.grid_spacing: level.weight for level in remind.levels} == {6: 0.36, 4: 0.27, 2: 0.27, 1: 0.10}
-    comulis = find_config("COMULIS3DCLEM", "mcbo2024")
+    comulis = paper_config("COMULIS3DCLEM")
     assert [level.grid_spacing for level in comulis.levels] == [4, 2, 1]
     assert comulis.modality_fusion is None
 
 
 @given(shape=st.tuples(*[st.integers(MIN_VOXELS, 64)] * 3), config=st.sampled_from(ALL))
 def test_levels_that_do_not_fit_are_dropped_and_the_others_keep_their_ratios(
-    shape: tuple[int, int, int], config: object
+    shape: tuple[int, int, int], config: Config
 ) -> None:
-    from mcbo.config import Config
-
-    assert isinstance(config, Config)
     fitted, dropped = fit_to_shape(config, shape)
     assert len(fitted.levels) + len(dropped) == len(config.levels)
     assert all(min(shape) // level.grid_spacing >= MIN_CELLS for level in fitted.levels)
@@ -51,5 +64,5 @@ def test_too_small_a_volume_is_refused() -> None:
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"'BrainT1' is not known: expected one of ReMIND2Reg, COMULIS3DCLEM"):
         find_config("BrainT1")
-    with pytest.raises(InputError, match=r"preset 'best' is not known for ReMIND2Reg: expected one of mcbo2024"):
+    with pytest.raises(InputError, match=r"preset 'best' is not known for ReMIND2Reg: expected one of cascade, mcbo2024"):
         find_config("ReMIND2Reg", "best")

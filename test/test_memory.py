@@ -1,15 +1,14 @@
 import pytest
 import torch
-from helpers import TensorCounter, run_register
+from helpers import TensorCounter, paper_config, run_register
 
 from mcbo.config import Level
 from mcbo.errors import MemoryBudgetError
 from mcbo.kernels import REFERENCE
 from mcbo.memory import max_rows, needed_bytes, rows_per_level, solve_bytes, tile_grid
 from mcbo.phantom import make_phantom
-from mcbo.tasks import find_config
 
-CONFIG = find_config("ReMIND2Reg", "mcbo2024")
+CONFIG = paper_config()
 SHAPE = (128, 120, 136)
 
 

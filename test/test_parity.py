@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import run_register
+from helpers import paper_config, run_register
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,10 +17,9 @@ from mcbo.field import resize, shape_of
 from mcbo.fusion import fuse_levels, fuse_modalities
 from mcbo.pipeline import tiles
 from mcbo.refinement import refine
-from mcbo.tasks import find_config
 from mcbo.types import Kernels
 
-CONFIG = find_config("ReMIND2Reg", "mcbo2024")
+CONFIG = paper_config()
 LEVELS = {level.grid_spacing: level for level in CONFIG.levels}
 MODALITIES = ("0001", "0002")
 

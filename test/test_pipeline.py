@@ -1,15 +1,15 @@
 import pytest
 import torch
-from helpers import TOLERANCE, mean_length, run_register
+from helpers import TOLERANCE, mean_length, paper_config, run_register
 from torch import Tensor
 
+from mcbo.config import Config
 from mcbo.errors import InputError, MemoryBudgetError, NonFiniteError, ShapeError
-from mcbo.field import warp
+from mcbo.field import check_finite, warp
 from mcbo.phantom import Phantom, make_phantom
-from mcbo.pipeline import check_finite, tiles
-from mcbo.tasks import find_config
+from mcbo.pipeline import tiles
 
-REMIND, COMULIS = find_config("ReMIND2Reg", "mcbo2024"), find_config("COMULIS3DCLEM", "mcbo2024")
+COMULIS = paper_config("COMULIS3DCLEM")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,7 @@ def test_devices_agree(phantom: Phantom, found: Tensor, device: torch.device) ->
 def test_small_and_odd_volumes_lose_the_levels_that_do_not_fit(shape: tuple[int, int, int], kept: list[int]) -> None:
     phantom = make_phantom(shape, seed=1)
     result = run_register(phantom.fixed, [phantom.cet1])
+    assert isinstance(result.config, Config)
     assert [level.grid_spacing for level in result.config.levels] == kept
     assert result.displacements[0].shape == (1, 3, *shape)
     assert torch.isfinite(result.displacements[0]).all()

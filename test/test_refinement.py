@@ -2,16 +2,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import TOLERANCE, constant_field, random_tensor
+from helpers import TOLERANCE, constant_field, paper_config, random_tensor
 from torch import Tensor
 from torch.nn import functional
 
 from mcbo.field import box_mean, resize, warp
 from mcbo.kernels import REFERENCE
 from mcbo.refinement import add_roughness_gradient, refine, roughness
-from mcbo.tasks import find_config
 
-_level = find_config("ReMIND2Reg").levels[-1]
+_level = paper_config().levels[-1]
 assert _level.refinement is not None
 SETTINGS = _level.refinement
 SHAPE = (24, 20, 28)
