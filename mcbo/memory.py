@@ -125,7 +125,7 @@ def tile_grid(shape: Shape, level: Level) -> Shape:
     return height, width, depth
 
 
-def rows_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: int) -> Sequence[int]:
+def rows_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: int, thickest: int) -> Sequence[int]:
     """The thickest slabs that fit, one number per level.
 
     Args:
@@ -133,6 +133,7 @@ def rows_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: 
         config: already fitted to the shape.
         movings: moving images that are fused.
         budget_bytes: what the case may use in all.
+        thickest: rows of a slab at most.
 
     Raises:
         MemoryBudgetError: if slabs of one row do not fit; the message says how much would do.
@@ -148,7 +149,11 @@ def rows_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: 
     least = max(needed(level, 1) for level in config.levels)
     _check_budget(shape, movings, least, budget_bytes)
     return [
-        max(rows for rows in range(1, max_rows(tile_grid(shape, level)) + 1) if needed(level, rows) <= budget_bytes)
+        max(
+            rows
+            for rows in range(1, min(max_rows(tile_grid(shape, level)), thickest) + 1)
+            if needed(level, rows) <= budget_bytes
+        )
         for level in config.levels
     ]
 

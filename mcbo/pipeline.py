@@ -101,7 +101,7 @@ def _register_levels(
     """The paper's way: every level for itself, then the weighted sum."""
     shape = shape_of(fixed)
     fitted, dropped = fit_to_shape(config, shape)
-    rows = rows_per_level(shape, fitted, movings=len(groups[0]), budget_bytes=budget_bytes)
+    rows = rows_per_level(shape, fitted, movings=len(groups[0]), budget_bytes=budget_bytes, thickest=kernels.max_rows)
     share = 1 / _total_work(shape, sum(len(group) for group in groups), fitted)
 
     def features_of(image: Volume) -> Features:

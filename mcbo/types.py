@@ -43,6 +43,7 @@ class Kernels:
 
     Attributes:
         name: how logs and reports call it.
+        max_rows: rows of the thickest slab that is worth its memory.
         cost_slabs: ``(fixed, moving, search_radius=R, rows=n, keep=k)`` yields the cost of rows ``[0, n)``, ``[n, 2n)``, … of
             axis 0, in that order, each once. See ``cost_volume.cost_slabs``.
         coupled_argmin: ``(cost_slab, displacement, first=a, last=b, search_radius=R, coupling_weight=w)`` picks, per cell of
@@ -56,6 +57,7 @@ class Kernels:
     """
 
     name: str
+    max_rows: int
     cost_slabs: Callable[..., Iterator[CostSlab]]
     coupled_argmin: Callable[..., Tensor]
     mind_ssc: Callable[..., Features]

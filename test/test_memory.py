@@ -19,17 +19,18 @@ def test_the_largest_tile_counts() -> None:
 
 def test_a_smaller_budget_means_thinner_slabs_that_fit() -> None:
     for budget in (10**10, 8 * 10**8, 7 * 10**8):
-        rows = rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=budget)
+        rows = rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=budget, thickest=64)
         assert needed_bytes(SHAPE, CONFIG, movings=2, rows=rows) <= budget
         assert all(1 <= count <= max_rows(tile_grid(SHAPE, level)) for level, count in zip(CONFIG.levels, rows, strict=True))
-    thick = rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=10**10)
+    thick = rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=10**10, thickest=64)
     assert rows[-1] < thick[-1] == max_rows((64, 60, 68)) == 16
     assert max_rows((4, 1000, 1000)) == 1
+    assert max(rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=10**10, thickest=8)) == 8
 
 
 def test_too_small_a_budget_is_refused_with_figures() -> None:
     with pytest.raises(MemoryBudgetError, match=r"128×120×136 voxels .* at least \d\.\d\d GB .* may use 0\.50 GB"):
-        rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=5 * 10**8)
+        rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=5 * 10**8, thickest=64)
 
 
 def test_fewer_passes_need_less() -> None:

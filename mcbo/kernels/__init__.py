@@ -9,6 +9,7 @@ from mcbo.types import Kernels
 
 REFERENCE = Kernels(
     name="torch",
+    max_rows=2**16,
     cost_slabs=cost_slabs,
     coupled_argmin=coupled_argmin,
     as_slab=lambda cost: cost,

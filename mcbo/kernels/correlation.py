@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -49,11 +50,13 @@ class Slab:
         cost: ``(rows, w, blocks, K, 16)``; lanes beyond the grid hold nothing of meaning.
         line_minimum: ``(rows, w, blocks, (2R+1)², 16)``, the least cost of each line of candidates along axis 0; infinite
             beyond the grid.
+        picked: ``(rows, w, blocks, 16)``, the candidate that was picked last, so that the next pass knows one that is good.
         depth: of the grid; blocks · 16 or less.
     """
 
     cost: Floats
     line_minimum: Floats
+    picked: NDArray[np.int32]
     depth: int
 
 
@@ -68,14 +71,7 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
     carried = aligned_floats(side * side, 2 * HALO, width, blocks, side, LANES)
     weights = _window_weights(height) / 9, _window_weights(width) / 81
     thickness = min(rows, height)
-    slabs = [
-        Slab(
-            cost=aligned_floats(thickness, width, blocks, side**3, LANES),
-            line_minimum=aligned_floats(thickness, width, blocks, side**2, LANES),
-            depth=depth,
-        )
-        for _ in range(min(keep + 1, -(-height // rows)))
-    ]
+    slabs = [_empty_slab(thickness, width, depth, search_radius) for _ in range(min(keep + 1, -(-height // rows)))]
     done = 0
     for turn, start in enumerate(range(0, height, rows)):
         stop = min(start + rows, height)
@@ -84,6 +80,7 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
         span = np.array([start, stop, done, reach])
         in_threads(_fill_costs, side * side, fixed_lines, moving_lines, carried, slab.cost, *weights, span, side, depth)
         in_threads(_fill_line_minima, (stop - start) * width, slab.cost, slab.line_minimum, depth)
+        slab.picked.fill(0)
         done = reach
         yield slab
 
@@ -93,12 +90,22 @@ def as_slab(cost: Tensor) -> Slab:
     count, height, width, depth = cost.shape
     blocks = round_up(depth) // LANES
     side = round(count ** (1 / 3))
-    laid_out = aligned_floats(height, width, blocks, count, LANES)
+    slab = _empty_slab(height, width, depth, (side - 1) // 2)
     padded = functional.pad(cost, [0, blocks * LANES - depth])
-    torch.from_numpy(laid_out).copy_(padded.view(count, height, width, blocks, LANES).permute(1, 2, 3, 0, 4))
-    minima = aligned_floats(height, width, blocks, side**2, LANES)
-    in_threads(_fill_line_minima, height * width, laid_out, minima, depth)
-    return Slab(cost=laid_out, line_minimum=minima, depth=depth)
+    torch.from_numpy(slab.cost).copy_(padded.view(count, height, width, blocks, LANES).permute(1, 2, 3, 0, 4))
+    in_threads(_fill_line_minima, height * width, slab.cost, slab.line_minimum, depth)
+    slab.picked.fill(0)
+    return slab
+
+
+def _empty_slab(rows: int, width: int, depth: int, search_radius: int) -> Slab:
+    side, blocks = 2 * search_radius + 1, round_up(depth) // LANES
+    return Slab(
+        cost=aligned_floats(rows, width, blocks, side**3, LANES),
+        line_minimum=aligned_floats(rows, width, blocks, side**2, LANES),
+        picked=np.empty((rows, width, blocks, LANES), dtype=np.int32),
+        depth=depth,
+    )
 
 
 def coupled_argmin(
@@ -107,13 +114,14 @@ def coupled_argmin(
     """Twin of ``convex.coupled_argmin``."""
     width = slab.cost.shape[1]
     picked = torch.empty((3, last - first, width, slab.depth))
-    minima, costs = slab.line_minimum[first:last], slab.cost[first:last]
+    minima, costs, numbers = slab.line_minimum[first:last], slab.cost[first:last], slab.picked[first:last]
     lines = (last - first) * width
     if displacement is None:
-        in_threads(_pick, lines, costs, minima, picked.numpy(), search_radius)
+        in_threads(_pick, lines, costs, minima, numbers, picked.numpy(), search_radius)
     else:
         u = displacement.contiguous().numpy()
-        in_threads(_pick_coupled, lines, costs, minima, u, np.float32(coupling_weight), picked.numpy(), search_radius)
+        weight = np.float32(coupling_weight)
+        in_threads(_pick_coupled, lines, costs, minima, u, weight, numbers, picked.numpy(), search_radius)
     return picked
 
 
@@ -278,7 +286,7 @@ def _fill_line_minima(cost: Floats, minima: Floats, depth: int, first: int, last
 
 
 @compiled
-def _pick(cost: Floats, minima: Floats, picked: Floats, search_radius: int, first: int, last: int) -> None:
+def _pick(cost: Floats, minima: Floats, numbers: Floats, picked: Floats, search_radius: int, first: int, last: int) -> None:
     """The cheapest candidate of each cell, of equals the first, for the lines of cells ``[first, last)``."""
     width, blocks = cost.shape[1], cost.shape[2]
     side = 2 * search_radius + 1
@@ -300,6 +308,7 @@ def _pick(cost: Floats, minima: Floats, picked: Floats, search_radius: int, firs
                 c0 = 0
                 while c0 < side - 1 and cost[i, j, block, number * side + c0, lane] != least[lane]:
                     c0 += 1
+                numbers[i, j, block, lane] = number * side + c0
                 z = block * LANES + lane
                 picked[0, i, j, z] = c0 - search_radius
                 picked[1, i, j, z] = number % side - search_radius
@@ -312,6 +321,7 @@ def _pick_coupled(
     minima: Floats,
     displacement: Floats,
     weight: float,
+    numbers: Floats,
     picked: Floats,
     search_radius: int,
     first: int,
@@ -323,25 +333,25 @@ def _pick_coupled(
     u = np.zeros((3, LANES), np.float32)
     apart = np.zeros((3, side, LANES), np.float32)  # w·(c − u)² per axis
     where = np.empty(LANES, np.float32)
-    nearest = np.zeros(3, np.int64)
+    known = np.zeros(LANES, np.float32)
     heavy = spread(weight)
     for line in range(first, last):
         i, j = line // width, line % width
         for block in range(blocks):
             count = min(LANES, depth - block * LANES)
             for axis in range(3):
-                mean = 0.0
                 for lane in range(count):
                     u[axis, lane] = displacement[axis, i, j, block * LANES + lane]
-                    mean += u[axis, lane]
-                nearest[axis] = min(max(round(mean / count) + search_radius, 0), side - 1)
                 for c in range(side):
                     difference = spread(c - search_radius) - load(u, axis * LANES)
                     store(apart, (axis * side + c) * LANES, heavy * (difference * difference))
             at = (line * blocks + block) * side * side
-            # A bound from the line of candidates nearest to u, so that most others need not be looked into.
-            bound = _least_of_line(cost, apart, (at + nearest[2] * side + nearest[1]) * side * LANES, side)
-            bound = bound + load(apart, (side + nearest[1]) * LANES) + load(apart, (2 * side + nearest[2]) * LANES)
+            # What was picked last bounds what is best now, so that most lines of candidates need not be looked into.
+            for lane in range(count):
+                number = numbers[i, j, block, lane]
+                c0, c1, c2 = number % side, number // side % side, number // (side * side)
+                known[lane] = cost[i, j, block, number, lane] + apart[0, c0, lane] + apart[1, c1, lane] + apart[2, c2, lane]
+            bound = load(known, 0)
             best, best_line, number = spread(np.inf), spread(0.0), 0
             for c2 in range(side):
                 apart_2 = load(apart, (2 * side + c2) * LANES)
@@ -362,6 +372,7 @@ def _pick_coupled(
                     one = cost[i, j, block, number * side + c, lane] + apart[0, c, lane]
                     if one < least_cost:
                         c0, least_cost = c, one
+                numbers[i, j, block, lane] = number * side + c0
                 z = block * LANES + lane
                 picked[0, i, j, z] = c0 - search_radius
                 picked[1, i, j, z] = number % side - search_radius

@@ -124,6 +124,17 @@ def store(_: Any, array: Any, index: Any, value: Any) -> tuple[Any, Generator]:
 
 
 @_vector
+def peek(_: Any, array: Any, index: Any) -> tuple[Any, Generator]:
+    """The float of an array at a flat index, which is not checked."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load(builder.gep(data, [arguments[1]]))
+
+    return types.float32(array, types.int64), generate
+
+
+@_vector
 def spread(_: Any, value: Any) -> tuple[Any, Generator]:
     """A number in every lane."""
 

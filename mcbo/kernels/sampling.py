@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mcbo.field import shape_of, stretch_factors
-from mcbo.kernels.lanes import LANES, Floats, aligned_floats, compiled, in_threads, load, spread, store, total
+from mcbo.kernels.lanes import LANES, Floats, aligned_floats, compiled, in_threads, load, peek, spread, store, total
 from mcbo.types import Displacement, Features
 
 
@@ -81,13 +81,16 @@ def _half_step_of_row(ours: Floats, theirs: Floats, result: Floats, factors: Flo
             a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
             if 0 <= i0 < height - 1 and 0 <= j0 < width - 1 and 0 <= k0 < depth - 1:
                 w00, w01, w10, w11 = a0 * a1, a0 * b1, b0 * a1, b0 * b1
+                near = (i0 * width + j0) * depth + k0
+                far = near + width * depth
                 for axis in range(3):
-                    volume = theirs[axis]
-                    here = w00 * (a2 * volume[i0, j0, k0] + b2 * volume[i0, j0, k0 + 1])
-                    here += w01 * (a2 * volume[i0, j0 + 1, k0] + b2 * volume[i0, j0 + 1, k0 + 1])
-                    here += w10 * (a2 * volume[i0 + 1, j0, k0] + b2 * volume[i0 + 1, j0, k0 + 1])
-                    here += w11 * (a2 * volume[i0 + 1, j0 + 1, k0] + b2 * volume[i0 + 1, j0 + 1, k0 + 1])
+                    here = w00 * (a2 * peek(theirs, near) + b2 * peek(theirs, near + 1))
+                    here += w01 * (a2 * peek(theirs, near + depth) + b2 * peek(theirs, near + depth + 1))
+                    here += w10 * (a2 * peek(theirs, far) + b2 * peek(theirs, far + 1))
+                    here += w11 * (a2 * peek(theirs, far + depth) + b2 * peek(theirs, far + depth + 1))
                     result[axis, i, j, k] = half * (ours[axis, i, j, k] - here)
+                    near += height * width * depth
+                    far += height * width * depth
             else:
                 for axis in range(3):
                     here = np.float32(0)
