@@ -9,6 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,6 +26,9 @@ TOLERANCE = {
     "device": 1e-4,  # the same step on another device
     "field": 0.05,  # voxels, where ties and the order of additions may decide a cell
 }
+
+TURNS = st.tuples(st.permutations((0, 1, 2)), st.sets(st.integers(0, 2)).map(sorted))
+"""For ``turned``: an order of the axes, and which are reversed. There are 48, and a method must not care."""
 
 
 def random_tensor(*shape: int, seed: int = 0) -> Tensor:
@@ -89,6 +93,20 @@ def mean_length(displacement: Displacement) -> float:
 
 def constant_field(vector: Sequence[float], shape: Shape) -> Displacement:
     return torch.tensor(vector, dtype=torch.float32).view(1, 3, 1, 1, 1).expand(1, 3, *shape).clone()
+
+
+def turned(tensor: Tensor, axes: Sequence[int], flipped: Sequence[int]) -> Tensor:
+    """A volume with its last three axes in another order, and then some of them reversed."""
+    lead = tensor.dim() - 3
+    moved = tensor.permute(*range(lead), *(lead + axis for axis in axes))
+    return moved.flip([lead + axis for axis in flipped]).contiguous()
+
+
+def turned_field(displacement: Displacement, axes: Sequence[int], flipped: Sequence[int]) -> Displacement:
+    """A displacement turned as a volume is, its vectors with it."""
+    result = turned(displacement, axes, flipped)[:, list(axes)]
+    result[:, list(flipped)] *= -1
+    return result
 
 
 def write_nifti(path: Path, array: NDArray[np.generic]) -> Path:

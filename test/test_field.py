@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from mcbo.errors import ShapeError
-from mcbo.field import box_mean, half_pixel_stretch, resize, warp
+from mcbo.field import box_mean, half_pixel_stretch, resize, sample, warp
 
 SHAPE = (7, 9, 11)
 
@@ -41,6 +41,25 @@ def test_warp_agrees_with_simpleitk() -> None:
 def test_warp_refuses_a_field_of_another_grid() -> None:
     with pytest.raises(ShapeError, match=r"expected .*\(1, 3, 7, 9, 11\), got \(1, 3, 7, 9, 10\)"):
         warp(torch.zeros(1, 1, *SHAPE), torch.zeros(1, 3, 7, 9, 10))
+
+
+def test_a_box_is_sampled_as_the_whole_is(device: torch.device) -> None:
+    volume, u = random_tensor(1, 2, *SHAPE).to(device), (6 * random_tensor(1, 3, *SHAPE, seed=1) - 3).to(device)
+    found = sample(volume, u[..., 2:6, 1:9, 4:10], offset=(2, 1, 4), outside="zeros")
+    assert torch.allclose(found, warp(volume, u)[..., 2:6, 1:9, 4:10], atol=TOLERANCE["rounding"])
+
+
+def test_outside_there_are_zeros_or_the_nearest_voxel(device: torch.device) -> None:
+    """A box that begins two voxels before the grid and ends beyond it, moved by whole voxels."""
+    volume = random_tensor(1, 2, *SHAPE)
+    u = constant_field((1, -2, 0), (10, 12, 15))
+    padding = [2, 2, 4, 0, 1, 2]  # of the last axis first; axis 1 ends two voxels before its border
+    expected = functional.pad(volume, padding)[..., :12, :]
+    repeated = functional.pad(volume, padding, mode="replicate")[..., :12, :]
+    kwargs = {"offset": (-2, -2, -2)}
+    for outside, wanted in (("zeros", expected), ("border", repeated)):
+        found = sample(volume.to(device), u.to(device), outside=outside, **kwargs)  # type: ignore[arg-type]
+        assert torch.allclose(found.cpu(), wanted, atol=TOLERANCE["rounding"])
 
 
 def test_stretch_is_n_over_n_minus_one_per_axis() -> None:

@@ -90,6 +90,17 @@ def test_of_equals_the_first_is_picked_as_by_the_reference() -> None:
         assert torch.equal(COMPILED.coupled_argmin(ours, u, **arguments), REFERENCE.coupled_argmin(theirs, u, **arguments))
 
 
+@given(shape=SHAPES, radius=st.integers(0, 3), coupled=st.booleans(), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_of_a_whole_cost_volume_the_same_is_picked(shape: tuple[int, int, int], radius: int, coupled: bool, seed: int) -> None:
+    """Costs, displacements and weight are multiples of powers of two: no rounding, many equals, every pick must be the same."""
+    cost = (8 * random_tensor((2 * radius + 1) ** 3, *shape, seed=seed)).floor() / 8
+    u = (4 * radius * (2.4 * random_tensor(3, *shape, seed=seed + 1) - 1.2)).round() / 4 if coupled else None
+    arguments = {"first": 0, "last": shape[0], "search_radius": radius, "coupling_weight": 0.25}
+    found, expected = (k.coupled_argmin(k.as_slab(cost), u, **arguments) for k in (COMPILED, REFERENCE))
+    assert torch.equal(found, expected)
+
+
 def test_the_number_of_threads_changes_nothing_beyond_rounding(phantom: Phantom) -> None:
     threads = torch.get_num_threads()
     results = []
