@@ -1,6 +1,7 @@
 """``python -m mcbo``: what one does with the method beside running it on a data set (that is ``process.py``)."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -8,10 +9,17 @@ from typing import Annotated
 import torch
 import typer
 
+from mcbo import ablation
 from mcbo.benchmark import describe_run, measure, to_text, write_json
+from mcbo.dataset import SPLITS
 from mcbo.errors import InputError, McboError
+from mcbo.nifti import write_whole
+from mcbo.progress import set_up_logging
 from mcbo.runner import Options
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
+
+SOME_FAILED = 2
+"""Exit status where some pairs have no result; 0 is none, 1 bad input or usage."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -71,14 +79,97 @@ def _parse_sizes(text: str) -> list[int]:
         raise InputError(f"--scaling: expected whole numbers separated by commas, got {text!r}") from error
 
 
-def main() -> int:
-    """Runs the command line; returns 0, or 1 for bad input or usage."""
+@app.command()
+def ablate(
+    context: typer.Context,
+    dataset: Annotated[list[Path], typer.Option(metavar="JSON", help="Dataset JSON; repeat it for several.")],
+    preset: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Preset; repeat it. Default: all of the task.", show_default=False)
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PRESET:FIELD=VALUE",
+            help="A preset with a field replaced, or several separated by ';', such as "
+            "'mcbo2024:levels.3.refinement.iterations=30'. Repeat it for several variants.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"{' or '.join(TASKS)}: for data sets whose JSON names neither.", show_default=False),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="|".join(SPLITS), help="Which pairs of the JSON.")] = "val",
+    case: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Only these cases; repeat it.", show_default=False)
+    ] = None,
+    moving: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHANNEL+…",
+            help="Moving channels to register, alone (0001) or together (0001+0002); repeat it. Default: all together.",
+            show_default=False,
+        ),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Known displacements CASE.npz. Default: truth/ beside the JSON, if there.", show_default=False
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep displacements there; the same command then goes on.", show_default=False),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do again what is kept in --output: the code changed, its version did not.")
+    ] = False,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the table there.", show_default=False)
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures there.", show_default=False)
+    ] = None,
+) -> None:
+    """Presets and single changes of them on data sets: one table of errors, regularity and seconds."""
+    if split not in SPLITS:
+        raise InputError(f"--split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    plan = ablation.Plan(
+        datasets=tuple(dataset),
+        task=task,
+        presets=tuple(preset or ()),
+        changes=tuple(change or ()),
+        split=split,
+        cases=tuple(case or ()),
+        movings=tuple(tuple(channels.split("+")) for channels in moving or ()),
+        truth=truth,
+    )
+    set_up_logging()
+    options = Options(output=Path(), device=device, overwrite=overwrite)
+    rows = ablation.run_studies(ablation.make_studies(plan), options, keep=output)
+    about = ablation.describe(rows)
+    table = ablation.to_markdown(about, rows)
+    typer.echo(table)
+    if markdown_file:
+        write_whole(markdown_file, lambda file: file.write_text(table + "\n", encoding="utf-8"))
+    if json_file:
+        ablation.write_json(json_file, about, rows)
+    if any(row.failed for row in rows):
+        context.obj.append(SOME_FAILED)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, 1 for bad input or usage, or 2 if some pairs have no result."""
+    status: list[int] = []
     try:
-        app(prog_name="python -m mcbo", standalone_mode=True)
+        app(sys.argv[1:] if arguments is None else arguments, prog_name="python -m mcbo", obj=status)
     except McboError as error:
         typer.echo(f"ERROR: {error}", err=True)
         return 1
     except SystemExit as stop:
+        if status:
+            return status[0]
         return 1 if stop.code == 2 else int(stop.code or 0)  # 2 is typer's own status for wrong usage
     return 0
 
