@@ -4,8 +4,9 @@ Each stage warps the moving images from the original by all that is known so far
 docs/method.md tells it step by step.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from mcbo import cells, rigid
 from mcbo.config import MIN_CELLS, Cascade, SearchStage
 from mcbo.deform import search_deformation
 from mcbo.field import check_finite, sample, shape_of
-from mcbo.gauss_newton import Modality, refine_by_gauss_newton
+from mcbo.gauss_newton import Information, Modality, information_of, refine_by_gauss_newton
 from mcbo.global_start import find_start
 from mcbo.mask import bounding_box, field_of_view, fill_outside
 from mcbo.search import search
@@ -142,10 +143,9 @@ def register_cascade(
     check_finite(full, "refine")
     with timer.stage("judge", work=2 * share):
         judgement = judge(case, {"identity": torch.zeros_like(linear), "rigid": linear, "full": full}, config)
-    if judgement.chosen == "identity" and judgement.confidence < config.least_similarity:
+    if judgement.chosen == "cautious":
         case.motion = rigid.identity()
         search_rigid(case, config.cautious, config)
-        judgement = replace(judgement, chosen="cautious")
     if judgement.chosen == "identity":
         return fixed.new_zeros((1, 3, *shape_of(fixed))), judgement
     whole = rigid.to_displacement(case.motion, shape_of(fixed), offset=(0, 0, 0), spacing_mm=spacing_mm, like=fixed)
@@ -287,25 +287,37 @@ def compose(case: CascadeCase, displacement: Displacement, first: Displacement) 
 
 
 def judge(case: CascadeCase, candidates: dict[str, Displacement], config: Cascade) -> Judgement:
-    """Compares identity, rigid and full result by features that no stage was fitted to."""
-    scores = {}
-    for name, displacement in candidates.items():
-        grid = case.on_grid(
-            displacement, spacing=config.judge_spacing, radius=config.judge_radius, dilation=config.judge_dilation
-        )
-        each = [similarity(grid.fixed, m.features, grid.known * (m.known > 0.5)) for m in grid.modalities]
-        overlap = min(float((grid.known * (m.known > 0.5)).sum() / grid.known.sum().clamp(min=1e-6)) for m in grid.modalities)
-        scores[name] = max(each) * min(overlap, 1.0) ** 0.5
+    """Compares identity, rigid and full result by features that no stage was fitted to (docs/method.md, step 6)."""
+    scores = {name: _similarity(case, displacement, config) for name, displacement in candidates.items()}
     chosen = "full" if scores["full"] > scores["rigid"] + config.full_gain else "rigid"
-    confidence = scores[chosen]
-    gain = confidence - scores["identity"]
-    inside = case.mask.expand_as(case.fixed)
-    moved = float(candidates[chosen].norm(dim=1, keepdim=True)[inside].mean())
+    gain = scores[chosen] - scores["identity"]
+    moved = float(candidates[chosen].norm(dim=1, keepdim=True)[case.mask].mean())
     is_small = moved < config.small_motion and gain < config.small_gain * (1 - scores["identity"])
-    if confidence < config.least_similarity or gain <= 0 or is_small:
-        chosen = "identity"
-        confidence = max(confidence, scores["identity"])
-    return Judgement(chosen=chosen, similarity=scores, confidence=confidence)
+    before, after = (_evidence(case, candidates[name], config) for name in ("identity", "rigid"))
+    rises = any(
+        b.correlation > a.correlation + config.least_rise * b.standard_error for a, b in zip(before, after, strict=True)
+    )
+    if gain > 0 and rises and not is_small:
+        return Judgement(chosen=chosen, similarity=scores, confidence=scores[chosen])
+    is_related = any(one.correlation > config.least_correlation * one.standard_error for one in before)
+    return Judgement(chosen="identity" if is_related else "cautious", similarity=scores, confidence=scores["identity"])
+
+
+def _similarity(case: CascadeCase, displacement: Displacement, config: Cascade) -> float:
+    """The highest similarity of a modality, times the root of how much of the fixed image has a counterpart."""
+    grid = case.on_grid(displacement, spacing=config.judge_spacing, radius=config.judge_radius, dilation=config.judge_dilation)
+    shared = [grid.known * (m.known > 0.5) for m in grid.modalities]
+    overlap = min(float(weight.sum() / grid.known.sum().clamp(min=1e-6)) for weight in shared)
+    best = max(similarity(grid.fixed, m.features, weight) for m, weight in zip(grid.modalities, shared, strict=True))
+    return best * math.sqrt(min(overlap, 1.0))
+
+
+def _evidence(case: CascadeCase, displacement: Displacement, config: Cascade) -> list[Information]:
+    """How the gradients of each modality correlate with those of the fixed image."""
+    grid = case.on_grid(
+        displacement, spacing=config.judge_spacing, radius=config.evidence_radius, dilation=config.evidence_dilation
+    )
+    return [information_of(grid.fixed, m.features, (grid.known > 0.5) & (m.known > 0.5)) for m in grid.modalities]
 
 
 def _pool(features: Features, mask: Mask, spacing: int) -> tuple[Features, Tensor]:

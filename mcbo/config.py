@@ -173,7 +173,9 @@ class Cascade:
         margin: voxels around the field of view that are worked on.
         judge_spacing, judge_radius, judge_dilation: grid and features of the judgement.
         full_gain: by how much the similarity of the full result must exceed that of the rigid one.
-        least_similarity: below it, nothing is believed.
+        evidence_radius, evidence_dilation: of the features whose gradients are correlated.
+        least_rise: standard errors by which the rigid motion must raise that correlation.
+        least_correlation: standard errors of it that images must have to be taken for related.
         doubtful_similarity: below it, the user is warned.
         small_motion: voxels; a result that moves less in the mean is below what the method resolves, ...
         small_gain: ... unless it gains this share of what identity lacks in similarity.
@@ -200,7 +202,10 @@ class Cascade:
     judge_radius: int
     judge_dilation: int
     full_gain: float
-    least_similarity: float
+    evidence_radius: int
+    evidence_dilation: int
+    least_rise: float
+    least_correlation: float
     doubtful_similarity: float
     small_motion: float
     small_gain: float

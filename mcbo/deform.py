@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mcbo.field import shape_of
 from mcbo.gauss_newton import CosineTransform, conjugate_gradient, laplacian
-from mcbo.search import TIE_WEIGHT, between_cells, masked_cost
+from mcbo.search import TIE_WEIGHT, between_cells, consistent, masked_cost
 from mcbo.types import Displacement, Features, Kernels
 
 EDGE_TRUST = 0.1
@@ -60,7 +60,7 @@ def search_deformation(
         )
         for a, b, a_known, b_known in ((fixed, moving, fixed_known, moving_known), (moving, fixed, moving_known, fixed_known))
     )
-    return kernels.make_consistent(there, back, rounds=consistency_rounds, stretch=False)[0]
+    return consistent(there, back, margin=search_radius + 1, rounds=consistency_rounds, kernels=kernels)
 
 
 def _solve(

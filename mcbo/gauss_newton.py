@@ -4,15 +4,16 @@ Minimizes over v, on a grid of cells,
 
     Σ over modalities of (κ²/(s·τ)) · Σ over cells of k·|M(p + v) − F(p)|²  +  β · Σ over cells of |Δ(d + v)|²,
 
-where d is what the displacement already deviates from a rigid motion and Δ the Laplacian: bending, and no motion that is
-rigid, is what costs. The weight of a modality is measured from the pair itself (``information_of``), so that one β serves clean
-and noisy images, and a modality that shares little with the fixed image hardly counts.
+where d is what the displacement already deviates from a rigid motion and Δ the Laplacian with reflecting borders: to bend
+costs, to shift does not. The weight of a modality is measured from the pair itself (``information_of``), so that one β serves
+clean and noisy images, and a modality that shares little with the fixed image hardly counts.
 
 The gradient is taken by central differences of the mean of both images (efficient second-order minimization, Malis 2004). The
 derivative of a trilinear interpolant, which backpropagation through the sampling would give, is one-sided at whole cells; with
 noise in the moving image it drifts.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mcbo.field import box_sum, shape_of, warp
+from mcbo.field import box_sum, sample, shape_of, warp
 from mcbo.types import Displacement, Features, Shape
 
 RESIDUAL_FLOOR = 1e-3
@@ -55,13 +56,25 @@ class Information:
     """What a modality tells of the motion.
 
     Attributes:
-        gain: κ, from 0 to 1: the slope of the fixed features that the moving ones share, 2ρ/(1 + ρ), ρ being the correlation of
-            their gradients.
+        correlation: ρ of the gradients of fixed and moving features, from −1 to 1.
         correlation_cells: τ, at least 1: over how many cells a residual is correlated, so that these count once.
+        known_cells: how many were compared.
     """
 
-    gain: float
+    correlation: float
     correlation_cells: float
+    known_cells: int
+
+    @property
+    def gain(self) -> float:
+        """κ, from almost 0 to 1: the share of the slope of the fixed features that the moving ones have too, 2ρ/(1 + ρ)."""
+        believed = max(self.correlation, MIN_CORRELATION)
+        return 2 * believed / (1 + believed)
+
+    @property
+    def standard_error(self) -> float:
+        """Of ρ, were there as many independent cells as there are known ones over τ."""
+        return (1 - self.correlation**2) / math.sqrt(max(self.known_cells / self.correlation_cells, 1.0))
 
 
 def refine_by_gauss_newton(
@@ -97,8 +110,8 @@ def refine_by_gauss_newton(
         gradient = torch.zeros_like(v)
         hessian = fixed.new_zeros((6, *shape_of(fixed)))
         for number, modality in enumerate(modalities):
-            moved = warp(modality.features, v)
-            known = fixed_known * (warp(modality.known, v) > 0.5)
+            moved = sample(modality.features, v, offset=(0, 0, 0), outside="border")
+            known = fixed_known * (warp(modality.known, v) > 0.5) * stays_inside(v)
             g, h, distance = data_terms(fixed, moved)
             mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR
             if iteration == 0:
@@ -124,6 +137,16 @@ def refine_by_gauss_newton(
         if bool(inside.any()) and float(length[inside].mean()) < SMALL_STEP:
             break
     return v, density
+
+
+def stays_inside(displacement: Displacement) -> Tensor:
+    """Where p + u(p) lies between the centers of the outermost cells, ``(1, 1, h, w, d)`` bool: there nothing is made up."""
+    inside = torch.ones_like(displacement[:, :1], dtype=torch.bool)
+    for axis, size in enumerate(shape_of(displacement)):
+        index = torch.arange(size, dtype=displacement.dtype, device=displacement.device)
+        place = displacement[:, axis : axis + 1] + index.view([-1 if a == axis else 1 for a in range(3)])
+        inside &= (place >= 0) & (place <= size - 1)
+    return inside
 
 
 def data_terms(fixed: Features, moved: Features) -> tuple[Tensor, Tensor, Tensor]:
@@ -201,21 +224,20 @@ def information_of(fixed: Features, moved: Features, known: Tensor) -> Informati
                 dm = m.narrow(axis, 2, size - 2) - m.narrow(axis, 0, size - 2)
                 shared += float((df * dm * both).sum(dtype=torch.float64))
                 energy += float(((df.square() + dm.square()) * both).sum(dtype=torch.float64)) / 2
-    correlation = max(shared / max(energy, 1e-12), MIN_CORRELATION)
-    return Information(gain=2 * correlation / (1 + correlation), correlation_cells=cells)
+    return Information(correlation=shared / max(energy, 1e-12), correlation_cells=cells, known_cells=int(seen.sum()))
 
 
 def robust_weight(distance: Tensor, known: Tensor, mean: float) -> Tensor:
-    """4·(s/(s + r))², r the feature distance smoothed over known cells: 1 where it is as usual, less where nothing fits."""
+    """4·(s/(s + r))², r the feature distance smoothed over known cells: 1 where r = s, up to 4 where all fits."""
     weights = known + 1e-4
-    smoothed, normalizer = distance * known + 1e-4 * distance, weights
+    smoothed, normalizer = distance * weights, weights
     for axis in (-3, -2, -1):
         smoothed, normalizer = box_sum(smoothed, axis=axis, size=3), box_sum(normalizer, axis=axis, size=3)
     return 4 * (mean / (mean + smoothed / normalizer)).square()
 
 
 def laplacian(field: Tensor) -> Tensor:
-    """Σ over face neighbors of (u − neighbor): the negative Laplacian with natural borders, of each of ``(…, h, w, d)``."""
+    """Σ over face neighbors of (u − neighbor): the negative Laplacian with reflecting borders, of each of ``(…, h, w, d)``."""
     result = torch.zeros_like(field)
     for axis in (-3, -2, -1):
         size = field.shape[axis]

@@ -23,7 +23,8 @@ APART_DEGREES = 15.0
 """Two starts are different if they are further apart than one of these."""
 PATTERN = ((5.0, 1.0), (2.5, 0.5))
 """Steps of the pattern search: degrees, and cells."""
-SWEEPS = 3
+MOVES = 8
+"""Of the pattern search with each step, at most."""
 _TIE_PER_MM2 = 1e-9
 
 
@@ -166,23 +167,25 @@ class _Coarse:
         return similarity(self._fixed, features, both) * min(overlap, 1.0) ** 0.5 if overlap >= min_overlap else -1.0
 
     def climb(self, pose: Pose, *, min_overlap: float) -> Pose:
-        """Pattern search for a better pose: one parameter at a time, in ever smaller steps."""
+        """Pattern search: to the best of the twelve neighbors, while there is a better one, in ever smaller steps.
+
+        (The best and not the first that is better: which axis or direction comes first must not decide.)
+        """
         best = self.score(pose, min_overlap=min_overlap)
         for degrees, share in PATTERN:
             steps = [degrees] * 3 + [share * max(self.cell_mm)] * 3
-            for _ in range(SWEEPS):
-                before = pose
+            for _ in range(MOVES):
+                neighbors = []
                 for parameter, step in enumerate(steps):
                     for signed in (step, -step):
                         values = [*pose.rotation_deg, *pose.shift_mm]
                         values[parameter] += signed
                         other = Pose((values[0], values[1], values[2]), (values[3], values[4], values[5]))
-                        score = self.score(other, min_overlap=min_overlap)
-                        if score > best + 1e-6:
-                            best, pose = score, other
-                            break
-                if pose is before:
+                        neighbors.append((self.score(other, min_overlap=min_overlap), other))
+                score, other = max(neighbors, key=lambda item: item[0])
+                if score <= best + 1e-6:
                     break
+                best, pose = score, other
         return pose
 
     def correlate(self, rotations: Sequence[Triple], *, min_overlap: float) -> list[tuple[float, Pose]]:

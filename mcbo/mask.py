@@ -47,7 +47,7 @@ def fill_outside(volume: Volume, mask: Mask, *, reach: int) -> Volume:
     """Continues an image beyond its mask, for ``reach`` voxels, so that its features near the edge are those of its inside.
 
     A voxel beside known ones becomes their mean, over its 26 neighbors; then the next layer. What lies further out becomes the
-    mean of the inside, and no feature inside can see it.
+    mean of the inside; no patch of a feature inside reaches it.
 
     Args:
         volume: ``(1, 1, H, W, D)`` intensities.
@@ -67,19 +67,6 @@ def fill_outside(volume: Volume, mask: Mask, *, reach: int) -> Volume:
         filled = torch.where(fresh, sums / weights.clamp(min=1), filled)
         known = torch.where(fresh, torch.ones_like(known), known)
     return torch.where(known > 0, filled, inside_mean)
-
-
-def erode(mask: Mask, voxels: int) -> Mask:
-    """Takes away what is within a number of voxels (diagonals count 1) of the outside; the image's border is no outside."""
-    eroded = mask
-    for axis in (-3, -2, -1):
-        size = eroded.shape[axis]
-        before = eroded
-        for step in range(1, min(voxels, size - 1) + 1):
-            eroded = eroded.clone()
-            eroded.narrow(axis, step, size - step).logical_and_(before.narrow(axis, 0, size - step))
-            eroded.narrow(axis, 0, size - step).logical_and_(before.narrow(axis, step, size - step))
-    return eroded
 
 
 def bounding_box(mask: Mask, *, margin: int) -> tuple[slice, slice, slice]:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mcbo.cost_volume import candidates
 from mcbo.field import box_sum, shape_of
 from mcbo.types import Displacement, Features, Kernels
 
 MIN_SUPPORT = 0.1
-"""A candidate is judged if the known part that it compares is at least this share of the cell's own."""
+"""A candidate is judged if the known part that it compares is more than this share of what no displacement compares."""
 TIE_WEIGHT = 1e-6
 """Coupling of the first pass to no displacement, per cell²: nothing but ties is decided by it."""
 SMOOTHING_FLOOR = 1e-3
@@ -55,8 +56,8 @@ def masked_cost(
     total, count = torch.zeros_like(support), torch.zeros_like(support)
     unjudged = torch.empty_like(cost, dtype=torch.bool)
     for k, step in enumerate(steps):
-        here = tuple(slice(max(0, -c), min(size, size - c)) for c, size in zip(step, shape, strict=True))
-        there = tuple(slice(max(0, c), min(size, size + c)) for c, size in zip(step, shape, strict=True))
+        here = tuple(slice(max(0, -c), max(0, min(size, size - c))) for c, size in zip(step, shape, strict=True))
+        there = tuple(slice(max(0, c), max(0, min(size, size + c))) for c, size in zip(step, shape, strict=True))
         known = torch.zeros_like(support)
         difference = torch.zeros_like(support)
         known[here] = fixed_known[0, 0][here] * moving_known[0, 0][there]
@@ -182,4 +183,21 @@ def search(
         )
         for a, b, a_known, b_known in ((fixed, moving, fixed_known, moving_known), (moving, fixed, moving_known, fixed_known))
     )
-    return kernels.make_consistent(there, back, rounds=consistency_rounds, stretch=False)[0]
+    return consistent(there, back, margin=search_radius + 1, rounds=consistency_rounds, kernels=kernels)
+
+
+def consistent(forward: Displacement, backward: Displacement, *, margin: int, rounds: int, kernels: Kernels) -> Displacement:
+    """The forward displacement made consistent with the backward one, both being continued beyond the grid by their border.
+
+    With zeros there, as ``consistency.py`` samples, cells that look beyond the grid would lose half of their displacement.
+
+    Args:
+        forward: ``(1, 3, h, w, d)`` cells.
+        backward: of the same shape.
+        margin: cells by which they are continued.
+        rounds: of the update.
+        kernels: the hot steps.
+    """
+    longer = [functional.pad(field, [margin] * 6, mode="replicate") for field in (forward, backward)]
+    made, _ = kernels.make_consistent(*longer, rounds=rounds, stretch=False)
+    return made[..., margin:-margin, margin:-margin, margin:-margin].contiguous()

@@ -12,7 +12,7 @@ from mcbo.types import Features
 
 
 def similarity(fixed: Features, moved: Features, known: Tensor) -> float:
-    """S, at most 1; −1 where nothing is known.
+    """S, at most 1; −1 where less than one cell is known.
 
     Args:
         fixed: ``(1, C, h, w, d)``.

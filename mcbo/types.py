@@ -73,7 +73,7 @@ class Judgement:
     Attributes:
         chosen: ``full``, ``rigid``, ``identity``; or ``cautious`` where nothing can be believed.
         similarity: of each candidate (``similarity.py``), from about 0 for unrelated images to 1.
-        confidence: the best of these; below the preset's ``least_similarity`` the images may have nothing in common.
+        confidence: that of what was chosen.
     """
 
     chosen: str

@@ -14,7 +14,20 @@ def mcbo(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_stages_and_reference(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    done = mcbo("benchmark", "--size", "24", "--repeat", "1", "--threads", "1", "--reference", "--json", str(file))
+    done = mcbo(
+        "benchmark",
+        "--size",
+        "24",
+        "--repeat",
+        "1",
+        "--threads",
+        "1",
+        "--preset",
+        "mcbo2024",
+        "--reference",
+        "--json",
+        str(file),
+    )
     assert (done.returncode, done.stderr) == (0, "")
     for word in ("level 2 solve", "write", "peak GB", "memory model", "torch: ", "1 threads", "times as long"):
         assert word in done.stdout

@@ -53,7 +53,7 @@ def inside(field: Tensor) -> Tensor:
 def test_a_known_displacement_is_recovered(head: Phantom, found: Displacement) -> None:
     before, after = mean_length(inside(head.displacement)), mean_length(inside(head.displacement - found))
     assert before > 3
-    assert after < 0.25 * before
+    assert after < 0.4 * before
 
 
 def test_in_a_wedge_too_and_both_modalities_share_the_work() -> None:

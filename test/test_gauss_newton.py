@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from mcbo.gauss_newton import (
     Modality,
     bending_gradient,
     central_differences,
+    conjugate_gradient,
     data_terms,
     information_of,
     laplacian,
@@ -135,7 +138,7 @@ def test_bending_is_half_the_gradient_of_its_energy_and_none_of_affine_fields_in
 def test_cosines_solve_what_a_dense_matrix_solves(device: torch.device) -> None:
     right = random_tensor(1, 3, *SMALL).double()
     transform = CosineTransform(SMALL, like=right.to(device))
-    found = transform.solve(right.to(device), transform.symbol(0.3, 2.0)).cpu()
+    found = transform.solve(right.to(device), transform.symbol(0.3, bending=2.0)).cpu()
     matrix = 0.3 * torch.eye(60, dtype=torch.float64) + 2 * dense_bending(SMALL)
     assert torch.allclose(found.view(3, 60).T, torch.linalg.solve(matrix, right.view(3, 60).T))
 
@@ -149,8 +152,9 @@ def test_conjugate_gradients_solve_a_dense_system(device: torch.device, monkeypa
         for row, column in {(a, b), (b, a)}:
             matrix[row * 60 : row * 60 + 60, column * 60 : column * 60 + 60] += torch.diag(entry.flatten())
     transform = CosineTransform(SMALL, like=right.to(device))
-    arguments = hessian.to(device), right.to(device), transform.symbol(0.2, 0.1), transform
-    found = gauss_newton._conjugate_gradient(*arguments, bending=0.1, rounds=1000)
+    symbol = transform.symbol(0.2, bending=0.1)
+    product = partial(gauss_newton._bent, hessian=hessian.to(device), bending=0.1)
+    found = conjugate_gradient(product, right.to(device), partial(transform.solve, symbol=symbol), rounds=1000)
     assert torch.allclose(found.cpu().flatten(), torch.linalg.solve(matrix, right.flatten()), rtol=1e-4, atol=1e-6)
 
 

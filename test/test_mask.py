@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch.nn import functional
 
-from mcbo.mask import bounding_box, erode, field_of_view, fill_outside
+from mcbo.mask import bounding_box, field_of_view, fill_outside
 from mcbo.mind import mind_ssc
 
 SHAPE = (9, 11, 13)
@@ -64,13 +64,6 @@ def test_features_inside_see_neither_what_was_outside_nor_what_lies_beyond_the_r
     assert not near.all()
     seen, expected = (mind_ssc(image, radius=1, dilation=2) for image in (torch.where(near, filled, other), filled))
     assert torch.allclose(seen[:, :, mask[0, 0]], expected[:, :, mask[0, 0]], atol=TOLERANCE["rounding"])
-
-
-def test_erosion_takes_what_a_cube_around_a_voxel_finds_outside() -> None:
-    mask = random_tensor(1, 1, *SHAPE) > 0.02
-    for voxels in (0, 1, 2, 20):
-        outside = functional.pad((~mask).float(), [voxels] * 6)  # beyond the image's border is no outside
-        assert torch.equal(erode(mask, voxels), functional.max_pool3d(outside, 2 * voxels + 1, stride=1) == 0)
 
 
 def test_the_box_around_a_mask(device: torch.device) -> None:

@@ -46,7 +46,8 @@ def files(folder: Path) -> list[str]:
 def test_a_dataset_json_gives_a_field_per_pair_and_a_report(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert process.main([str(data / "ReMIND2Reg_dataset.json"), "--output", str(tmp_path), "--device", "cpu"]) == 0
+    arguments = [str(data / "ReMIND2Reg_dataset.json"), "--output", str(tmp_path), "--device", "cpu", "--preset", "mcbo2024"]
+    assert process.main(arguments) == 0
     names = ["disp_0098_0000_0098_0001", "disp_0098_0000_0098_0002", "disp_0099_0000_0099_0001"]
     assert files(tmp_path) == [*(f"{name}.nii.gz" for name in names), "report.json"]
     first, second = (read_displacement(tmp_path / f"{name}.nii.gz") for name in names[:2])
@@ -105,7 +106,7 @@ def test_microscopy_needs_no_particular_channels(tmp_path: Path) -> None:
     dataset = write_dataset(
         tmp_path, [("COMULIS3DCLEM_0001_0004.nii.gz", "COMULIS3DCLEM_0001_0007.nii.gz")], name="COMULIS3DCLEM"
     )
-    assert process.main([str(dataset), "--output", str(tmp_path / "out")]) == 0
+    assert process.main([str(dataset), "--output", str(tmp_path / "out"), "--preset", "mcbo2024"]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [level["grid_spacing"] for level in report["config"]["levels"]] == [4, 2, 1]
     assert files(tmp_path / "out") == ["disp_0001_0004_0001_0007.nii.gz", "report.json"]
@@ -424,7 +425,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_memory_limit_that_is_too_small_names_both_figures(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [str(data), "--output", str(tmp_path), "--case", "0099", "--memory-gb", "0.001"]
+    arguments = [str(data), "--output", str(tmp_path), "--case", "0099", "--memory-gb", "0.0001"]
     assert process.main(arguments) == process.BAD_INPUT
     assert re.search(
         r"0099_0000\.nii\.gz: 14×12×17 voxels .* need at least 0\.\d+ GB of memory, but the run may use 0\.00 GB",
