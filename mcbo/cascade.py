@@ -6,7 +6,7 @@ docs/method.md tells it step by step.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -80,14 +80,19 @@ class CascadeCase:
         fixed = self.fixed_features(radius, dilation)
         with self.timer.stage("features"):
             pooled, known = _pool(fixed, self.mask, spacing)
-        modalities = []
-        for moving, mask in zip(self.movings, self.masks, strict=True):
-            with self.timer.stage("features"):
-                warped = sample(moving, displacement, offset=self.offset, outside="border")
-                seen = sample(mask.to(moving.dtype), displacement, offset=self.offset, outside="zeros") > 0.5
-                features = self.kernels.mind_ssc(warped, radius=radius, dilation=dilation)
-                modalities.append(Modality(*_pool(features, seen, spacing)))
+        modalities = [
+            self._modality(moving, mask, displacement, spacing=spacing, radius=radius, dilation=dilation)
+            for moving, mask in zip(self.movings, self.masks, strict=True)
+        ]
         return OnGrid(pooled, known, modalities)
+
+    def _modality(
+        self, moving: Volume, mask: Mask, displacement: Displacement, *, spacing: int, radius: int, dilation: int
+    ) -> Modality:
+        with self.timer.stage("features"):
+            warped = sample(moving, displacement, offset=self.offset, outside="border")
+            seen = sample(mask.to(moving.dtype), displacement, offset=self.offset, outside="zeros") > 0.5
+            return Modality(*_pool(self.kernels.mind_ssc(warped, radius=radius, dilation=dilation), seen, spacing))
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,8 @@ def register_cascade(
     if judgement.chosen == "cautious":
         case.motion = rigid.identity()
         search_rigid(case, config.cautious, config)
+        if _similarity(case, case.rigid_displacement(), config) <= judgement.similarity["identity"]:
+            judgement = replace(judgement, chosen="identity")
     if judgement.chosen == "identity":
         return fixed.new_zeros((1, 3, *shape_of(fixed))), judgement
     whole = rigid.to_displacement(case.motion, shape_of(fixed), offset=(0, 0, 0), spacing_mm=spacing_mm, like=fixed)
@@ -213,7 +220,7 @@ def _fit(case: CascadeCase, known: Tensor, found: Displacement, spacing: int, co
         for axis, begin in zip(cells.cell_centers(case.shape, spacing, device=torch.device("cpu")), case.offset, strict=True)
     ]
     centers = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    inside = known[0, 0].cpu() > 0.5
+    inside = known[0, 0].cpu() > cells.MOSTLY
     if int(inside.sum()) < 12:
         return case.motion
     points = centers[inside]
@@ -306,7 +313,7 @@ def judge(case: CascadeCase, candidates: dict[str, Displacement], config: Cascad
 def _similarity(case: CascadeCase, displacement: Displacement, config: Cascade) -> float:
     """The highest similarity of a modality, times the root of how much of the fixed image has a counterpart."""
     grid = case.on_grid(displacement, spacing=config.judge_spacing, radius=config.judge_radius, dilation=config.judge_dilation)
-    shared = [grid.known * (m.known > 0.5) for m in grid.modalities]
+    shared = [grid.known * (m.known > cells.MOSTLY) for m in grid.modalities]
     overlap = min(float(weight.sum() / grid.known.sum().clamp(min=1e-6)) for weight in shared)
     best = max(similarity(grid.fixed, m.features, weight) for m, weight in zip(grid.modalities, shared, strict=True))
     return best * math.sqrt(min(overlap, 1.0))
@@ -317,7 +324,9 @@ def _evidence(case: CascadeCase, displacement: Displacement, config: Cascade) ->
     grid = case.on_grid(
         displacement, spacing=config.judge_spacing, radius=config.evidence_radius, dilation=config.evidence_dilation
     )
-    return [information_of(grid.fixed, m.features, (grid.known > 0.5) & (m.known > 0.5)) for m in grid.modalities]
+    return [
+        information_of(grid.fixed, m.features, (grid.known > cells.MOSTLY) & (m.known > cells.MOSTLY)) for m in grid.modalities
+    ]
 
 
 def _pool(features: Features, mask: Mask, spacing: int) -> tuple[Features, Tensor]:

@@ -14,6 +14,10 @@ from torch.nn import functional
 from mcbo.field import shape_of
 from mcbo.types import Displacement, Shape
 
+MOSTLY = 0.45
+"""A cell is taken for known if more than this share of it is. Not one half: cells that reach half over a border have just that,
+and rounding would decide."""
+
 Spacing: TypeAlias = int | Shape
 """Voxels per cell: along every axis, or along axes 0, 1, 2."""
 

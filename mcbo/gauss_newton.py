@@ -21,6 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mcbo.cells import MOSTLY
 from mcbo.field import box_sum, sample, shape_of, warp
 from mcbo.types import Displacement, Features, Shape
 
@@ -103,7 +104,7 @@ def refine_by_gauss_newton(
     """
     v = torch.zeros_like(deviation)
     preconditioner = CosineTransform(shape_of(fixed), like=fixed)
-    inside = fixed_known > 0.5
+    inside = fixed_known > MOSTLY
     informations: list[Information] = []
     density = 0.0
     for iteration in range(iterations):
@@ -111,11 +112,11 @@ def refine_by_gauss_newton(
         hessian = fixed.new_zeros((6, *shape_of(fixed)))
         for number, modality in enumerate(modalities):
             moved = sample(modality.features, v, offset=(0, 0, 0), outside="border")
-            known = fixed_known * (warp(modality.known, v) > 0.5) * stays_inside(v)
+            known = fixed_known * (warp(modality.known, v) > MOSTLY) * stays_inside(v)
             g, h, distance = data_terms(fixed, moved)
             mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR
             if iteration == 0:
-                informations.append(information_of(fixed, moved, (known > 0.5)))
+                informations.append(information_of(fixed, moved, (known > MOSTLY)))
             gain, cells = informations[number].gain, informations[number].correlation_cells
             weight = known * robust_weight(distance, known, mean) / mean
             if iteration == 0:

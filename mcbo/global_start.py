@@ -143,7 +143,7 @@ class _Coarse:
 
     def _pool(self, volume: Volume, mask: Mask) -> tuple[Volume, Tensor]:
         means, covered = cells.pool(volume, mask.to(volume.dtype), self._spacing)
-        known = covered > 0.5
+        known = covered > cells.MOSTLY
         return fill_outside(means, known, reach=self._radius + self._dilation), known.to(volume.dtype)
 
     def _features(self, volume: Volume) -> Features:

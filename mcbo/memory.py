@@ -87,7 +87,7 @@ def cascade_bytes(shape: Shape, config: Cascade, *, movings: int) -> int:
     """
     voxels = _cells(shape)
     held = voxels * (2 * (1 + movings) + FEATURE_CHANNELS + 3 * 4 + 4)
-    peaks = [voxels * (2 * FEATURE_CHANNELS + 6.0)]
+    peaks = [voxels * (FEATURE_CHANNELS + 4.0)]
     searches: list[SearchStage | DeformStage] = [*config.search, *config.deform]
     for stage in searches:
         candidates = (2 * stage.search_radius + 1) ** 3

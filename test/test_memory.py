@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import TensorCounter, paper_config, run_register
 
-from mcbo.config import Level
+from mcbo.config import Cascade, Level
 from mcbo.errors import MemoryBudgetError
 from mcbo.kernels import REFERENCE
-from mcbo.memory import max_rows, needed_bytes, rows_per_level, solve_bytes, tile_grid
+from mcbo.memory import check_cascade, max_rows, needed_bytes, rows_per_level, solve_bytes, tile_grid
 from mcbo.phantom import make_phantom
+from mcbo.tasks import find_config
 
 CONFIG = paper_config()
 SHAPE = (128, 120, 136)
@@ -53,3 +56,25 @@ def test_the_model_agrees_with_the_bytes_of_all_tensors(movings: int) -> None:
     print(f"{movings} moving: counted {counter.peak_bytes / 1e6:.1f} MB, model {model / 1e6:.1f} MB")
     assert counter.peak_bytes == pytest.approx(model, rel=0.2)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("movings", [1, 2])
+def test_the_model_of_the_cascade_agrees_too(movings: int) -> None:
+    """Without the start from afar, whose grids have one size for all volumes; in a small one they would count most."""
+    config = find_config("ReMIND2Reg", "cascade")
+    assert isinstance(config, Cascade)
+    phantom = make_phantom((56, 48, 52))
+    images = (phantom.fixed, phantom.cet1, phantom.t2)[: movings + 1]
+    with TensorCounter(images) as counter:
+        run_register(images[0], images[1:], replace(config, start=None), kernels=REFERENCE)
+    model = needed_bytes((56, 48, 52), config, movings=movings)
+    print(f"{movings} moving: counted {counter.peak_bytes / 1e6:.1f} MB, model {model / 1e6:.1f} MB")
+    assert counter.peak_bytes == pytest.approx(model, rel=0.2)
+
+
+def test_the_cascade_fits_as_well_and_says_what_it_needs() -> None:
+    config = find_config("ReMIND2Reg", "cascade")
+    assert isinstance(config, Cascade)
+    assert needed_bytes((256, 256, 256), config, movings=2) < 8e9
+    with pytest.raises(MemoryBudgetError, match=r"256×256×256 voxels with 2 moving .* at least \d\.\d\d GB"):
+        check_cascade((256, 256, 256), config, movings=2, budget_bytes=10**9)
