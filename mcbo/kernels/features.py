@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from mcbo.field import shape_of
-from mcbo.kernels.lanes import LANES, Floats, aligned_floats, compiled, in_threads, lesser, load, round_up, spread, store
+from mcbo.kernels.lanes import LANES, Floats, aligned_floats, compiled, in_threads, lesser, load, round_up, spread, store, total
 from mcbo.mind import PAIRS, VARIANCE_RANGE, scale_to_one
 from mcbo.types import Features, Volume
 
@@ -107,12 +107,18 @@ def _fill_distances(
                     mean = mean + one
                 store(line, z, mean * spread(1.0 / channels))
             at = (i * width + j) * depth
-            for channel in range(channels):
-                for z in range(depth):
-                    features[channel, at + z] = block[channel, z]
-            for z in range(depth):
+            whole = depth // LANES * LANES
+            for z in range(0, whole, LANES):
+                mean = load(line, z)
+                store(variance, at + z, mean)
+                amount += total(mean)
+                for channel in range(channels):
+                    store(features, channel * height * width * depth + at + z, load(block, channel * length + z))
+            for z in range(whole, depth):
                 variance[at + z] = line[z]
                 amount += line[z]
+                for channel in range(channels):
+                    features[channel, at + z] = block[channel, z]
         sums[i] = amount
 
 
