@@ -7,7 +7,7 @@ from evaluation.settings import from_options
 from evaluation.summary import score, to_table
 
 
-@pytest.mark.parametrize("preset", ["mcbo2024"])
+@pytest.mark.parametrize("preset", ["cascade", "mcbo2024"])
 def test_the_demo_lowers_the_mean_tre_by_forty_percent(tmp_path: Path, preset: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert process.main(["--demo", "--output", str(tmp_path), "--preset", preset]) == 0
     dataset = tmp_path / "dataset" / "ReMIND2Reg_dataset.json"

@@ -15,6 +15,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from helpers import write_dataset, write_nifti
 
 import process
@@ -97,6 +98,23 @@ def test_options_can_come_from_the_environment(data: Path, tmp_path: Path, monke
         monkeypatch.setenv(f"MCBO_{name}", value)
     assert process.main([]) == 0
     assert files(tmp_path) == ["disp_0099_0000_0099_0001.nii.gz", "report.json"]
+
+
+def test_the_report_says_how_far_a_result_can_be_believed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    phantom = make_phantom((40, 36, 44), seed=3)
+    noise = torch.rand(phantom.fixed.shape, generator=torch.Generator().manual_seed(0))
+    for channel, image in (("0000", phantom.t2), ("0001", phantom.cet1), ("0002", noise)):
+        write_nifti(tmp_path / f"COMULIS3DCLEM_0001_{channel}.nii.gz", image[0, 0].numpy())
+    assert process.main(["--input", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    related, unrelated = (report["cases"]["0001"]["judgement"][f"disp_0001_0000_0001_000{k}"] for k in (1, 2))
+    assert related["confidence"] > 0.4
+    assert related["chosen"] in ("identity", "rigid", "full")
+    assert unrelated["confidence"] < 0.05
+    assert unrelated["chosen"] in ("identity", "cautious")
+    error = capsys.readouterr().err
+    assert "disp_0001_0000_0001_0002: low confidence: similarity" in error
+    assert "disp_0001_0000_0001_0001" not in error
 
 
 def test_microscopy_needs_no_particular_channels(tmp_path: Path) -> None:
