@@ -218,7 +218,7 @@ def _three_paths(inputs: Sequence[str], options: Options) -> tuple[Dataset, Opti
     if suffix is None or output_file.name == suffix:
         raise InputError(f"{output_file}: expected an output file ending in .nii.gz, .nii or .npz")
     if options.movings:
-        raise InputError("--moving: expected no channel, since the moving image is given by its path")
+        raise InputError("--moving or MCBO_MOVING: expected no channel, since the moving image is given by its path")
     stem = output_file.name.removesuffix(suffix)
     written = replace(options, output=output_file.parent, suffix=suffix, report_name=f"{stem}.report.json")
     dataset = single_pair(fixed, moving, output_file)

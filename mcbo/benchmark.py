@@ -69,7 +69,8 @@ def measure(sizes: Sequence[int], *, config: Preset, options: Options, movings: 
         InputError: if a size or a count makes no sense.
         McboError: if a run fails.
     """
-    for option, value, least in (("--size", min(sizes), MIN_SIZE), ("--repeat", repeat, 1), ("--modalities", movings, 1)):
+    limits = (("--size or --scaling", min(sizes), MIN_SIZE), ("--repeat", repeat, 1), ("--modalities", movings, 1))
+    for option, value, least in limits:
         if value < least:
             raise InputError(f"{option}: expected at least {least}, got {value}")
     if movings > 2:

@@ -6,7 +6,7 @@ docs/method.md tells it step by step.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from mcbo.field import check_finite, sample, shape_of
 from mcbo.gauss_newton import Information, Modality, information_of, refine_by_gauss_newton
 from mcbo.global_start import find_start
 from mcbo.mask import bounding_box, field_of_view, fill_outside
+from mcbo.mind import scale_to_one
 from mcbo.search import search
 from mcbo.similarity import similarity
 from mcbo.timing import StageTimer
@@ -118,6 +119,7 @@ def register_cascade(
     config: Cascade,
     kernels: Kernels,
     timer: StageTimer,
+    share_of_case: float = 1.0,
 ) -> tuple[Displacement, Judgement]:
     """Registers moving images that share a grid to a fixed image, with one displacement for all of them.
 
@@ -128,11 +130,13 @@ def register_cascade(
         config: the preset, fitted to the shape.
         kernels: the hot steps.
         timer: told of every stage.
+        share_of_case: what this is of all that is done for a case, for the progress shown.
 
     Returns:
         ``(1, 3, H, W, D)`` voxels, and the judgement.
     """
-    share = 1 / (len(config.search) + len(config.deform) + sum(stage.rounds for stage in config.refine) + 4)
+    fixed, movings = scale_to_one(fixed), [scale_to_one(moving) for moving in movings]
+    share = share_of_case / (len(config.search) + len(config.deform) + sum(stage.rounds for stage in config.refine) + 4)
     with timer.stage("masks", work=share):
         case = prepare(fixed, movings, config=config, spacing_mm=spacing_mm, kernels=kernels, timer=timer, share=share)
     if config.start:
@@ -148,14 +152,17 @@ def register_cascade(
     check_finite(full, "refine")
     with timer.stage("judge", work=2 * share):
         judgement = judge(case, {"identity": torch.zeros_like(linear), "rigid": linear, "full": full}, config)
+    extent = 1.0
     if judgement.chosen == "cautious":
         case.motion = rigid.identity()
         search_rigid(case, config.cautious, config)
-        if _similarity(case, case.rigid_displacement(), config) <= judgement.similarity["identity"]:
-            judgement = replace(judgement, chosen="identity")
+        linear = case.rigid_displacement()
+        extent = min(1.0, config.cautious_reach / max(_mean_length(case, linear), 1e-6))
+        judgement = judge_cautious(case, linear * extent, judgement, config)
     if judgement.chosen == "identity":
         return fixed.new_zeros((1, 3, *shape_of(fixed))), judgement
     whole = rigid.to_displacement(case.motion, shape_of(fixed), offset=(0, 0, 0), spacing_mm=spacing_mm, like=fixed)
+    whole *= extent
     if judgement.chosen == "full":
         padding = []
         for begin, inner, size in zip(reversed(case.offset), reversed(case.shape), reversed(shape_of(fixed)), strict=True):
@@ -298,16 +305,31 @@ def judge(case: CascadeCase, candidates: dict[str, Displacement], config: Cascad
     scores = {name: _similarity(case, displacement, config) for name, displacement in candidates.items()}
     chosen = "full" if scores["full"] > scores["rigid"] + config.full_gain else "rigid"
     gain = scores[chosen] - scores["identity"]
-    moved = float(candidates[chosen].norm(dim=1, keepdim=True)[case.mask].mean())
-    is_small = moved < config.small_motion and gain < config.small_gain * (1 - scores["identity"])
+    room = 1 - scores["identity"]
+    is_small = _mean_length(case, candidates[chosen]) < config.small_motion and gain < config.small_gain * room
     before, after = (_evidence(case, candidates[name], config) for name in ("identity", "rigid"))
     rises = any(
         b.correlation > a.correlation + config.least_rise * b.standard_error for a, b in zip(before, after, strict=True)
     )
-    if gain > 0 and rises and not is_small:
+    is_clear = gain > config.clear_gain * room
+    if gain > 0 and (rises or is_clear) and not is_small:
         return Judgement(chosen=chosen, similarity=scores, confidence=scores[chosen])
     is_related = any(one.correlation > config.least_correlation * one.standard_error for one in before)
     return Judgement(chosen="identity" if is_related else "cautious", similarity=scores, confidence=scores["identity"])
+
+
+def judge_cautious(case: CascadeCase, displacement: Displacement, judgement: Judgement, config: Cascade) -> Judgement:
+    """Keeps what the cautious stage found if similarity says anything for it; else no motion."""
+    score = _similarity(case, displacement, config)
+    scores = judgement.similarity | {"cautious": score}
+    if score <= scores["identity"]:
+        return Judgement(chosen="identity", similarity=scores, confidence=scores["identity"])
+    return Judgement(chosen="cautious", similarity=scores, confidence=score)
+
+
+def _mean_length(case: CascadeCase, displacement: Displacement) -> float:
+    """Voxels that the field of view moves in the mean."""
+    return float(displacement.norm(dim=1, keepdim=True)[case.mask].mean())
 
 
 def _similarity(case: CascadeCase, displacement: Displacement, config: Cascade) -> float:

@@ -168,7 +168,7 @@ class Cascade:
         trim_keep: share of the cells that the rigid motion is fitted to.
         trim_rounds: of that fit at most.
         refine: stages of the refinement, coarse to fine; may be empty.
-        bending: weight of ∫ |Δ(u − rigid)|² dV, in voxels.
+        bending: weight of ∫ |Δ(u − u₀)|² dV, in voxels, u₀ being what the refinement starts from.
         cg_iterations: of conjugate gradients at most.
         margin: voxels around the field of view that are worked on.
         judge_spacing, judge_radius, judge_dilation: grid and features of the judgement.
@@ -177,6 +177,8 @@ class Cascade:
         least_rise: standard errors by which the rigid motion must raise that correlation.
         least_correlation: standard errors of it that images must have to be taken for related.
         doubtful_similarity: below it, the user is warned.
+        clear_gain: share of what identity lacks in similarity that a result must gain to be believed without that rise.
+        cautious_reach: voxels that the cautious stage moves in the mean at most; what it found is shortened to that.
         small_motion: voxels; a result that moves less in the mean is below what the method resolves, ...
         small_gain: ... unless it gains this share of what identity lacks in similarity.
         modality_fusion: the displacements of all moving modalities are one from the start.
@@ -207,6 +209,8 @@ class Cascade:
     least_rise: float
     least_correlation: float
     doubtful_similarity: float
+    clear_gain: float
+    cautious_reach: float
     small_motion: float
     small_gain: float
     modality_fusion: Literal["joint"] | None

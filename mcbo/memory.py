@@ -90,8 +90,10 @@ def cascade_bytes(shape: Shape, config: Cascade, *, movings: int) -> int:
     peaks = [voxels * (FEATURE_CHANNELS + 4.0)]
     searches: list[SearchStage | DeformStage] = [*config.search, *config.deform]
     for stage in searches:
-        candidates = (2 * stage.search_radius + 1) ** 3
-        peaks.append(voxels / stage.grid_spacing**3 * (3.4 * candidates + 2 * FEATURE_CHANNELS * 2 * movings + 30))
+        depth = -(-shape[2] // stage.grid_spacing)
+        lanes = -(-depth // 16) * 16 / depth  # the compiled kernels fill lines of cells up to multiples of 16
+        candidates = (2 * stage.search_radius + 1) ** 3 * (2.3 + 1.1 * lanes)
+        peaks.append(voxels / stage.grid_spacing**3 * (candidates + 2 * FEATURE_CHANNELS * 2 * movings + 30))
     peaks += [voxels / stage.grid_spacing**3 * (FEATURE_CHANNELS * (2 + 3 * movings) + 60) for stage in config.refine]
     return int(FLOAT_BYTES * (held + max(peaks)))
 

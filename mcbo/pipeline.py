@@ -81,7 +81,13 @@ def register(
         judgements: list[Judgement] = []
         for group in groups:
             displacement, judgement = register_cascade(
-                fixed, group, spacing_mm=spacing_mm, config=config, kernels=kernels, timer=timer
+                fixed,
+                group,
+                spacing_mm=spacing_mm,
+                config=config,
+                kernels=kernels,
+                timer=timer,
+                share_of_case=1 / len(groups),
             )
             displacements += [displacement] * len(group)
             judgements += [judgement] * len(group)

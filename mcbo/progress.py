@@ -64,7 +64,7 @@ class LineView:
     def stage(self, name: str, share: float) -> None:
         self._share += share
         now = time.monotonic()
-        done = (self._ended + self._share) / self._cases
+        done = min((self._ended + self._share) / self._cases, 1.0)  # shares are estimates
         if not share or now - self._last < _LINE_EVERY_S:
             return
         self._last = now

@@ -180,7 +180,7 @@ def _run_case(case: Case, config: Preset, options: Options, device: torch.device
             result.entry["inputs"] = _digests(case, config, options)
             fixed = read_image(case.fixed)
             movings, refused = read_movings(_used(case, config, options), fixed)
-        for message in refused.values():
+        for message in refused.values() if movings else ():
             log.warning("case %s goes on without this image: %s", case.name, message)
         asked_and_read = [pair for pair in asked if pair.field_name in movings]
         result.failed = {pair.field_name: refused[pair.field_name] for pair in asked if pair.field_name in refused}
@@ -191,10 +191,10 @@ def _run_case(case: Case, config: Preset, options: Options, device: torch.device
             if isinstance(registration.config, Config):
                 result.entry["levels"] = [asdict(level) for level in registration.config.levels]
             if registration.judgements:
-                names = [pair.field_name for pair in _used(case, config, options) if pair.field_name in movings]
-                result.entry["judgement"] = {
-                    name: asdict(judgement) for name, judgement in zip(names, registration.judgements, strict=True)
-                }
+                judgements = dict(zip(movings, registration.judgements, strict=True))
+                result.entry["judgement"] = {pair.field_name: asdict(judgements[pair.field_name]) for pair in asked_and_read}
+                for pair in asked_and_read:
+                    _tell(pair.field_name, judgements[pair.field_name], config)
             displacements = dict(zip(movings, registration.displacements, strict=True))
             with timer.stage("write"):
                 for pair in asked_and_read:
@@ -281,17 +281,14 @@ def _register(
             format_shape(shape_of(fixed.volume)),
             level.grid_spacing,
         )
-    if isinstance(config, Cascade):
-        for name, judgement in zip(movings, registration.judgements, strict=True):
-            _tell(name, judgement, config)
     return registration
 
 
-def _tell(name: str, judgement: Judgement, config: Cascade) -> None:
+def _tell(name: str, judgement: Judgement, config: Preset) -> None:
     """Says what was chosen and, where it can hardly be believed, warns."""
     before, after = judgement.similarity["identity"], judgement.confidence
     log.info("%s: %s result, similarity %.2f before, %.2f after", name, judgement.chosen, before, after)
-    if after < config.doubtful_similarity:
+    if isinstance(config, Cascade) and after < config.doubtful_similarity:
         log.warning(
             "%s: low confidence: similarity %.2f; unrelated images have 0, right results mostly more than %.2f (%s result)",
             name,

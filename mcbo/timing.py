@@ -44,22 +44,37 @@ class StageTimer:
         self._meter = meter
         self._listener = listener
         self._wait = wait
+        self._running: list[StageRecord] = []
+        self._start = 0.0
 
     @contextmanager
     def stage(self, name: str, *, work: float = 0.0) -> Iterator[None]:
-        """Times the block as (a part of) stage ``name``."""
+        """Times the block as (a part of) stage ``name``. A stage inside it is not counted twice: meanwhile this one rests."""
         record = self.records.setdefault(name, StageRecord())
         self._tell(name, 0.0)
+        if self._running:
+            self._pause(self._running[-1])
+        self._running.append(record)
+        self._resume()
+        try:
+            yield
+        finally:
+            self._pause(self._running.pop())
+            if self._running:
+                self._resume()
+        self._tell(name, work)
+
+    def _resume(self) -> None:
         if self._meter:
             self._meter.reset()
-        start = time.perf_counter()
-        yield
+        self._start = time.perf_counter()
+
+    def _pause(self, record: StageRecord) -> None:
         if self._wait:
             self._wait()
-        record.seconds += time.perf_counter() - start
+        record.seconds += time.perf_counter() - self._start
         if self._meter:
             record.peak_bytes = max(record.peak_bytes, self._meter.peak_bytes())
-        self._tell(name, work)
 
     def _tell(self, name: str, work: float) -> None:
         if self._listener:

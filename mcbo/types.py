@@ -71,7 +71,7 @@ class Judgement:
     """What was written and how far it can be believed.
 
     Attributes:
-        chosen: ``full``, ``rigid``, ``identity``; or ``cautious`` where nothing can be believed.
+        chosen: ``full``, ``rigid``, ``identity``, or ``cautious``: one small rigid step where there is no evidence for more.
         similarity: of each candidate (``similarity.py``), from about 0 for unrelated images to 1.
         confidence: that of what was chosen.
     """

@@ -49,7 +49,7 @@ def test_scaling() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--size", "8"), "--size: expected at least 16, got 8"),
+        (("--size", "8"), "--size or --scaling: expected at least 16, got 8"),
         (("--repeat", "0"), "--repeat: expected at least 1, got 0"),
         (("--modalities", "3"), "--modalities: expected 1 or 2, got 3"),
         (("--threads", "0"), "--threads: expected at least 1, got 0"),

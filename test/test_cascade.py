@@ -73,6 +73,29 @@ def test_known_shifts_come_out_whole(head: Phantom, shift: tuple[int, int, int])
     assert float(displacement[0, axis].mean()) == pytest.approx(shift[axis], rel=0.03)
 
 
+def test_a_deformation_without_any_rigid_part_is_found_and_kept(head: Phantom) -> None:
+    """Waves of three voxels that cancel out in the mean: no rigid motion makes anything better."""
+    wave = 3 * torch.sin(2 * torch.pi * torch.arange(SHAPE[1]) / SHAPE[1]).view(1, 1, SHAPE[1], 1)
+    truth = torch.zeros(1, 3, *SHAPE)
+    truth[0, 0] = wave.expand(1, *SHAPE)[0]
+    displacement, judgement = run(warp(head.t2, truth), head.cet1)
+    assert judgement.chosen == "full"
+    assert mean_length(inside(displacement - truth)) < 0.5 * mean_length(inside(truth))
+
+
+def test_unrelated_images_move_by_less_than_two_voxels() -> None:
+    for seed in range(3):
+        noise = torch.rand((2, 1, 1, 32, 36, 40), generator=torch.Generator().manual_seed(seed))
+        displacement, judgement = run(noise[0], noise[1])
+        assert mean_length(displacement) < 2
+        assert judgement.chosen in ("cautious", "identity")
+        assert judgement.confidence < 0.1
+
+
+def test_intensities_of_any_size(head: Phantom, found: Displacement) -> None:
+    assert torch.equal(run(head.fixed * 2.0**110, head.cet1 * 2.0**-110)[0], found)
+
+
 def test_identical_images_do_not_move(head: Phantom) -> None:
     displacement, judgement = run(head.cet1, head.cet1)
     assert mean_length(displacement) < 0.02

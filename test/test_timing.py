@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from mcbo.timing import StageTimer
@@ -29,6 +31,21 @@ def test_stages_add_up_seconds_and_keep_the_highest_peak() -> None:
     assert timer.records["solve"].seconds > 0
     assert meter.resets == 3
     assert heard == [("solve", 0), ("solve", 0.25), ("solve", 0), ("solve", 0.25), ("fuse", 0), ("fuse", 0)]
+
+
+def test_a_stage_rests_while_another_runs_inside_it() -> None:
+    timer = StageTimer()
+    start = time.perf_counter()
+    with timer.stage("outer"):
+        time.sleep(0.02)
+        with timer.stage("inner"):
+            time.sleep(0.2)
+        time.sleep(0.02)
+    whole = time.perf_counter() - start
+    outer, inner = timer.records["outer"].seconds, timer.records["inner"].seconds
+    assert inner >= 0.2
+    assert outer + inner <= whole
+    assert outer < inner
 
 
 def test_an_error_passes_through() -> None:
