@@ -34,7 +34,7 @@ from mcbo.kernels.lanes import (
 )
 from mcbo.types import Features
 
-STRIPE = 4
+STRIPE = 16
 """Columns worked on together: what their box means need stays in a cache of 1 MB."""
 GROUP = 3
 """Candidates along axis 2 that share the loads of the fixed features."""
@@ -172,6 +172,8 @@ def _fill_costs(
     raw_length = length + 2 * HALO + LANES
     raw = np.zeros((groups * GROUP, raw_length), np.float32)
     columns = np.zeros((reach - done, WINDOW, size), np.float32)
+    flat = columns.reshape(-1)
+    last_lane = (depth - 1) // LANES * side * LANES + (depth - 1) % LANES
     summed = np.zeros((stop - start + 2 * HALO, STRIPE, size), np.float32)  # from row start − HALO on
     step = STRIPE * size
     two, three = spread(2.0), spread(3.0)
@@ -214,16 +216,16 @@ def _fill_costs(
                                 store(raw, at + 2 * raw_length, s2)
                         # Box sums along axis 2.
                         for c2 in range(side):
-                            for z in range(HALO + depth, 2 * HALO + depth):
-                                raw[c2, z] = 0.0
+                            if depth < length:
+                                for z in range(HALO + depth, 2 * HALO + depth):
+                                    raw[c2, z] = 0.0
                             for block in range(blocks):
                                 z = c2 * raw_length + block * LANES
                                 one = load(raw, z) + load(raw, z + 4)
                                 one = one + two * (load(raw, z + 1) + load(raw, z + 3)) + three * load(raw, z + 2)
                                 store(columns, column + (block * side + c2) * LANES, one)
-                            line = columns[i - done, j % WINDOW]
-                            line[c2 * LANES] -= raw[c2, HALO]
-                            line[((depth - 1) // LANES * side + c2) * LANES + (depth - 1) % LANES] -= raw[c2, HALO + depth - 1]
+                            flat[column + c2 * LANES] -= raw[c2, HALO]
+                            flat[column + c2 * LANES + last_lane] -= raw[c2, HALO + depth - 1]
                     else:
                         columns[i - done, j % WINDOW] = 0.0
                     # Box sums along axis 1, of the column that now has both its neighbors.
