@@ -73,6 +73,8 @@ def open_field(path: Path) -> FieldFile:
     if path.suffix == ".npz":
         return _open_archive(path)
     image = open_image(path, "a whole displacement file")
+    if image.get_data_dtype().kind not in "biuf":
+        raise EvaluationError(f"{path}: expected float32, found data of type {image.get_data_dtype()}")
     return FieldFile(path, tuple(image.shape), image.get_data_dtype(), lambda: np.asanyarray(image.dataobj))
 
 
@@ -121,7 +123,8 @@ def load_field(file: FieldFile) -> NDArray[Any]:
         EvaluationError: if it is cut off or broken.
     """
     try:
-        return file.read()
+        with np.errstate(all="ignore"):  # what is not finite afterwards is told
+            return file.read()
     except UNREADABLE as error:
         raise _unreadable(file.path, "a whole displacement file", error) from error
 
@@ -147,7 +150,8 @@ def read_field(path: Path, *, shape: Shape) -> NDArray[np.float32]:
         raise EvaluationError(f"{path}: expected shape {(*shape, 3)}, found {file.shape}{hint}")
     if not is_field_dtype(file.dtype):
         raise EvaluationError(f"{path}: expected float32, found {file.dtype}")
-    field = np.asarray(load_field(file), dtype=np.float32)
+    with np.errstate(over="ignore"):
+        field = np.asarray(load_field(file), dtype=np.float32)
     broken = field.size - int(np.isfinite(field).sum())
     if broken:
         raise EvaluationError(f"{path}: expected finite displacements, found {broken} values that are NaN or infinite")
@@ -190,7 +194,8 @@ def read_volume(path: Path, shape: tuple[int, ...]) -> Array:
     if image.get_data_dtype().kind not in "biuf":
         raise EvaluationError(f"{path}: expected one number per voxel, found data of type {image.get_data_dtype()}")
     try:
-        volume = np.asarray(image.dataobj, dtype=np.float64)
+        with np.errstate(all="ignore"):
+            volume = np.asarray(image.dataobj, dtype=np.float64)
     except UNREADABLE as error:
         raise _unreadable(path, "an image", error) from error
     if not np.isfinite(volume).all():
@@ -238,7 +243,10 @@ def _check_claim(header: Any, size: int, *, compressed: bool) -> None:
         raise HeaderDataError("its header scales values by what is not finite")
     if not np.isfinite(header.get_best_affine()).all():
         raise HeaderDataError("its affine is not finite")
-    claimed = int(offset) + math.prod(shape) * header.get_data_dtype().itemsize
+    try:
+        claimed = int(offset) + math.prod(shape) * header.get_data_dtype().itemsize
+    except KeyError as error:
+        raise HeaderDataError(f"its header claims data of an unknown type, number {error}") from error
     if claimed > (size * MAX_RATIO + GZIP_BYTES if compressed else size):
         raise HeaderDataError(f"its header claims {claimed} bytes, more than a file of {size} bytes can hold")
 

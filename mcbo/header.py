@@ -156,7 +156,10 @@ def _parse(path: Path, block: bytes) -> Header:
     try:
         with np.errstate(all="ignore"):
             fields = _FORMATS[length](block[:length], endianness=order, check=False)
-            dtype, affine = fields.get_data_dtype(), np.asarray(fields.get_best_affine(), dtype=np.float64)
+            affine = np.asarray(fields.get_best_affine(), dtype=np.float64)
+        dtype = fields.get_data_dtype()
+    except KeyError as error:
+        raise InputError(f"{path}: expected one number per voxel, found data of an unknown type, number {error}") from error
     except UNREADABLE as error:
         raise InputError(f"{path}: expected a whole NIfTI image, but its header cannot be read: {_reason(error)}") from error
     slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
