@@ -7,11 +7,14 @@ from pathlib import Path
 
 from evaluation.errors import EvaluationError, reason, shown
 
-MAX_TEXT_BYTES = 2**24
-"""Of a JSON or of landmarks: 100,000 pairs, half a million points. In memory, JSON takes up to 30 times as much."""
+MAX_TEXT_BYTES = 2**23
+"""Of a JSON or of landmarks: 50,000 pairs, a quarter of a million points. In memory, JSON takes up to 30 times as much."""
 
 MAX_DEPTH = 50
 """Levels of brackets in a JSON. Datasets have 4."""
+
+MAX_DIGITS = 400
+"""Of a whole number: as many as the largest float has, and more."""
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
 """What Linux allows."""
@@ -66,7 +69,7 @@ def read_json(path: Path) -> dict[str, object]:
     """
     text = read_text(path, "a JSON file")
     try:
-        content = json.loads(text, object_pairs_hook=_without_repeats)
+        content = json.loads(text, object_pairs_hook=_without_repeats, parse_int=_integer)
         too_deep = _is_deeper(content, MAX_DEPTH)
     except RecursionError:
         too_deep = True
@@ -77,6 +80,12 @@ def read_json(path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise EvaluationError(f"{path}: expected a JSON object, found a {type(content).__name__}")
     return content
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits, more than {MAX_DIGITS}")
+    return int(digits)
 
 
 def _without_repeats(items: list[tuple[str, object]]) -> dict[str, object]:

@@ -20,10 +20,13 @@ MAX_BYTES = 2**34
 _HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 _UNREADABLE = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError, OverflowError, MemoryError, RecursionError),
-    *(NotImplementedError, RuntimeError, tokenize.TokenError, UserWarning, zlib.error, zipfile.BadZipFile),
+    *(OSError, EOFError, ValueError, OverflowError, MemoryError, RuntimeError, NotImplementedError),
+    *(zlib.error, zipfile.BadZipFile),
 )
-"""What zipfile and numpy raise at archives that are broken in one way or another; RuntimeError: encrypted ones."""
+"""What zipfile and numpy raise at archives that are broken in one way or another."""
+
+_NO_HEADER = (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError, UserWarning)
+"""What numpy raises where an array's header is none, and Python's parser below it."""
 
 
 def read_array(path: Path, what: str, *, name: str | None = None) -> NDArray[Any]:
@@ -57,6 +60,8 @@ def _member(archive: zipfile.ZipFile, name: str | None) -> zipfile.ZipInfo:
     found = next((member for member in members if name is None or member.filename == f"{name}.npy"), None)
     if found is None:
         raise ValueError("it is empty" if name is None else f"it has no array {shown(name)}")
+    if found.flag_bits & 1:
+        raise ValueError("it is encrypted")
     if found.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError("its compression is not that of numpy")
     if found.file_size > MAX_BYTES:
@@ -69,7 +74,10 @@ def _check_claim(stream: IO[bytes], size: int) -> None:
     version = npy.read_magic(stream)
     if version not in _HEADER_READERS:
         raise ValueError(f"its format {version} is not known")
-    shape, _, dtype = _HEADER_READERS[version](stream)
+    try:
+        shape, _, dtype = _HEADER_READERS[version](stream)
+    except _NO_HEADER as error:  # its own words would advise to allow pickles
+        raise ValueError("the header of its array is broken") from error
     if dtype.kind not in "biuf":
         raise ValueError(f"it holds data of type {dtype}, not numbers")
     claimed = stream.tell() + math.prod(shape) * dtype.itemsize

@@ -6,11 +6,14 @@ from pathlib import Path
 from mcbo.errors import InputError
 from mcbo.paths import regular_size, shown
 
-MAX_BYTES = 2**24
-"""100,000 pairs. What Python makes of such a file takes up to 30 times as much memory: 0.5 GB."""
+MAX_BYTES = 2**23
+"""50,000 pairs. What Python makes of such a file takes up to 30 times as much memory: 0.25 GB."""
 
 MAX_DEPTH = 50
 """Levels of brackets. Datasets have 4."""
+
+MAX_DIGITS = 400
+"""Of a whole number: as many as the largest float has, and more."""
 
 
 def read_description(path: Path) -> dict[str, object]:
@@ -25,7 +28,7 @@ def read_description(path: Path) -> dict[str, object]:
     try:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES).decode("utf-8-sig")
-        content = json.loads(text, object_pairs_hook=_once)
+        content = json.loads(text, object_pairs_hook=_once, parse_int=_integer)
     except RecursionError as error:
         raise InputError(_too_deep(path)) from error
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON, numbers of too many digits
@@ -39,6 +42,12 @@ def read_description(path: Path) -> dict[str, object]:
 
 def _too_deep(path: Path) -> str:
     return f"{path}: expected a dataset JSON of at most {MAX_DEPTH} levels of brackets, found more"
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits, more than {MAX_DIGITS}")
+    return int(digits)
 
 
 def _once(items: list[tuple[str, object]]) -> dict[str, object]:
