@@ -229,7 +229,8 @@ def _check_memory(case: Case, config: Preset, options: Options, device: torch.de
         MemoryBudgetError: if a case of this shape needs more than there is.
     """
     shape = check_image(read_header(case.fixed))
-    fused = len(_used(case, config, options)) if config.modality_fusion else 1
+    there = sum(pair.moving.is_file() for pair in _used(case, config, options))
+    fused = max(there, 1) if config.modality_fusion else 1
     try:
         check_budget(shape, config, movings=fused, budget_bytes=budget_bytes(device, options.memory_gb))
     except McboError as error:
