@@ -94,6 +94,19 @@ step "built in $((SECONDS - started)) s, $((size / 1000000)) MB"
 user=$($engine image inspect "$image" --format '{{.Config.User}}')
 case $user in [1-9]*) ;; *) fail "expected a numeric user that is not root, found '$user'" ;; esac
 
+step "SBOM: the image holds what the lock has"
+ENGINE=$engine .ci/sbom --image "$image" > "$lab/sbom.json"
+"$python" - "$lab/sbom.json" .ci/image.lock <<'P' || fail "expected an image that holds what the lock has"
+import json, re, sys
+from pathlib import Path
+bom, lock = (Path(path).read_text() for path in sys.argv[1:])
+held = {re.sub("[._]", "-", part["name"].lower()): part["version"] for part in json.loads(bom)["components"]}
+for name, version, marker in re.findall(r"^([a-z0-9-]+)==([^\s;]+)( ;)?", lock, flags=re.MULTILINE):
+    assert held.pop(name, version if marker else None) == version, f"{name}: not {version}"
+assert "torch" in held
+print("beyond the lock:", ", ".join(f"{name} {version}" for name, version in sorted(held.items())))
+P
+
 limits=(--network none --read-only --tmpfs /tmp:size=512m --cap-drop ALL --security-opt no-new-privileges
   --memory 8g --memory-swap 8g --shm-size 128m --pids-limit 512)
 new() { mkdir -p "$lab/$1"; chmod 777 "$lab/$1"; echo "$lab/$1"; }
