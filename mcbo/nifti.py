@@ -1,12 +1,7 @@
 """Image files: the door through which volumes come in and displacements go out. The only module that uses nibabel."""
 
-import contextlib
-import os
-import secrets
-import time
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +13,12 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import NDArray
 
-from mcbo.errors import InputError, OutputError
-from mcbo.types import Displacement, Triple, Volume
+from mcbo.errors import InputError
+from mcbo.files import write_whole
+from mcbo.types import Displacement, Shape, Triple, Volume
 
 FORMATS = ("nii.gz", "npz")
 """What displacements are written as."""
-
-_PARTIAL = ".partial-"
-_STALE_AFTER_S = 3600.0
 
 _UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile)
 
@@ -92,6 +85,27 @@ def read_image(path: Path) -> Image:
     return Image(path=path, volume=torch.from_numpy(array)[None, None], affine=affine)
 
 
+def read_grid(path: Path) -> tuple[Shape, NDArray[np.float64]]:
+    """Shape, ``(H, W, D)``, and affine, ``(4, 4)`` float64, of an image, from its header alone.
+
+    Raises:
+        InputError: if that cannot be read or is not of a 3D image.
+    """
+    try:
+        nifti = nibabel.load(path)
+        shape = tuple(map(int, nifti.shape)) if isinstance(nifti, SpatialImage) else ()
+        affine = np.asarray(nifti.affine, dtype=np.float64) if isinstance(nifti, SpatialImage) else np.eye(4)
+    except _UNREADABLE as error:
+        raise InputError(f"{path}: expected the header of a NIfTI image, but it cannot be read: {error}") from error
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(f"{path}: expected the header of a 3D image, found one of shape {shape}")
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
+        raise InputError(f"{path}: expected an affine that can be inverted, found {affine.tolist()}")
+    return (shape[0], shape[1], shape[2]), affine
+
+
 def write_displacement(path: Path, displacement: Displacement, affine: NDArray[np.float64]) -> None:
     """Writes a displacement as the challenge wants it: ``(H, W, D, 3)`` float32 voxels, affine of the fixed image.
 
@@ -151,42 +165,3 @@ def _save(image: nibabel.Nifti1Image, path: Path) -> None:
         return
     with path.open("wb") as file, igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as compressed:
         image.to_stream(compressed)
-
-
-def prepare_folder(folder: Path) -> None:
-    """Makes a folder and sees, before anything is computed, that results can be written there.
-
-    Raises:
-        OutputError: if not.
-    """
-    probe = folder / f".writable-{secrets.token_hex(4)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-        for left in folder.glob(f"{_PARTIAL}*"):  # by a run that was killed in mid-write
-            if time.time() - left.stat().st_mtime > _STALE_AFTER_S:
-                left.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: results cannot be written there by user {os.getuid()}: {error.strerror or error}"
-        ) from error
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under another name first, so that what is seen under ``path`` is always whole.
-
-    Raises:
-        OutputError: if that fails.
-    """
-    # The suffix has to stay. A process number would not do: in every container it is 1.
-    partial = path.with_name(f"{_PARTIAL}{secrets.token_hex(4)}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # where the folder itself is out of reach, there is nothing to clear away
-            partial.unlink(missing_ok=True)

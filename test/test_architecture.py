@@ -11,8 +11,9 @@ LAYERS: list[set[str]] = [
     {"types", "errors"},
     {"field", "timing"},
     {"mind", "cost_volume", "convex", "consistency", "refinement", "fusion", "config", "kernels", "memory"}
-    | {"mask", "cells", "rigid", "search", "deform", "gauss_newton", "similarity", "global_start"},
+    | {"mask", "cells", "rigid", "search", "deform", "gauss_newton", "similarity", "global_start", "sanity"},
     {"cascade", "pipeline", "tasks", "dataset", "nifti", "runtime", "phantom", "progress", "figure", "variants", "truth"},
+    {"files", "options"},
     {"report"},
     {"runner"},
     {"demo", "benchmark", "ablation"},

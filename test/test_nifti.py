@@ -9,7 +9,8 @@ from helpers import write_nifti
 from numpy.typing import NDArray
 
 from mcbo.errors import InputError, OutputError
-from mcbo.nifti import prepare_folder, read_displacement, read_image, write_displacement, write_volume, write_whole
+from mcbo.files import prepare_folder, write_whole
+from mcbo.nifti import read_displacement, read_image, write_displacement, write_volume
 
 RAMP = np.arange(4 * 5 * 6).reshape(4, 5, 6)
 
