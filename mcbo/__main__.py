@@ -13,9 +13,9 @@ from mcbo import ablation
 from mcbo.benchmark import describe_run, measure, to_text, write_json
 from mcbo.dataset import SPLITS
 from mcbo.errors import InputError, McboError
-from mcbo.nifti import write_whole
+from mcbo.files import write_whole
+from mcbo.options import Options
 from mcbo.progress import printable, set_up_logging
-from mcbo.runner import Options
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
 SOME_FAILED = 2

@@ -21,10 +21,12 @@ from evaluation.summary import score, to_official
 from evaluation.tasks import METRICS
 from mcbo.dataset import Case, read_json, select_cases, wanted
 from mcbo.errors import InputError
-from mcbo.nifti import read_displacement, write_whole
+from mcbo.files import write_whole
+from mcbo.nifti import read_displacement
+from mcbo.options import Options
 from mcbo.progress import log
 from mcbo.report import read_entries
-from mcbo.runner import Options, run
+from mcbo.runner import run
 from mcbo.runtime import describe_machine, versions
 from mcbo.tasks import TASKS
 from mcbo.truth import Truth, read_truths

@@ -1,10 +1,5 @@
 """Image files: the door through which volumes come in and displacements go out."""
 
-import contextlib
-import os
-import secrets
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +10,13 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from mcbo.archive import read_array
-from mcbo.errors import InputError, OutputError
+from mcbo.errors import InputError
+from mcbo.files import write_whole
 from mcbo.header import Header, read_header, read_values
 from mcbo.types import Displacement, Shape, Triple, Volume
 
 FORMATS = ("nii.gz", "npz")
 """What displacements are written as."""
-
-_PARTIAL = ".partial-"
-_STALE_AFTER_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +73,16 @@ def check_image(header: Header) -> Shape:
     if len(header.shape) != 3:
         raise InputError(f"{header.path}: expected a 3D image, found {len(header.shape)}D data of shape {header.shape}")
     return header.shape
+
+
+def read_grid(path: Path) -> tuple[Shape, NDArray[np.float64]]:
+    """Shape, ``(H, W, D)``, and affine, ``(4, 4)`` float64, of an image, from its header alone.
+
+    Raises:
+        InputError: if that cannot be read or is not of a 3D image.
+    """
+    header = read_header(path)
+    return check_image(header), header.affine
 
 
 def write_displacement(path: Path, displacement: Displacement, affine: NDArray[np.float64]) -> None:
@@ -140,42 +143,3 @@ def _save(image: nibabel.Nifti1Image, path: Path) -> None:
         return
     with path.open("wb") as file, igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as compressed:
         image.to_stream(compressed)
-
-
-def prepare_folder(folder: Path) -> None:
-    """Makes a folder and sees, before anything is computed, that results can be written there.
-
-    Raises:
-        OutputError: if not.
-    """
-    probe = folder / f".writable-{secrets.token_hex(4)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-        for left in folder.glob(f"{_PARTIAL}*"):  # by a run that was killed in mid-write
-            if time.time() - left.stat().st_mtime > _STALE_AFTER_S:
-                left.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: results cannot be written there by user {os.getuid()}: {error.strerror or error}"
-        ) from error
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under another name first, so that what is seen under ``path`` is always whole.
-
-    Raises:
-        OutputError: if that fails.
-    """
-    # The suffix has to stay. A process number would not do: in every container it is 1.
-    partial = path.with_name(f"{_PARTIAL}{secrets.token_hex(4)}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # where the folder itself is out of reach, there is nothing to clear away
-            partial.unlink(missing_ok=True)

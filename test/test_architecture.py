@@ -9,12 +9,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS: list[set[str]] = [
     {"types", "errors"},
-    {"field", "timing"},
+    {"field", "timing", "files", "options"},
     {"mind", "cost_volume", "convex", "consistency", "refinement", "fusion", "config", "kernels", "memory"}
-    | {"mask", "cells", "rigid", "search", "deform", "gauss_newton", "similarity", "global_start"},
+    | {"mask", "cells", "rigid", "search", "deform", "gauss_newton", "similarity", "global_start", "sanity"},
     {"paths", "description", "header", "archive"},
-    {"cascade", "pipeline", "tasks", "dataset", "nifti", "runtime", "phantom", "progress", "figure", "variants", "truth"},
-    {"report"},
+    {"cascade", "pipeline", "tasks", "dataset", "nifti", "runtime", "phantom", "progress", "figure", "variants", "truth"}
+    | {"lock"},
+    {"report", "outputs"},
     {"runner"},
     {"demo", "benchmark", "ablation"},
     {"__main__"},

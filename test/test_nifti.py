@@ -8,8 +8,8 @@ import torch
 from helpers import write_nifti
 from numpy.typing import NDArray
 
-from mcbo.errors import InputError, OutputError
-from mcbo.nifti import prepare_folder, read_displacement, read_image, write_displacement, write_volume, write_whole
+from mcbo.errors import InputError
+from mcbo.nifti import read_displacement, read_image, write_displacement
 
 RAMP = np.arange(4 * 5 * 6).reshape(4, 5, 6)
 
@@ -102,14 +102,6 @@ def test_surfaces_are_no_images(tmp_path: Path) -> None:
         read_image(tmp_path / "a.gii")
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    prepare_folder(tmp_path / "new" / "deep")
-    assert list((tmp_path / "new" / "deep").iterdir()) == []
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"file: results cannot be written there by user \d+: File exists"):
-        prepare_folder(tmp_path / "file")
-
-
 def test_a_broken_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(InputError, match="expected a displacement, but it cannot be read"):
@@ -135,16 +127,3 @@ def test_what_is_no_displacement_is_refused(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "a.nii.gz", RAMP.astype(np.float32))
     with pytest.raises(InputError, match=r"expected a displacement of shape \(H, W, D, 3\), found \(4, 5, 6\)"):
         read_displacement(path)
-
-
-def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
-    def fail(file: Path) -> None:
-        file.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OutputError, match=r"a\.txt: cannot be written: No space left on device"):
-        write_whole(tmp_path / "a.txt", fail)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_volume(tmp_path / "file" / "a.nii.gz", torch.zeros(1, 1, 2, 2, 2), np.eye(4))
