@@ -9,9 +9,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS: list[set[str]] = [
     {"types", "errors"},
-    {"field", "timing"},
+    {"field", "timing", "grid"},
     {"mind", "cost_volume", "convex", "consistency", "refinement", "fusion", "config", "kernels", "memory"}
-    | {"mask", "cells", "rigid", "search", "deform", "gauss_newton", "similarity", "global_start"},
+    | {"mask", "cells", "rigid", "search", "deform", "gauss_newton", "similarity", "global_start"}
+    | {"resample", "inverse", "compose", "points"},
     {"cascade", "pipeline", "tasks", "dataset", "nifti", "runtime", "phantom", "progress", "figure", "variants", "truth"},
     {"report"},
     {"runner"},
