@@ -2,8 +2,8 @@
 
 import torch
 
-from mcbo.field import sample_at
-from mcbo.grid import Grid, check_lives_on, displaced
+from mcbo.continued import continued
+from mcbo.grid import Grid, displaced
 from mcbo.types import Displacement
 
 
@@ -21,18 +21,19 @@ def compose(first: Displacement, first_grid: Grid, second: Displacement, second_
 
     Returns:
         The displacement ``(1, 3, H, W, D)`` in float32 voxels of A, and the share of A's voxels whose point in B lies outside
-        of B's grid: there the nearest displacement of its border is taken.
+        of B's grid: there the second is continued (``continued.py``).
 
     Raises:
         ShapeError: if a displacement does not live on its grid.
     """
-    check_lives_on(second, second_grid)
+    onward = continued(second, second_grid)
     result = torch.empty_like(first, dtype=torch.float32)
     beyond = 0
     for start, stop in first_grid.slabs():
         between = second_grid.to_voxels(first_grid.to_world(displaced(first_grid, first, start, stop)))
-        reached = between + sample_at(second, between)[0].T
-        total = first_grid.to_voxels(second_grid.to_world(reached)) - first_grid.voxels(start, stop).to(first.device)
+        total = first_grid.to_voxels(second_grid.to_world(onward.moved(between))) - first_grid.voxels(start, stop).to(
+            first.device
+        )
         result[0, :, start:stop] = total.T.reshape(3, stop - start, *first_grid.shape[1:])
         beyond += int((~second_grid.inside(between)).sum())
     return result, beyond / result[0, 0].numel()

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mcbo.continued import continued
 from mcbo.errors import ShapeError
-from mcbo.field import sample_at
-from mcbo.grid import Grid, check_lives_on
+from mcbo.grid import Grid
 from mcbo.inverse import preimages
 from mcbo.types import Displacement
 
@@ -18,8 +18,8 @@ class MappedPoints:
 
     Attributes:
         world: ``(N, 3)`` float64 mm, RAS.
-        outside: ``(N,)`` true where the point in the fixed image lies outside of the fixed grid, so that the displacement of
-            its border had to do.
+        outside: ``(N,)`` true where the point in the fixed image lies outside of the fixed grid, so that the displacement is
+            the continued one (``continued.py``).
         folded: ``(N,)`` true where the displacement folds and there is no one answer; all false from fixed to moving.
         residual_mm: ``(N,)`` how far the displacement misses the given point when it starts from the answer; zero from fixed to
             moving.
@@ -42,9 +42,9 @@ def fixed_to_moving(world: Tensor, displacement: Displacement, grid: Grid) -> Ma
     Raises:
         ShapeError: if these do not fit together.
     """
-    _check(world, displacement, grid)
+    _check(world)
     voxels = grid.to_voxels(world)
-    moved = grid.to_world(voxels + sample_at(displacement, voxels)[0].T)
+    moved = grid.to_world(continued(displacement, grid).moved(voxels))
     none = torch.zeros(len(world), dtype=torch.bool)
     return MappedPoints(moved, ~grid.inside(voxels), none, torch.zeros(len(world), dtype=torch.float64))
 
@@ -60,14 +60,13 @@ def moving_to_fixed(world: Tensor, displacement: Displacement, grid: Grid) -> Ma
     Raises:
         ShapeError: if these do not fit together.
     """
-    _check(world, displacement, grid)
-    found = preimages(displacement, grid, grid.to_voxels(world))
+    _check(world)
+    found = preimages(continued(displacement, grid), grid.to_voxels(world))
     answer = grid.to_world(found.points)
     reached = fixed_to_moving(answer, displacement, grid)
     return MappedPoints(answer, reached.outside, found.folded, (reached.world - world).norm(dim=1))
 
 
-def _check(world: Tensor, displacement: Displacement, grid: Grid) -> None:
-    check_lives_on(displacement, grid)
+def _check(world: Tensor) -> None:
     if world.dim() != 2 or world.shape[1] != 3:
         raise ShapeError(f"points: expected shape (N, 3), got {tuple(world.shape)}")

@@ -12,7 +12,7 @@ LAYERS: list[set[str]] = [
     {"field", "timing", "grid"},
     {"mind", "cost_volume", "convex", "consistency", "refinement", "fusion", "config", "kernels", "memory"}
     | {"mask", "cells", "rigid", "search", "deform", "gauss_newton", "similarity", "global_start"}
-    | {"resample", "inverse", "compose", "points"},
+    | {"resample", "continued", "inverse", "compose", "points"},
     {"cascade", "pipeline", "tasks", "dataset", "nifti", "runtime", "phantom", "progress", "figure", "variants", "truth"},
     {"report"},
     {"runner"},
