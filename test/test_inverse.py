@@ -105,10 +105,11 @@ def test_composition_as_itk_composes() -> None:
     chain = sitk.CompositeTransform([as_itk_transform(second, MOVING), as_itk_transform(FIELD, FIXED)])  # last comes first
     voxels = FIXED.voxels(0, 38)
     between = fixed_to_moving(FIXED.to_world(voxels), FIELD, FIXED).world
-    inside = MOVING.inside(MOVING.to_voxels(between))
-    assert beyond == pytest.approx(1 - float(inside.double().mean()))
-    ours = FIXED.to_world(voxels + total[0].reshape(3, -1).T)[inside][::7]
-    assert (ours - itk_points(chain, FIXED.to_world(voxels)[inside][::7])).norm(dim=1).max() <= ROUND_TRIP_MM
+    between = MOVING.to_voxels(between)
+    assert beyond == pytest.approx(1 - float(MOVING.inside(between).double().mean()))
+    deep = MOVING.inside(between + 0.5) & MOVING.inside(between - 0.5)  # in the outer half voxels ITK goes on differently
+    ours = FIXED.to_world(voxels + total[0].reshape(3, -1).T)[deep][::7]
+    assert (ours - itk_points(chain, FIXED.to_world(voxels)[deep][::7])).norm(dim=1).max() <= ROUND_TRIP_MM
 
 
 def test_known_shifts_add_up_across_grids_of_other_spacing() -> None:
