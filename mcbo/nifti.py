@@ -17,12 +17,16 @@ from isal import igzip
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mcbo.errors import InputError, OutputError
 from mcbo.types import Displacement, Triple, Volume
 
 FORMATS = ("nii.gz", "npz")
 """What displacements are written as."""
+
+MAX_VOXELS = 1 << 31
+"""More than any image that is used here (8 GB of float32): a header that claims more is broken or hostile."""
 
 _PARTIAL = ".partial-"
 _STALE_AFTER_S = 3600.0
@@ -130,14 +134,71 @@ def read_displacement(path: Path) -> Displacement:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).movedim(-1, 0)[None]
 
 
+def read_field(path: Path) -> tuple[Displacement, NDArray[np.float64]]:
+    """Reads a displacement and the affine of its fixed image.
+
+    Raises:
+        InputError: if it is not that; ``.npz`` has no affine.
+    """
+    if path.suffix == ".npz":
+        raise InputError(f"{path}: expected NIfTI: an .npz has no affine (`import` makes one, with --reference FIXED)")
+    displacement = read_displacement(path)
+    return displacement, np.asarray(nibabel.load(path).affine, dtype=np.float64)  # type: ignore[attr-defined]
+
+
+def read_voxels(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
+    """Reads any 3D image, be it constant, for what is warped and not registered; labels stay whole numbers.
+
+    Returns:
+        ``(1, 1, H, W, D)`` as ``to_tensor`` gives it, and the affine.
+
+    Raises:
+        InputError: if it cannot be read, is not 3D, or has no number per voxel.
+    """
+    try:
+        image = nibabel.load(path)
+        if not isinstance(image, SpatialImage) or image.affine is None:
+            raise InputError(f"{path}: expected an image with an affine, found a {type(image).__name__}")
+        shape = image.shape[:3] if len(image.shape) > 3 and set(image.shape[3:]) == {1} else image.shape
+        if len(shape) != 3:
+            raise InputError(f"{path}: expected a 3D image, found data of shape {image.shape}")
+        if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
+            raise InputError(f"{path}: expected at most {MAX_VOXELS} voxels, found {shape} in the header")
+        array = np.asanyarray(image.dataobj).reshape(shape)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected an image") from error
+    except (*_UNREADABLE, MemoryError) as error:
+        raise InputError(f"{path}: expected a whole image, but it cannot be read: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{path}: expected one number per voxel, found data of type {array.dtype}")
+    return to_tensor(array)[None, None], np.asarray(image.affine, dtype=np.float64)
+
+
+def to_tensor(array: NDArray[np.generic]) -> Tensor:
+    """An array in a type that torch computes with: float32, int32, or int64 where that is needed."""
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    small = array.dtype.itemsize < 4 or array.dtype == np.int32
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int32 if small else np.int64))
+
+
 def write_volume(path: Path, volume: Volume, affine: NDArray[np.float64]) -> None:
-    """Writes an image ``(1, 1, H, W, D)`` as float32 NIfTI.
+    """Writes an image ``(1, 1, H, W, D)`` as NIfTI: float32, or labels in the smallest integer type that holds them.
 
     Raises:
         OutputError: as ``write_displacement``.
     """
-    array = volume[0, 0].cpu().numpy().astype(np.float32)
-    write_whole(path, lambda file: _save(nibabel.Nifti1Image(array, affine), file))
+    array = volume[0, 0].cpu().numpy()
+    array = array.astype(np.float32 if array.dtype.kind == "f" else smallest_type(array))
+    write_whole(path, lambda file: _save(nibabel.Nifti1Image(array, affine, dtype=array.dtype), file))
+
+
+def smallest_type(labels: NDArray[np.generic]) -> np.dtype[np.generic]:
+    """The first of uint8, int16, int32 and int64 that holds all of them."""
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    fits = (t for t in (np.uint8, np.int16, np.int32) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    return np.dtype(next(fits, np.int64))
 
 
 def _save(image: nibabel.Nifti1Image, path: Path) -> None:
