@@ -191,9 +191,10 @@ def _csv(text: str) -> list[list[str]]:
 
 def _controls(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The control points that have a place."""
-    controls = [control for group in groups for control in group.get("controlPoints") or []]
-    if not all(isinstance(control, dict) for control in controls):
-        raise InputError("expected control points as objects")
+    lists = [group.get("controlPoints") or [] for group in groups]
+    if not all(isinstance(controls, list) and all(isinstance(c, dict) for c in controls) for controls in lists):
+        raise InputError("expected 'controlPoints' as lists of objects")
+    controls: list[dict[str, Any]] = [control for controls in lists for control in controls]
     placed = ("defined", "preview")
     return [c for c in controls if c.get("position") is not None and c.get("positionStatus", "defined") in placed]
 

@@ -64,8 +64,18 @@ def test_broken_tables_are_named(text: str, message: str) -> None:
         parse_table(text)
 
 
+WORDS = ["1", "-2.5", ",", "\n", "\r", "#", " = ", "columns", "x", "y", "z", "CoordinateSystem", "LPS", "nan", '"', "1e999"]
+TEXTS = st.lists(st.sampled_from(WORDS), max_size=30).map("".join) | st.text(max_size=60)
+KEYS = ["markups", "controlPoints", "position", "positionStatus", "coordinateSystem", "coordinateUnits"]
+LEAVES = st.none() | st.booleans() | st.floats() | st.sampled_from(["mm", "LPS", "defined", 10**400, 1])
+JSON = st.recursive(
+    LEAVES, lambda c: st.lists(c, max_size=3) | st.dictionaries(st.sampled_from(KEYS), c, max_size=3), max_leaves=12
+)
+GROUPS = st.fixed_dictionaries({"controlPoints": st.lists(st.fixed_dictionaries({"position": JSON}) | JSON) | JSON})
+
+
 @settings(deadline=None)
-@given(st.text(max_size=60))
+@given(TEXTS | (JSON | st.fixed_dictionaries({"markups": st.lists(GROUPS, max_size=2)})).map(json.dumps))
 def test_any_text_gives_landmarks_or_a_sentence(text: str) -> None:
     for parse in (parse_table, parse_fcsv, parse_markups):
         try:
@@ -74,6 +84,7 @@ def test_any_text_gives_landmarks_or_a_sentence(text: str) -> None:
             continue
         assert found.points.shape[1] == 3
         assert torch.isfinite(found.points).all()
+        found.format_ras(found.points)
 
 
 @pytest.mark.parametrize(
