@@ -1,7 +1,7 @@
 """Planes of a volume as people look at them: which way up, with which letters at the edges, at what scale.
 
 World coordinates are NIfTI's: x to the right of the patient, y to the front, z to the head, mm. Pictures follow the
-radiological convention: the patient's right is on the left, the head is up, the front is up or, seen from the side, on the left.
+radiological convention: the patient's right is on the left, the head is up, the front is up or (seen from the side) left.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def nearest_axes(affine: Array) -> tuple[tuple[int, int, int], tuple[bool, bool,
         affine: voxel to world (mm), ``(4, 4)``, invertible.
 
     Returns:
-        For world axes 0, 1, 2: array axes, which are reversed, and the largest angle of an array axis to its world axis, degrees.
+        For world axes 0, 1, 2: array axes, and which are reversed; the largest angle of one to its world axis, degrees.
     """
     cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     first, second, third = max(permutations(range(3)), key=lambda order: sum(abs(cosines[w, a]) for w, a in enumerate(order)))
