@@ -6,7 +6,6 @@ Figures that the organisers compute are computed by ``evaluation``, so that the 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from evaluation.pairs import EvaluationError, beside, read_affine, read_landmark
 from mcbo.dataset import Pair
 from mcbo.errors import InputError
 from mcbo.field import shape_of
-from mcbo.mask import field_of_view
 from mcbo.nifti import Image, read_displacement, read_image
 from mcbo.picture import Scale
 from mcbo.plane import Array, nearest_axes, planes_through
@@ -23,7 +21,7 @@ from mcbo.progress import log
 from mcbo.report import digest
 from mcbo.result_folder import CaseReport, RunReport, dataset_pairs, displacement_files, input_pairs, read_report
 from mcbo.types import Displacement
-from mcbo.view import Landmarks, View, largest_mm, make_view, pair_images
+from mcbo.view import Landmarks, PairImages, View, largest_mm, make_view, pair_images
 
 _OBLIQUE_DEGREES = 5.0
 """From here on it is said that the planes are those of the grid, not of the world."""
@@ -39,10 +37,9 @@ class PairFindings:
         notes: what a reader has to know: files that are gone or changed, and so on.
         fixed, moving: names of the images.
         regularity: as ``evaluation`` measures it.
-        largest_mm: length of the longest vector.
         landmarks: where they were found.
-        magnitude_scale: of the maps of the displacement's length.
-        views: three planes; none where the grid in the world is unknown.
+        magnitude_scale: of the maps of the displacement's length, mm, up to the longest vector.
+        views: three planes; these two are missing where the grid in the world is unknown.
     """
 
     name: str
@@ -51,7 +48,6 @@ class PairFindings:
     fixed: str = ""
     moving: str = ""
     regularity: Regularity | None = None
-    largest_mm: float | None = None
     landmarks: Landmarks | None = None
     magnitude_scale: Scale | None = None
     views: tuple[View, ...] = ()
@@ -133,28 +129,9 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
     if digest(path) != case.written.get(file):
         collected.notes.append(f"{file} is not what the run wrote: it was changed since.")
     _read_images(collected, pair, case, displacement)
-    affine = _grid_affine(collected, path)
     landmarks = _find_landmarks(collected, pair, displacement) if pair else None
-    rest: dict[str, Any] = {}
-    if affine is not None:
-        spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-        largest = largest_mm(displacement, spacing_mm)
-        scale = Scale("cividis", 0.0, max(largest, 1e-6))
-        images = pair_images(collected.fixed.volume, collected.moving.volume) if collected.fixed and collected.moving else None
-        planes = planes_through(_center(landmarks, collected, displacement), shape=shape_of(displacement), affine=affine)
-        rest = {
-            "largest_mm": largest,
-            "magnitude_scale": scale,
-            "views": tuple(
-                make_view(plane, displacement, images, landmarks, spacing_mm=spacing_mm, magnitude_scale=scale)
-                for plane in planes
-            ),
-        }
-        angle = nearest_axes(affine)[2]
-        if angle >= _OBLIQUE_DEGREES:
-            collected.notes.append(
-                f"The grid is turned by {angle:.0f}° against the world's axes: letters name the nearest direction."
-            )
+    affine = _grid_affine(collected, path)
+    scale, views = (None, ()) if affine is None else _show(collected, landmarks, displacement, affine)
     return PairFindings(
         name=name,
         notes=tuple(collected.notes),
@@ -162,8 +139,28 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
         moving=pair.moving.name if pair else "",
         regularity=regularity(displacement[0].movedim(0, -1).numpy()),
         landmarks=landmarks,
-        **rest,
+        magnitude_scale=scale,
+        views=views,
     )
+
+
+def _show(
+    collected: _Collected, landmarks: Landmarks | None, displacement: Displacement, affine: Array
+) -> tuple[Scale, tuple[View, ...]]:
+    """The planes, and the colors of the displacement's length, whose high end is the longest."""
+    angle = nearest_axes(affine)[2]
+    if angle >= _OBLIQUE_DEGREES:
+        collected.notes.append(
+            f"The grid is turned by {angle:.0f}° against the world's axes: letters name the nearest direction."
+        )
+    images = pair_images(collected.fixed.volume, collected.moving.volume) if collected.fixed and collected.moving else None
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    scale = Scale("cividis", 0.0, max(largest_mm(displacement, spacing_mm), 1e-6))
+    planes = planes_through(_center(landmarks, images, displacement), shape=shape_of(displacement), affine=affine)
+    views = [
+        make_view(plane, displacement, images, landmarks, spacing_mm=spacing_mm, magnitude_scale=scale) for plane in planes
+    ]
+    return scale, tuple(views)
 
 
 def _read_images(collected: _Collected, pair: Pair | None, case: CaseReport, displacement: Displacement) -> None:
@@ -232,12 +229,11 @@ def _find_landmarks(collected: _Collected, pair: Pair, displacement: Displacemen
     )
 
 
-def _center(landmarks: Landmarks | None, collected: _Collected, displacement: Displacement) -> list[float]:
+def _center(landmarks: Landmarks | None, images: PairImages | None, displacement: Displacement) -> list[float]:
     """The voxel that the planes meet in: the middle of the landmarks, of what the fixed image shows, or of the grid."""
     if landmarks is not None:
         return [float(x) for x in landmarks.fixed.mean(axis=0)]
-    if collected.fixed is not None:
-        seen = field_of_view(collected.fixed.volume)[0, 0]
-        sums = [seen.sum(dim=tuple(a for a in range(3) if a != axis)).double() for axis in range(3)]
-        return [float((counts * counts.new_tensor(range(len(counts)))).sum() / counts.sum()) for counts in sums]
+    if images is not None:
+        counts = [images.seen[0, 0].sum(dim=[a for a in range(3) if a != axis]).numpy() for axis in range(3)]
+        return [float(np.average(np.arange(len(count)), weights=count)) for count in counts]
     return [(size - 1) / 2 for size in shape_of(displacement)]

@@ -1,6 +1,7 @@
 """Slices of images and maps as PNG: bytes that a page can hold. Pixels are square, whatever the voxels are."""
 
 import io
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,8 @@ _EDGE_WIDTH = 1.8
 """Standard deviation, in the finest voxel size, of the smoothing before edges are looked for; less would show speckle."""
 _EDGE_SHARE = 0.2
 """Of the pixels that show something, those with the steepest gradient may be edges."""
-_EDGE_COLOR = (255, 176, 0, 255)
+_EDGE_COLORS = {"none": (0, 0, 0, 0), "edge": (255, 176, 0, 255), "beside it": (0, 0, 0, 150)}
+"""Orange with a dark rim, so that it shows on bright and on dark tissue; red, green, blue, opacity."""
 
 
 @dataclass(frozen=True)
@@ -94,22 +96,30 @@ def color_png(values: Slice, plane: Plane, scale: Scale, *, marked: NDArray[np.b
     return _png(picture)
 
 
-def edge_png(image: Slice, plane: Plane) -> bytes:
-    """The edges of an image in orange, all else transparent: zero crossings of the Laplacian where the gradient is steep."""
+def edge_png(image: Slice, plane: Plane, *, seen: NDArray[np.bool_]) -> bytes:
+    """The edges of an image, all else transparent: zero crossings of the Laplacian where the gradient is steep.
+
+    Args:
+        image: ``(rows, columns)``.
+        plane: the plane.
+        seen: of the same shape; where the image shows something. The outline of that is no edge.
+    """
     size = pixels(plane, longest=_EDGE_PIXELS)
     fine = _resized(image, size, Image.Resampling.BILINEAR)
     sigma = _EDGE_WIDTH * min(plane.spacing_mm) * size[0] / plane.size_mm[0]
     steep = ndimage.gaussian_gradient_magnitude(fine, sigma)
     inside = ndimage.gaussian_laplace(fine, sigma) > 0
     crossing = inside & ~ndimage.binary_erosion(inside, border_value=1)
-    shown = steep > 1e-3 * float(steep.max())
+    shown = ndimage.binary_erosion(_resized(seen, size, Image.Resampling.NEAREST) > 0, iterations=math.ceil(1.5 * sigma))
     edges = crossing & shown
     if edges.any():
         edges &= steep >= np.quantile(steep[shown], 1 - _EDGE_SHARE)
-    picture = Image.fromarray(edges.astype(np.uint8)).convert("P")
-    picture.putpalette(bytes((0, 0, 0, *_EDGE_COLOR[:3])))
+    edges = ndimage.binary_dilation(edges)
+    rim = ndimage.binary_dilation(edges) & ~edges
+    picture = Image.fromarray((edges + 2 * rim).astype(np.uint8)).convert("P")
+    picture.putpalette(bytes(part for color in _EDGE_COLORS.values() for part in color[:3]))
     out = io.BytesIO()
-    picture.save(out, format="PNG", transparency=0, optimize=True)
+    picture.save(out, format="PNG", transparency=bytes(color[3] for color in _EDGE_COLORS.values()), optimize=True)
     return out.getvalue()
 
 
@@ -123,11 +133,11 @@ def _grown(marked: NDArray[np.bool_], plane: Plane) -> Slice:
     width, height = pixels(plane)
     coarse = max(plane.shape[0] / height, plane.shape[1] / width)
     if coarse > 1:
-        marked = ndimage.maximum_filter(marked, size=2 * int(np.ceil(coarse / 2)) + 1)
+        marked = ndimage.maximum_filter(marked, size=2 * math.ceil(coarse / 2) + 1)
     return marked.astype(np.float32)
 
 
-def _resized(image: Slice, size: tuple[int, int], method: Image.Resampling) -> Slice:
+def _resized(image: Slice | NDArray[np.bool_], size: tuple[int, int], method: Image.Resampling) -> Slice:
     """To so many pixels of width and height; going down, linear interpolation averages what a pixel covers."""
     picture = Image.fromarray(np.ascontiguousarray(image, dtype=np.float32))
     return np.asarray(picture.resize(size, method), dtype=np.float32)

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from mcbo.field import sample
 from mcbo.jacobian import determinants
+from mcbo.mask import field_of_view
 from mcbo.picture import Scale, color_png, edge_png, gray_png, window
 from mcbo.plane import Array, Plane, cut, orient, place
-from mcbo.types import Displacement, Volume
+from mcbo.types import Displacement, Mask, Volume
 
 DETERMINANT_SCALE = Scale("PuOr", -1.0, 1.0)
 """For log2 of the determinant: half the volume to twice the volume."""
@@ -25,10 +26,17 @@ _DRAWING = 1000
 
 @dataclass(frozen=True)
 class PairImages:
-    """The images of a pair on one grid, each ``(1, 1, H, W, D)``, with what to show black and white."""
+    """The images of a pair on one grid.
+
+    Attributes:
+        fixed, moving: ``(1, 1, H, W, D)``.
+        seen: where the fixed image shows something.
+        fixed_window, moving_window: what to show black and what white.
+    """
 
     fixed: Volume
     moving: Volume
+    seen: Mask
     fixed_window: tuple[float, float]
     moving_window: tuple[float, float]
 
@@ -92,8 +100,8 @@ class View:
 
 
 def pair_images(fixed: Volume, moving: Volume) -> PairImages:
-    """Finds out what to show black and white."""
-    return PairImages(fixed, moving, window(fixed[0, 0].numpy()), window(moving[0, 0].numpy()))
+    """Finds out where there is something to see, and what to show black and white."""
+    return PairImages(fixed, moving, field_of_view(fixed), window(fixed[0, 0].numpy()), window(moving[0, 0].numpy()))
 
 
 def make_view(
@@ -123,7 +131,8 @@ def make_view(
     if images is not None:
         fixed_slice = cut(plane, images.fixed[0, 0].numpy())
         black, white = images.fixed_window
-        fixed, edges = gray_png(fixed_slice, plane, black=black, white=white), edge_png(fixed_slice, plane)
+        fixed = gray_png(fixed_slice, plane, black=black, white=white)
+        edges = edge_png(fixed_slice, plane, seen=cut(plane, images.seen[0, 0].float().numpy()) > 0)
         black, white = images.moving_window
         moving = gray_png(cut(plane, images.moving[0, 0].numpy()), plane, black=black, white=white)
         warped = gray_png(_warped(plane, images.moving, displacement), plane, black=black, white=white)
