@@ -7,6 +7,7 @@ radiological convention: the patient's right is on the left, the head is up, the
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from mcbo.types import Shape
 
 Array = NDArray[np.float64]
+Kind = TypeVar("Kind", bound=np.generic)
 
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 """Of each world axis: its low and its high end."""
@@ -106,14 +108,14 @@ def planes_through(point: Sequence[float], *, shape: Shape, affine: Array) -> tu
     return tuple(planes)
 
 
-def cut(plane: Plane, volume: NDArray[np.float32]) -> NDArray[np.float32]:
+def cut(plane: Plane, volume: NDArray[Kind]) -> NDArray[Kind]:
     """The plane, ``(…, rows, columns)``, out of ``(…, H, W, D)``; or of what is already only one voxel thick along its axis."""
     axis = plane.axis - 3
     index = plane.index if volume.shape[axis] == plane.count else 0
     return orient(plane, np.take(volume, index, axis=axis))
 
 
-def orient(plane: Plane, image: NDArray[np.float32]) -> NDArray[np.float32]:
+def orient(plane: Plane, image: NDArray[Kind]) -> NDArray[Kind]:
     """What was cut along the plane's axis, ``(…, a, b)`` with array axes in their order, turned as the picture shows it."""
     if plane.down > plane.across:
         image = np.swapaxes(image, -1, -2)

@@ -27,7 +27,7 @@ class JudgementReport(BaseModel):
 
 
 class CaseReport(BaseModel):
-    """What the report says of a case; see ``runner.py``."""
+    """What the report says of a case; see ``runner.py``. What has a default here, not every run says."""
 
     inputs: dict[str, str | None] = {}
     written: dict[str, str | None]
@@ -36,6 +36,8 @@ class CaseReport(BaseModel):
     stages: dict[str, StageReport] = {}
     judgement: dict[str, JudgementReport] = {}
     sanity: dict[str, dict[str, Any]] = {}
+    fallback: dict[str, dict[str, Any]] = {}
+    placeholder: dict[str, str] = {}
     warnings: list[str] = []
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
 
 from mcbo.field import sample
 from mcbo.jacobian import determinants
@@ -132,7 +133,7 @@ def make_view(
         fixed_slice = cut(plane, images.fixed[0, 0].numpy())
         black, white = images.fixed_window
         fixed = gray_png(fixed_slice, plane, black=black, white=white)
-        edges = edge_png(fixed_slice, plane, seen=cut(plane, images.seen[0, 0].float().numpy()) > 0)
+        edges = edge_png(fixed_slice, plane, seen=cut(plane, images.seen[0, 0].numpy()))
         black, white = images.moving_window
         moving = gray_png(cut(plane, images.moving[0, 0].numpy()), plane, black=black, white=white)
         warped = gray_png(_warped(plane, images.moving, displacement), plane, black=black, white=white)
@@ -179,22 +180,20 @@ def _grid(plane: Plane, field: NDArray[np.float32], unit: float) -> str:
         field: ``(3, H, W, D)`` voxels.
         unit: of the drawing, per mm.
     """
+    flat = np.take(field, plane.index, axis=1 + plane.axis)
+    axes = [axis for axis in range(3) if axis != plane.axis]
     apart_mm = max(plane.size_mm) / _GRID_LINES
+    size_mm = {plane.across: plane.size_mm[0], plane.down: plane.size_mm[1]}
     lines = []
-    for along, other, spacing in (
-        (plane.across, plane.down, plane.spacing_mm),
-        (plane.down, plane.across, plane.spacing_mm[::-1]),
-    ):
-        # ``spacing`` is (of the other axis, of this axis).
-        steps = np.arange(0, field.shape[1 + along] - 0.5, max(apart_mm / _STEPS / spacing[1], 1e-9))
-        starts = np.arange(apart_mm / 2 / spacing[0], field.shape[1 + other] - 0.5, max(apart_mm / spacing[0], 1))
-        points = np.empty((len(starts), len(steps), 3))
-        points[..., plane.axis] = plane.index
-        points[..., along] = steps
-        points[..., other] = starts[:, None]
-        index = tuple(np.moveaxis(np.rint(points).astype(int), -1, 0))
-        rounded = np.rint(points)
-        moved: Array = rounded + np.moveaxis(field[:, *index], 0, -1)
+    for along, other in ((plane.across, plane.down), (plane.down, plane.across)):
+        steps = np.linspace(0, size_mm[along], round(_STEPS * size_mm[along] / apart_mm) + 2)
+        starts = np.arange(apart_mm / 2, size_mm[other], apart_mm)
+        points = np.full((len(starts), len(steps), 3), float(plane.index))
+        for axis, places_mm in ((along, steps), (other, starts[:, None])):
+            points[..., axis] = places_mm * field.shape[1 + axis] / size_mm[axis] - 0.5
+        moved = points.copy()
+        for axis in axes:
+            moved[..., axis] += map_coordinates(flat[axis], np.moveaxis(points[..., axes], -1, 0), order=1, mode="nearest")
         lines += [_path(line) for line in place(plane, moved) * unit]
     return "".join(lines)
 

@@ -82,7 +82,7 @@ def test_the_judge_and_the_method_share_nothing() -> None:
         ("rich", {"progress"}),
         ("numba", {"kernels"}),
         ("isal", {"nifti"}),
-        ("scipy", {"phantom", "figure", "mask", "picture"}),
+        ("scipy", {"phantom", "figure", "mask", "picture", "view"}),
     ],
 )
 def test_libraries_stay_where_they_belong(library: str, allowed: set[str]) -> None:

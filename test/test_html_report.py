@@ -25,6 +25,7 @@ SHAPE = (12, 20, 16)
 # Axis 0 runs to the left, 3 mm; axis 1 to the front, 0.5 mm; axis 2 to the feet, 1 mm.
 AFFINE = np.array([[-3.0, 0, 0, 20], [0, 0.5, 0, -4], [0, 0, -1, 9], [0, 0, 0, 1]])
 NAME = "disp_0001_0000_0001_0001"
+CASE_8 = {"written": {}, "failed": {"disp_8": "memory"}, "placeholder": {"disp_8": "zero"}}
 VOID = {"meta", "img", "input", "br", "link"}
 
 
@@ -181,6 +182,18 @@ def test_the_warped_picture_is_the_moving_one_where_nothing_moves(tmp_path: Path
     assert view.warped == view.moving != view.fixed
 
 
+def test_the_grid_moves_as_the_displacement_says(tmp_path: Path) -> None:
+    """One voxel along axis 2, 1 mm to the feet, shows as 1 mm down from the front and from the side, and not from above."""
+    still, moved = (
+        look_at(write_run(tmp_path / str(x), shift(0, 0, x)) / "report.json").cases[0].pairs[0].views for x in (0, 1)
+    )
+    assert still[0].grid == moved[0].grid
+    for before, after in zip(still[1:], moved[1:], strict=True):
+        (x0, y0), (x1, y1) = (map(int, re.match(r"M(-?\d+) (-?\d+)", view.grid).groups()) for view in (before, after))  # type: ignore[union-attr]
+        assert x1 == x0
+        assert y1 - y0 == pytest.approx(1000 / max(before.plane.size_mm), abs=1)
+
+
 def test_folds_are_counted_and_marked(tmp_path: Path) -> None:
     """u grows by −2 a voxel along axis 1 from 8 to 10: by central differences det J is 0, −1 and 0 there, else 1."""
     displacement = shift(0, 0, 0)
@@ -267,10 +280,10 @@ def test_a_broken_displacement_is_told_and_the_rest_is_shown(tmp_path: Path, bre
 
 
 def test_a_case_that_failed_altogether_is_in_the_summary(tmp_path: Path) -> None:
-    write_report(tmp_path, {"0007": {"written": {}, "failed": {}}, "0008": {"written": {}, "failed": {"disp_8": "memory"}}})
+    write_report(tmp_path, {"0007": {"written": {}, "failed": {}}, "0008": CASE_8})
     text = make_page(tmp_path)[1].text
     assert "no displacement" in text
-    assert "disp_8: memory" in text
+    assert "disp_8: memory (zero motion is written in its place)" in text
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"cases": 3}', '{"cases": {}}', "[" * 100_000, "null"])
