@@ -15,6 +15,7 @@ from mcbo.dataset import SPLITS
 from mcbo.errors import InputError, McboError
 from mcbo.nifti import write_whole
 from mcbo.progress import set_up_logging
+from mcbo.result_folder import find_report
 from mcbo.runner import Options
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
@@ -157,6 +158,35 @@ def ablate(
         ablation.write_json(json_file, about, rows)
     if any(row.failed for row in rows):
         context.obj.append(SOME_FAILED)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="RESULT_DIR", help="Folder of a run, with report.json; or the report.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The page. Default: report.html beside the report.", show_default=False),
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            help="Dataset whose images and landmarks to show, where those that the report names are elsewhere now.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """One HTML page for a whole run: figures, and images, displacements and landmarks in three planes."""
+    from mcbo.findings import look_at  # here, because they bring matplotlib, which writes to the home folder
+    from mcbo.html_report import report_page
+
+    set_up_logging()
+    path = find_report(results)
+    page = output or path.with_suffix(".html")
+    # File names may hold what no encoding can write.
+    content = report_page(look_at(path, dataset=dataset)).encode("utf-8", errors="backslashreplace")
+    write_whole(page, lambda file: file.write_bytes(content))
+    typer.echo(f"{page}: {len(content) / 1e6:.1f} MB")
 
 
 transform_commands.add_to(app)
