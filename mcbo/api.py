@@ -18,7 +18,7 @@ from mcbo.initial import check_matrix, read_initial
 from mcbo.memory import needed_bytes
 from mcbo.pipeline import Registration
 from mcbo.progress import log, show_progress
-from mcbo.report import Entry
+from mcbo.report import Entry, digest
 from mcbo.resample import resample
 from mcbo.result_files import KINDS, labels_of, write_result
 from mcbo.runtime import budget_bytes, describe_device, peak_meter, select_device, select_kernels, wait_for
@@ -185,7 +185,10 @@ def register(
     transforms = [
         Transform(shared[id(u)], grids[0], grid) for u, grid in zip(registration.displacements, grids[1:], strict=True)
     ]
+    paths = [name_of(image, "") or None for image in (fixed, *several)]
     entry = _describe(registration, grids[0], working, motion, labels) | {
+        "images": paths,
+        "inputs": {path: digest(Path(path)) for path in paths if path},
         "device": describe_device(on),
         "seconds": round(time.perf_counter() - start, 3),
         "stages": timer.summary(),

@@ -117,7 +117,7 @@ def register_files(
         device=device,
         memory_gb=memory_gb,
     )
-    result.entry.update(inputs=inputs, settings=settings)
+    result.entry["settings"] = settings
     for path in result.save(output, without=without or ()):
         log.info("%s", path)
 

@@ -41,6 +41,7 @@ class CaseReport(BaseModel):
     warnings: list[str] = []
     coordinates: Literal["voxels", "world"] = "voxels"
     files: dict[str, dict[str, str]] = {}
+    images: list[str | None] = []
     settings: dict[str, Any] = {}
 
 
@@ -119,9 +120,10 @@ def displacement_files(case: CaseReport) -> dict[str, str]:
 
 def input_pairs(case: CaseReport, names: Sequence[str]) -> dict[str, Pair]:
     """Which images belong to which displacement: told by their names or, for a single pair, by there being no other."""
+    if case.images and case.images[0]:
+        named_images = zip(case.files, case.images[1:], strict=False)
+        return {name: Pair(Path(case.images[0]), Path(moving), name, "") for name, moving in named_images if moving}
     fixed, *movings = map(Path, case.inputs) if case.inputs else [Path()]
-    if case.files:
-        return {label: Pair(fixed, moving, label, "") for label, moving in zip(case.files, movings, strict=False)}
     try:
         named = {pair.field_name: pair for group in group_pairs((fixed, moving) for moving in movings) for pair in group.pairs}
     except InputError:  # images of any name, given as three paths
