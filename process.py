@@ -22,8 +22,10 @@ from mcbo.config import Preset
 from mcbo.dataset import SPLITS, Dataset, open_input, select_cases, single_pair
 from mcbo.errors import InputError, McboError
 from mcbo.nifti import FORMATS
+from mcbo.options import ON_FAILURE, Options
+from mcbo.outputs import output_files
 from mcbo.progress import log, set_up_logging
-from mcbo.runner import Options, Outcome, output_files, run
+from mcbo.runner import Outcome, run
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
 ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED = 0, 1, 2, 143
@@ -148,6 +150,31 @@ def process(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", envvar="MCBO_OVERWRITE", help="Do again what an earlier run into --output has done.")
     ] = False,
+    trust_paths: Annotated[
+        bool,
+        typer.Option(
+            "--trust-paths", envvar="MCBO_TRUST_PATHS", help="Let the images of a data set lie, or link, outside of its folder."
+        ),
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", envvar="MCBO_STRICT", help="Stop after the first case in which a pair failed.")
+    ] = False,
+    on_failure: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(ON_FAILURE),
+            envvar="MCBO_ON_FAILURE",
+            help="What a failed pair gets: no file, or a displacement of no motion. The exit status is 2 all the same.",
+        ),
+    ] = ON_FAILURE[0],
+    fallback: Annotated[
+        bool,
+        typer.Option(
+            "--fallback",
+            envvar="MCBO_FALLBACK",
+            help="Write the best of identity, rigid part and full result, by features; cascade does so anyway.",
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", envvar="MCBO_QUIET", help="Tell warnings and errors alone.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", envvar="MCBO_VERBOSE", help="Tell more.")] = False,
     log_json: Annotated[
@@ -171,6 +198,7 @@ def process(
             raise InputError("expected --quiet or --verbose, got both")
         _check_choice("--split", split, list(SPLITS))
         _check_choice("--format", file_format, list(FORMATS))
+        _check_choice("--on-failure", on_failure, ON_FAILURE)
         if memory_gb is not None and not 0 < memory_gb < math.inf:
             raise InputError(f"--memory-gb: expected a number above 0, got {memory_gb:g}")
         options = Options(
@@ -181,6 +209,9 @@ def process(
             memory_gb=memory_gb,
             warped=warped,
             overwrite=overwrite,
+            strict=strict,
+            on_failure=on_failure,
+            fallback=fallback,
         )
         if demo:
             _check_alone(inputs)
@@ -188,7 +219,7 @@ def process(
 
             outcome = run_demo(options, config=find_config(task or DEFAULT_TASK, preset))
         else:
-            outcome = _run(inputs or [], input_folder, options, task, preset, split, _split_commas(case))
+            outcome = _run(inputs or [], input_folder, options, task, preset, split, _split_commas(case), trust_paths)
     except McboError as error:
         log.error("%s", error)
         context.obj.append(BAD_INPUT)
@@ -204,11 +235,12 @@ def _run(
     preset: str | None,
     split: str,
     names: Sequence[str],
+    trust_paths: bool,
 ) -> Outcome:
     if len(inputs) == 3:
         dataset, options = _three_paths(inputs, options)
     elif len(inputs) <= 1:
-        dataset = open_input(Path(inputs[0]) if inputs else input_folder, split=split)
+        dataset = open_input(Path(inputs[0]) if inputs else input_folder, split=split, trust_paths=trust_paths)
     else:
         raise InputError(
             f"expected no path, one (a dataset JSON) or three (fixed, moving, output file), got {len(inputs)}: "
@@ -252,7 +284,9 @@ def _conclude(outcome: Outcome) -> int:
     if not outcome.failed:
         return ALL_WRITTEN
     log.error("%d not written: %s", len(outcome.failed), ", ".join(outcome.failed))
-    return SOME_FAILED if outcome.started else BAD_INPUT
+    if outcome.placeholders:
+        log.error("%d of them stood in for by no motion", len(outcome.placeholders))
+    return SOME_FAILED if outcome.started or outcome.placeholders else BAD_INPUT
 
 
 def _split_commas(values: Sequence[str] | None) -> tuple[str, ...]:

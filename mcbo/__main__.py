@@ -13,10 +13,10 @@ from mcbo import ablation, register_command, transform_commands
 from mcbo.benchmark import describe_run, measure, to_text, write_json
 from mcbo.dataset import SPLITS
 from mcbo.errors import InputError, McboError
-from mcbo.nifti import write_whole
-from mcbo.progress import set_up_logging
+from mcbo.files import write_whole
+from mcbo.options import Options
+from mcbo.progress import printable, set_up_logging
 from mcbo.result_folder import find_report
-from mcbo.runner import Options
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
 SOME_FAILED = 2
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(sys.argv[1:] if arguments is None else arguments, prog_name="python -m mcbo", obj=status)
     except McboError as error:
-        typer.echo(f"ERROR: {error}", err=True)
+        typer.echo(printable(f"ERROR: {error}"), err=True)
         return 1
     except SystemExit as stop:
         if status:

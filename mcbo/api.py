@@ -22,6 +22,7 @@ from mcbo.report import Entry, digest
 from mcbo.resample import resample
 from mcbo.result_files import KINDS, labels_of, write_result
 from mcbo.runtime import budget_bytes, describe_device, peak_meter, select_device, select_kernels, wait_for
+from mcbo.sanity import Sanity
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 from mcbo.timing import StageTimer
 from mcbo.transform import Transform
@@ -178,7 +179,7 @@ def register(
                 images.append(_place(image, mask, f"moving image {number}", geometry, on))
         motion = _initial(initial, center, images)
         working = _working_grid(images, motion, preset, config, budget)
-        registration = _register(images, motion, working, config, budget, on, timer, name_of(fixed, "fixed image"))
+        registration, checks = _register(images, motion, working, config, budget, on, timer, name_of(fixed, "fixed image"))
         view.end_case()
     grids = [image.grid for image in images]
     shared = {id(u): u.cpu() for u in registration.displacements}
@@ -192,7 +193,12 @@ def register(
         "device": describe_device(on),
         "seconds": round(time.perf_counter() - start, 3),
         "stages": timer.summary(),
+        "sanity": {label: asdict(check) for label, check in zip(labels, checks, strict=True)},
     }
+    for label, check in zip(labels, checks, strict=True):
+        for sentence in check.warnings:
+            log.warning("%s: %s", label, sentence)
+            entry["warnings"].append(f"{label}: {sentence}")
     for label, judgement in zip(labels, registration.judgements, strict=bool(registration.judgements)):
         entry["warnings"] += _tell(label, judgement, config)
     return Result(tuple(transforms), registration.judgements, registration.config, entry, tuple(images[1:]), tuple(labels), on)
@@ -276,7 +282,7 @@ def _register(
     device: torch.device,
     timer: StageTimer,
     name: str,
-) -> Registration:
+) -> tuple[Registration, list[Sanity]]:
     """Registers; errors then name the fixed image."""
     fixed, *movings = images
     try:

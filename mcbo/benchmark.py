@@ -12,10 +12,12 @@ import numpy as np
 from mcbo.config import Preset, format_shape
 from mcbo.dataset import scan_folder
 from mcbo.errors import InputError, McboError
+from mcbo.files import write_whole
 from mcbo.memory import needed_bytes
-from mcbo.nifti import write_volume, write_whole
+from mcbo.nifti import write_volume
+from mcbo.options import Options
 from mcbo.phantom import make_phantom
-from mcbo.runner import Options, run
+from mcbo.runner import run
 from mcbo.runtime import describe_device, describe_machine, select_device, versions
 from mcbo.types import Shape
 

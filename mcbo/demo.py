@@ -15,9 +15,11 @@ from mcbo.config import Preset
 from mcbo.dataset import read_json
 from mcbo.errors import InputError
 from mcbo.figure import draw_case
-from mcbo.nifti import prepare_folder, read_displacement, write_volume, write_whole
+from mcbo.files import prepare_folder, write_whole
+from mcbo.nifti import read_displacement, write_volume
+from mcbo.options import Options
 from mcbo.phantom import Phantom, make_phantom
-from mcbo.runner import Options, Outcome, run
+from mcbo.runner import Outcome, run
 
 log = logging.getLogger("mcbo")
 

@@ -27,3 +27,7 @@ class NonFiniteError(McboError):
 
 class OutputError(McboError):
     """A result cannot be written where it should go."""
+
+
+class DiskSpaceError(OutputError):
+    """There is no room for the results of a case; it was not started."""

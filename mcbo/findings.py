@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.errors import EvaluationError
+from evaluation.images import read_affine
+from evaluation.landmarks import read_landmarks
 from evaluation.metrics import Regularity, landmark_errors, regularity
-from evaluation.pairs import EvaluationError, beside, read_affine, read_landmarks
+from evaluation.pairs import beside
 from mcbo.dataset import Pair
 from mcbo.errors import InputError
 from mcbo.field import shape_of

@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from mcbo.errors import InputError
 from mcbo.itk_files import TRANSFORM_SUFFIXES, suffix_of
+from mcbo.paths import regular_size
 
+_MAX_TEXT = 1 << 16
 _LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 
@@ -24,8 +26,10 @@ def read_initial(path: Path) -> NDArray[np.float64]:
     Raises:
         InputError: if it is neither.
     """
+    regular_size(path, "an initial transform")
     try:
-        head = path.read_bytes()[: 1 << 16]
+        with path.open("rb") as file:
+            head = file.read(_MAX_TEXT)
     except OSError as error:
         raise InputError(f"{path}: expected an initial transform, but it cannot be read: {error.strerror or error}") from error
     is_itk = head.lstrip().startswith(b"#Insight") or suffix_of(path) in set(TRANSFORM_SUFFIXES) - {".txt"}

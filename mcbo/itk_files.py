@@ -1,5 +1,6 @@
 """Images and transforms in files that ITK reads and writes: NRRD, MetaImage, TIFF stacks; ``.h5``, ``.tfm``, LPS vectors."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,9 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from mcbo.errors import InputError, OutputError, ShapeError
+from mcbo.files import write_whole
 from mcbo.grid import Grid
+from mcbo.header import MAX_VOXELS
 from mcbo.itk import from_sitk, from_transform, from_vectors, to_sitk, to_transform, to_vectors
-from mcbo.nifti import MAX_VOXELS, write_whole
+from mcbo.paths import regular_size
 from mcbo.types import Displacement
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
 
     try:
         if suffix_of(path) in TRANSFORM_SUFFIXES:
-            _check_is_file(path)
+            regular_size(path, "a transform")
             return from_transform(sitk.ReadTransform(str(path)), fixed)
         displacement, grid = from_vectors(_read(path))
     except InputError as error:
@@ -75,7 +78,7 @@ def write_transform(path: Path, displacement: Displacement, grid: Grid) -> None:
         if suffix == ".tfm" and displacement[0, 0].numel() > MAX_TEXT_VOXELS:
             raise OutputError(f"{path}: expected a name ending in .h5 for a displacement of {grid.shape}: .tfm is text")
         transform = to_transform(displacement, grid)
-        write_whole(path, lambda file: _guarded(lambda: sitk.WriteTransform(transform, str(file))))
+        write_whole(path, lambda file: _beside(file, lambda name: sitk.WriteTransform(transform, name)))
     else:
         raise OutputError(f"{path}: expected a name ending in {', '.join(('.h5', '.tfm', *VECTOR_SUFFIXES))}")
 
@@ -128,7 +131,7 @@ def suffix_of(path: Path) -> str:
 def _read(path: Path) -> "sitk.Image":
     import SimpleITK as sitk
 
-    _check_is_file(path)
+    regular_size(path, "an image")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
@@ -155,13 +158,6 @@ def _read_folder(folder: Path) -> "sitk.Image":
     return sitk.ReadImage([str(file) for file in files])
 
 
-def _check_is_file(path: Path) -> None:
-    if not path.exists():
-        raise InputError("no such file")
-    if not path.is_file():
-        raise InputError("expected a file, found something else")
-
-
 def _check_size(size: Sequence[int]) -> None:
     count = int(np.prod([int(n) for n in size], dtype=object))
     if not 0 < count <= MAX_VOXELS:
@@ -174,6 +170,16 @@ def _write(path: Path, image: "sitk.Image") -> None:
     if suffix_of(path) not in VECTOR_SUFFIXES:
         raise OutputError(f"{path}: expected a name ending in {', '.join(VECTOR_SUFFIXES)}")
     write_whole(path, lambda file: _guarded(lambda: sitk.WriteImage(image, str(file), useCompression=True)))
+
+
+def _beside(partial: Path, write: Callable[[str], object]) -> None:
+    """Lets ITK write beside a partial file and copies: HDF5 wants a lock of its own, and the partial file is locked."""
+    written = partial.with_name(f"{partial.name[:17]}-itk{partial.name[17:]}")
+    try:
+        _guarded(lambda: write(str(written)))
+        shutil.copyfile(written, partial)
+    finally:
+        written.unlink(missing_ok=True)
 
 
 def _guarded(write: Callable[[], object]) -> None:

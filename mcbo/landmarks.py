@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mcbo.errors import InputError, OutputError
-from mcbo.nifti import write_whole
+from mcbo.files import write_whole
 
 Space: TypeAlias = Literal["table", "RAS", "LPS"]
 """What the numbers of a file mean: a table does not say; markups are in world millimeters, by one convention or the other."""

@@ -1,12 +1,6 @@
-"""Image files: the door through which volumes come in and displacements go out. The only module that uses nibabel."""
+"""Image files: the door through which volumes come in and displacements go out."""
 
-import contextlib
-import os
-import secrets
-import time
-import zipfile
-import zlib
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,24 +8,19 @@ import nibabel
 import numpy as np
 import torch
 from isal import igzip
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcbo.errors import InputError, OutputError
-from mcbo.types import Displacement, Triple, Volume
+from mcbo.archive import read_array
+from mcbo.errors import InputError
+from mcbo.files import write_whole
+from mcbo.header import MAX_VOXELS, UNREADABLE, Header, read_header, read_values
+from mcbo.paths import regular_size
+from mcbo.types import Displacement, Shape, Triple, Volume
 
 FORMATS = ("nii.gz", "npz")
 """What displacements are written as."""
-
-MAX_VOXELS = 1 << 31
-"""More than any image that is used here (8 GB of float32): a header that claims more is broken or hostile."""
-
-_PARTIAL = ".partial-"
-_STALE_AFTER_S = 3600.0
-
-_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -61,39 +50,43 @@ def read_image(path: Path) -> Image:
     Raises:
         InputError: if it is missing, empty, cut off, not 3D, not finite or constant; the message names the file.
     """
+    header = read_header(path)
+    check_image(header)
     try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: expected a NIfTI image, found an empty file")
-        nifti = nibabel.load(path)
-        if not isinstance(nifti, SpatialImage):
-            raise InputError(f"{path}: expected a NIfTI image, found a {type(nifti).__name__}")
-        array = np.asanyarray(nifti.dataobj)
-        affine = np.zeros((4, 4)) if nifti.affine is None else np.asarray(nifti.affine, dtype=np.float64)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; expected an image") from error
+        array = read_values(header)
     except MemoryError as error:
         raise InputError(f"{path}: expected an image that fits into memory: {error}") from error
-    except _UNREADABLE as error:
-        raise InputError(f"{path}: expected a whole NIfTI image, but it cannot be read: {error}") from error
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
-        raise InputError(f"{path}: expected an affine that can be inverted, found {affine.tolist()}")
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{path}: expected one number per voxel, found data of type {array.dtype}")
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 3:
-        raise InputError(f"{path}: expected a 3D image, found {array.ndim}D data of shape {array.shape}")
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, dtype=np.float32)
-    broken = array.size - int(np.isfinite(array).sum())
+    broken = array.size - sum(int(np.isfinite(plane).sum()) for plane in array)  # by planes, to spare memory
     if broken:
         raise InputError(
             f"{path}: expected finite intensities, found {broken} voxel(s) that are NaN, infinite or beyond float32"
         )
-    if array.size == 0 or array.min() == array.max():
-        value = f"only the value {array.flat[0]:g}" if array.size else "no voxels"
-        raise InputError(f"{path}: expected an image with structure to register, found {value}")
-    return Image(path=path, volume=torch.from_numpy(array)[None, None], affine=affine)
+    if array.min() == array.max():
+        raise InputError(f"{path}: expected an image with structure to register, found only the value {array.flat[0]:g}")
+    return Image(path=path, volume=torch.from_numpy(array)[None, None], affine=header.affine)
+
+
+def check_image(header: Header) -> Shape:
+    """The shape of an image that can be registered, as its header has it.
+
+    Raises:
+        InputError: if it is not 3D, or not one number per voxel.
+    """
+    if header.dtype.kind not in "iuf":
+        raise InputError(f"{header.path}: expected one number per voxel, found data of type {header.dtype}")
+    if len(header.shape) != 3:
+        raise InputError(f"{header.path}: expected a 3D image, found {len(header.shape)}D data of shape {header.shape}")
+    return header.shape
+
+
+def read_grid(path: Path) -> tuple[Shape, NDArray[np.float64]]:
+    """Shape, ``(H, W, D)``, and affine, ``(4, 4)`` float64, of an image, from its header alone.
+
+    Raises:
+        InputError: if that cannot be read or is not of a 3D image.
+    """
+    header = read_header(path)
+    return check_image(header), header.affine
 
 
 def write_displacement(path: Path, displacement: Displacement, affine: NDArray[np.float64]) -> None:
@@ -121,14 +114,13 @@ def read_displacement(path: Path) -> Displacement:
     Raises:
         InputError: if it is not that.
     """
-    try:
-        if path.suffix == ".npz":
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                array = archive[archive.files[0]]
-        else:
-            array = np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
-    except _UNREADABLE as error:
-        raise InputError(f"{path}: expected a displacement, but it cannot be read: {error}") from error
+    if path.suffix == ".npz":
+        array = read_array(path, "a displacement")
+    else:
+        header = read_header(path)
+        if header.dtype.kind not in "iuf":
+            raise InputError(f"{path}: expected a displacement of numbers, found data of type {header.dtype}")
+        array = read_values(header)
     if array.ndim != 4 or array.shape[3] != 3:
         raise InputError(f"{path}: expected a displacement of shape (H, W, D, 3), found {array.shape}")
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).movedim(-1, 0)[None]
@@ -142,32 +134,43 @@ def read_field(path: Path) -> tuple[Displacement, NDArray[np.float64]]:
     """
     if path.suffix == ".npz":
         raise InputError(f"{path}: expected NIfTI: an .npz has no affine (`import` makes one, with --reference FIXED)")
-    displacement = read_displacement(path)
-    return displacement, np.asarray(nibabel.load(path).affine, dtype=np.float64)  # type: ignore[attr-defined]
+    return read_displacement(path), read_header(path).affine
 
 
 def read_voxels(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
     """Reads any 3D image, be it constant, for what is warped and not registered; labels stay whole numbers.
 
     Returns:
-        ``(1, 1, H, W, D)`` as ``to_tensor`` gives it, and the affine.
+        ``(1, 1, H, W, D)``, integers if the file has them without scaling, else float32; and the affine.
 
     Raises:
         InputError: if it cannot be read, is not 3D, or has no number per voxel.
     """
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return _read_otherwise(path)
+    header = read_header(path)
+    check_image(header)
+    whole = header.dtype.kind in "iu" and (header.slope, header.intercept) == (1, 0)
+    small = header.dtype.itemsize < 4 or header.dtype == np.int32
+    try:
+        array = read_values(header, dtype=(np.int32 if small else np.int64) if whole else np.float32)
+    except MemoryError as error:
+        raise InputError(f"{path}: expected an image that fits into memory: {error}") from error
+    return torch.from_numpy(array)[None, None], header.affine
+
+
+def _read_otherwise(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
+    """Reads what nibabel knows besides NIfTI: Analyze, MGH, MINC and others."""
+    regular_size(path, "an image")
     try:
         image = nibabel.load(path)
         if not isinstance(image, SpatialImage) or image.affine is None:
             raise InputError(f"{path}: expected an image with an affine, found a {type(image).__name__}")
-        shape = image.shape[:3] if len(image.shape) > 3 and set(image.shape[3:]) == {1} else image.shape
-        if len(shape) != 3:
-            raise InputError(f"{path}: expected a 3D image, found data of shape {image.shape}")
-        if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
-            raise InputError(f"{path}: expected at most {MAX_VOXELS} voxels, found {shape} in the header")
+        shape = image.shape[:3] if set(image.shape[3:]) <= {1} else image.shape
+        if len(shape) != 3 or not 0 < math.prod(shape) <= MAX_VOXELS:
+            raise InputError(f"{path}: expected a 3D image of at most {MAX_VOXELS} voxels, found data of shape {image.shape}")
         array = np.asanyarray(image.dataobj).reshape(shape)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; expected an image") from error
-    except (*_UNREADABLE, MemoryError) as error:
+    except (*UNREADABLE, MemoryError) as error:
         raise InputError(f"{path}: expected a whole image, but it cannot be read: {error}") from error
     if array.dtype.kind not in "biuf":
         raise InputError(f"{path}: expected one number per voxel, found data of type {array.dtype}")
@@ -212,42 +215,3 @@ def _save(image: nibabel.Nifti1Image, path: Path) -> None:
         return
     with path.open("wb") as file, igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as compressed:
         image.to_stream(compressed)
-
-
-def prepare_folder(folder: Path) -> None:
-    """Makes a folder and sees, before anything is computed, that results can be written there.
-
-    Raises:
-        OutputError: if not.
-    """
-    probe = folder / f".writable-{secrets.token_hex(4)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-        for left in folder.glob(f"{_PARTIAL}*"):  # by a run that was killed in mid-write
-            if time.time() - left.stat().st_mtime > _STALE_AFTER_S:
-                left.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: results cannot be written there by user {os.getuid()}: {error.strerror or error}"
-        ) from error
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under another name first, so that what is seen under ``path`` is always whole.
-
-    Raises:
-        OutputError: if that fails.
-    """
-    # The suffix has to stay. A process number would not do: in every container it is 1.
-    partial = path.with_name(f"{_PARTIAL}{secrets.token_hex(4)}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # where the folder itself is out of reach, there is nothing to clear away
-            partial.unlink(missing_ok=True)

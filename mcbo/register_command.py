@@ -1,6 +1,6 @@
 """The command ``register``: any two images or more, of any grid. All of it is done by ``api.py``."""
 
-from collections.abc import Sequence
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -8,12 +8,13 @@ import typer
 
 from mcbo.api import AUTO, DEFAULT_PRESET, register, wanted_config
 from mcbo.errors import InputError
+from mcbo.files import prepare_folder
 from mcbo.image_like import is_tiff
 from mcbo.images import spacing_of
-from mcbo.nifti import prepare_folder
+from mcbo.lock import hold
 from mcbo.progress import log, set_up_logging
 from mcbo.report import digest
-from mcbo.result_files import KINDS, is_written, labels_of
+from mcbo.result_files import KINDS, REPORT, is_written, labels_of
 from mcbo.tasks import DEFAULT_TASK, TASKS
 
 
@@ -76,8 +77,8 @@ def register_files(
     if quiet and verbose:
         raise InputError("expected --quiet or --verbose, got both")
     set_up_logging(quiet=quiet, verbose=verbose, json_lines=log_json)
-    images = [fixed, *movings]
-    if memory_gb is not None and not 0 < memory_gb < float("inf"):
+    images, masks = [fixed, *movings], [fixed_mask, *(moving_mask or ())]
+    if memory_gb is not None and not 0 < memory_gb < math.inf:
         raise InputError(f"--memory-gb: expected a number above 0, got {memory_gb:g}")
     if unknown := [kind for kind in without or () if kind not in KINDS]:
         raise InputError(f"--without: expected some of {', '.join(KINDS)}, got {', '.join(unknown)}")
@@ -85,14 +86,15 @@ def register_files(
         raise InputError("--spacing: expected with TIFF files, which do not tell theirs; the others do")
     if moving_mask and len(moving_mask) != len(movings):
         raise InputError(f"--moving-mask: expected one for each of {len(movings)} moving image(s), got {len(moving_mask)}")
-    if inside := [path for path in _files(images, initial, fixed_mask, moving_mask) if _lies_in(path, output)]:
-        raise InputError(f"--output: expected another folder than that of {inside[0]}, which might be replaced")
+    for path in [*images, *masks, initial]:
+        if path is not None and path.resolve().parent == output.resolve():
+            raise InputError(f"--output: expected another folder than that of {path}, which might be replaced")
     settings = {
         "preset": preset,
         "task": task,
         "initial": None if initial is None else digest(initial),
         "center": center,
-        "masks": [digest(path) for path in _files([], None, fixed_mask, moving_mask)] + [fixed_mask is not None],
+        "masks": [None if mask is None else digest(mask) for mask in masks],
         "spacing": spacing,
         "memory_gb": memory_gb if preset == AUTO else None,
     }
@@ -101,32 +103,23 @@ def register_files(
     labels = labels_of([str(path) for path in movings])
     config = wanted_config(preset, task)
     prepare_folder(output)
-    if not overwrite and is_written(output, config, inputs, settings, labels, kinds):
-        log.info("%s: done before with the same input and settings, skipped (--overwrite does it again)", output)
-        return
-    result = register(
-        fixed,
-        list(movings),
-        preset=preset,
-        task=task,
-        spacing=None if spacing is None else spacing_of(spacing),
-        fixed_mask=fixed_mask,
-        moving_masks=list(moving_mask) if moving_mask else None,
-        initial=initial,
-        center=center,
-        device=device,
-        memory_gb=memory_gb,
-    )
-    result.entry["settings"] = settings
-    for path in result.save(output, without=without or ()):
-        log.info("%s", path)
-
-
-def _files(
-    images: Sequence[Path], initial: Path | None, fixed_mask: Path | None, moving_masks: Sequence[Path] | None
-) -> list[Path]:
-    return [path for path in (*images, initial, fixed_mask, *(moving_masks or ())) if path is not None]
-
-
-def _lies_in(path: Path, folder: Path) -> bool:
-    return path.resolve().parent == folder.resolve()
+    with hold(output / f".{REPORT}.lock"):
+        if not overwrite and is_written(output, config, inputs, settings, labels, kinds):
+            log.info("%s: done before with the same input and settings, skipped (--overwrite does it again)", output)
+            return
+        result = register(
+            fixed,
+            list(movings),
+            preset=preset,
+            task=task,
+            spacing=None if spacing is None else spacing_of(spacing),
+            fixed_mask=fixed_mask,
+            moving_masks=list(moving_mask) if moving_mask else None,
+            initial=initial,
+            center=center,
+            device=device,
+            memory_gb=memory_gb,
+        )
+        result.entry["settings"] = settings
+        for path in result.save(output, without=without or ()):
+            log.info("%s", path)

@@ -1,4 +1,7 @@
-"""The report of a run: what was done, with what, how long it took; and what a later run need not do again."""
+"""The report of a run: what was done, with what, how long it took; and what a later run need not do again.
+
+It carries a digest of itself: what was edited by hand, or cut off, is no ground to skip anything.
+"""
 
 import hashlib
 import json
@@ -10,7 +13,7 @@ from typing import Any
 import torch
 
 from mcbo.config import Preset
-from mcbo.nifti import write_whole
+from mcbo.files import write_whole
 from mcbo.runtime import describe_device, versions
 
 _DECIDING = ("mcbo", "torch", "cuda")
@@ -20,8 +23,17 @@ Entry = dict[str, Any]
 """What the report says of a case; see ``runner.py``."""
 
 
-def write_report(path: Path, entries: Mapping[str, Entry], config: Preset, device: torch.device) -> None:
+def write_report(
+    path: Path, entries: Mapping[str, Entry], config: Preset, device: torch.device, *, stopped: str | None = None
+) -> None:
     """Writes the report, whole or not at all.
+
+    Args:
+        path: of the report.
+        entries: by the case's name.
+        config: the preset.
+        device: where it ran.
+        stopped: why the run ended before all cases were tried, if it did.
 
     Raises:
         OutputError: if that fails.
@@ -31,16 +43,22 @@ def write_report(path: Path, entries: Mapping[str, Entry], config: Preset, devic
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "config": asdict(config),
+        "stopped": stopped,
         "cases": entries,
     }
+    content["sha256"] = _own_digest(content)
     # File names may hold what no encoding can write, so everything outside ASCII is escaped.
     write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii"))
 
 
 def read_entries(path: Path, config: Preset) -> dict[str, Entry]:
     """The cases of an earlier report, if it was made by this version with this config; else none."""
+    if not path.is_file():
+        return {}
     try:
         content = json.loads(path.read_text(encoding="ascii"))
+        if content.pop("sha256") != _own_digest(content):
+            return {}
         here = versions()
         same = content["config"] == json.loads(json.dumps(asdict(config))) and all(
             content["versions"][name] == here[name] for name in _DECIDING
@@ -51,7 +69,9 @@ def read_entries(path: Path, config: Preset) -> dict[str, Entry]:
 
 
 def digest(path: Path) -> str | None:
-    """SHA-256 of a file, or None if it cannot be read."""
+    """SHA-256 of a file, or None if it cannot be read or is none: to open a named pipe would never end."""
+    if not path.is_file():
+        return None
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -59,9 +79,14 @@ def digest(path: Path) -> str | None:
         return None
 
 
-def is_done(entry: Entry | None, inputs: Mapping[str, str | None], outputs: list[Path]) -> bool:
-    """Whether a case need not be done again: the same inputs, and every output there, as it was written."""
-    if entry is None or entry.get("inputs") != inputs:
+def _own_digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a report's content, however it is laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def is_done(entry: Entry | None, inputs: Mapping[str, str | None], outputs: list[Path], options: Mapping[str, object]) -> bool:
+    """Whether a case need not be done again: the same inputs and options, and every output there, as it was written."""
+    if entry is None or entry.get("inputs") != inputs or entry.get("options") != options:
         return False
     written = entry.get("written")
     return isinstance(written, dict) and all(

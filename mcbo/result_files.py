@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from mcbo.config import Preset
+from mcbo.files import prepare_folder
 from mcbo.grid import Grid
 from mcbo.images import write_any
 from mcbo.itk_files import suffix_of, write_transform
-from mcbo.nifti import prepare_folder, write_displacement
+from mcbo.nifti import write_displacement
 from mcbo.progress import log
 from mcbo.report import Entry, digest, read_entries, write_report
 from mcbo.resample import resample

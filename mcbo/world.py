@@ -20,6 +20,7 @@ from mcbo.grid import Grid, apply_affine
 from mcbo.mask import field_of_view
 from mcbo.pipeline import Registration, register
 from mcbo.resample import resample
+from mcbo.sanity import Sanity, examine
 from mcbo.timing import StageTimer
 from mcbo.types import Displacement, Kernels, Mask, Masks, Volume
 
@@ -56,7 +57,7 @@ def register_in_world(
     kernels: Kernels,
     budget_bytes: int,
     timer: StageTimer,
-) -> Registration:
+) -> tuple[Registration, list[Sanity]]:
     """Registers images that lie anywhere.
 
     Args:
@@ -70,7 +71,8 @@ def register_in_world(
         timer: told of every stage.
 
     Returns:
-        Displacements ``(1, 3, H, W, D)`` in voxels of the fixed grid, the initial motion in them.
+        Displacements ``(1, 3, H, W, D)`` in voxels of the fixed grid, the initial motion in them; and for each what is known of
+        it on the working grid, without the initial motion.
 
     Raises:
         InputError: if an image is constant, or has nothing in common with the fixed one where it lies.
@@ -92,10 +94,21 @@ def register_in_world(
         timer=timer,
         masks=Masks(fixed_mask, tuple(mask for _, mask in brought)) if isinstance(config, Cascade) else None,
     )
+    with timer.stage("sanity"):
+        examined = examine(
+            fixed_volume,
+            {str(number): volume for number, (volume, _) in enumerate(brought)},
+            {str(number): displacement for number, displacement in enumerate(registration.displacements)},
+            config=registration.config,
+            kernels=kernels,
+            spacing_mm=working.spacing_mm,
+            fallback=False,
+        )
     with timer.stage("bring back"):
         shared = {id(u): u for u in registration.displacements}
         back = {key: bring_back(u, working, fixed.grid, initial) for key, u in shared.items()}
-    return replace(registration, displacements=tuple(back[id(u)] for u in registration.displacements))
+    result = replace(registration, displacements=tuple(back[id(u)] for u in registration.displacements))
+    return result, [one.sanity for one in examined.values()]
 
 
 def bring(image: Placed, onto: Grid, initial: NDArray[np.float64]) -> tuple[Volume, Mask]:

@@ -8,8 +8,8 @@ import torch
 from helpers import write_nifti
 from numpy.typing import NDArray
 
-from mcbo.errors import InputError, OutputError
-from mcbo.nifti import prepare_folder, read_displacement, read_image, write_displacement, write_volume, write_whole
+from mcbo.errors import InputError
+from mcbo.nifti import read_displacement, read_image, write_displacement
 
 RAMP = np.arange(4 * 5 * 6).reshape(4, 5, 6)
 
@@ -70,7 +70,7 @@ def test_missing_empty_foreign_and_cut_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"empty\.nii\.gz: expected a NIfTI image, found an empty file"):
         read_image(tmp_path / "empty.nii.gz")
     (tmp_path / "text.nii.gz").write_bytes(gzip.compress(b"hello" * 200))
-    with pytest.raises(InputError, match=r"text\.nii\.gz: expected a whole NIfTI image, but it cannot be read"):
+    with pytest.raises(InputError, match=r"text\.nii\.gz: expected a whole NIfTI image, found none"):
         read_image(tmp_path / "text.nii.gz")
     (tmp_path / "plain.nii").write_text("hello")
     with pytest.raises(InputError, match=r"plain\.nii: expected a whole NIfTI image"):
@@ -98,16 +98,8 @@ def test_an_affine_that_cannot_be_inverted_is_refused(tmp_path: Path, affine: ND
 
 def test_surfaces_are_no_images(tmp_path: Path) -> None:
     nibabel.save(nibabel.GiftiImage(), tmp_path / "a.gii")
-    with pytest.raises(InputError, match=r"a\.gii: expected a NIfTI image, found a GiftiImage"):
+    with pytest.raises(InputError, match=r"a\.gii: expected a whole NIfTI image, found none"):
         read_image(tmp_path / "a.gii")
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    prepare_folder(tmp_path / "new" / "deep")
-    assert list((tmp_path / "new" / "deep").iterdir()) == []
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"file: results cannot be written there by user \d+: File exists"):
-        prepare_folder(tmp_path / "file")
 
 
 def test_a_broken_archive_is_refused(tmp_path: Path) -> None:
@@ -135,16 +127,3 @@ def test_what_is_no_displacement_is_refused(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "a.nii.gz", RAMP.astype(np.float32))
     with pytest.raises(InputError, match=r"expected a displacement of shape \(H, W, D, 3\), found \(4, 5, 6\)"):
         read_displacement(path)
-
-
-def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
-    def fail(file: Path) -> None:
-        file.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OutputError, match=r"a\.txt: cannot be written: No space left on device"):
-        write_whole(tmp_path / "a.txt", fail)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_volume(tmp_path / "file" / "a.nii.gz", torch.zeros(1, 1, 2, 2, 2), np.eye(4))

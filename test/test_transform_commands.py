@@ -174,7 +174,10 @@ def test_folds_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (("warp", "field.nii.gz", "--image", "fixed.nii.gz", "--unit", "mm", "--output", "a.nii.gz"), "--unit: expected with"),
         (("warp", "field.nii.gz", "--labels", "labels.nii.gz", "--outside", "0.5", "--output", "a.nii.gz"), "a whole number"),
         (("warp", "field.nii.gz", "--labels", "moving.nrrd", "--output", "a.nii.gz"), "expected whole numbers as labels"),
-        (("warp", "moving.nrrd", "--image", "fixed.nii.gz", "--output", "a.nii.gz"), "expected a displacement"),
+        (
+            ("warp", "moving.nrrd", "--image", "fixed.nii.gz", "--output", "a.nii.gz"),
+            "expected a whole NIfTI image, found none",
+        ),
         (("warp", "fixed.nii.gz", "--image", "fixed.nii.gz", "--output", "a.nii.gz"), r"of shape \(H, W, D, 3\)"),
         (("warp", "field.nii.gz", "--image", "absent.nii.gz", "--output", "a.nii.gz"), "no such file"),
         (("export", "field.nii.gz", "--to", "itk", "--output", "a.nrrd"), r"expected a name ending in \.h5 or \.tfm"),

@@ -1,0 +1,116 @@
+"""The files of a case: which they are, whether there is room for them, and how they are written or stood in for."""
+
+import contextlib
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mcbo.dataset import Case, Pair, wanted
+from mcbo.errors import InputError, MemoryBudgetError
+from mcbo.field import warp
+from mcbo.files import check_room, format_bytes, free_disk_bytes
+from mcbo.nifti import Image, read_grid, write_displacement, write_volume
+from mcbo.options import Options
+from mcbo.progress import log
+from mcbo.types import Displacement, Shape
+
+_DISPLACEMENT_BYTES = 12
+"""A voxel, float32. Compressed files are smaller, by how much nobody knows before: from a few percent to nearly all."""
+_WARPED_BYTES = 4
+
+
+def output_files(pair: Pair, options: Options) -> list[Path]:
+    """The files of a pair: its displacement and, if asked for, the warped moving image."""
+    paths = [options.output / f"{pair.field_name}{options.suffix}"]
+    if options.warped:
+        paths.append(options.output / f"warped_{pair.field_name.removeprefix('disp_')}.nii.gz")
+    return paths
+
+
+def check_case_room(pairs: Sequence[Pair], shape: Shape, options: Options) -> None:
+    """Refuses a case for whose files there is no room.
+
+    Raises:
+        DiskSpaceError: with the figures.
+    """
+    check_room(options.output, len(pairs) * _pair_bytes(shape, options), f"{len(pairs)} displacement(s)")
+
+
+def warn_of_room(cases: Iterable[Case], options: Options) -> None:
+    """Warns, before anything is computed, if there may be no room for all results; the run goes on as far as they fit."""
+    needed = 0
+    for case in cases:
+        missing = [pair for pair in wanted(case, options.movings) if not output_files(pair, options)[0].exists()]
+        with contextlib.suppress(InputError):  # told when its turn comes
+            needed += len(missing) * _pair_bytes(read_grid(case.fixed)[0], options) if missing else 0
+    free = free_disk_bytes(options.output)
+    if needed > free:
+        log.warning(
+            "%s: the displacements of all cases may take %s (before compression), but %s are free there",
+            options.output,
+            format_bytes(needed),
+            format_bytes(free),
+        )
+
+
+def _pair_bytes(shape: Shape, options: Options) -> int:
+    return math.prod(shape) * (_DISPLACEMENT_BYTES + (_WARPED_BYTES if options.warped else 0))
+
+
+def write_pair(pair: Pair, displacement: Displacement, fixed: Image, movings: dict[str, Image], options: Options) -> Path:
+    """Writes what belongs to a pair, the displacement last, so that where it is, all is; returns its path.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    path, *warped_path = output_files(pair, options)
+    if warped_path:
+        warped = warp(movings[pair.field_name].volume.to(displacement.device), displacement)
+        write_volume(warped_path[0], warped, fixed.affine)
+    write_displacement(path, displacement, fixed.affine)
+    return path
+
+
+def write_placeholder(pair: Pair, options: Options, *, budget_bytes: int) -> Path:
+    """Writes a displacement of no motion for a pair that has none; returns its path.
+
+    Its grid is that of the fixed image's header or, where that cannot be read, of the moving image's.
+
+    Raises:
+        InputError: if neither header can be read.
+        MemoryBudgetError: if what the header claims does not fit into memory.
+        OutputError: if it cannot be written.
+    """
+    shape, affine = _grid_of(pair)
+    check_case_room([pair], shape, options)
+    needed = _DISPLACEMENT_BYTES * math.prod(shape)
+    if needed > budget_bytes:
+        raise MemoryBudgetError(
+            f"{pair.fixed}: a displacement of no motion would take {format_bytes(needed)} of memory, "
+            f"but the run may use {format_bytes(budget_bytes)}"
+        )
+    path = output_files(pair, options)[0]
+    write_displacement(path, torch.zeros((1, 3, *shape)), affine)
+    return path
+
+
+def _grid_of(pair: Pair) -> tuple[Shape, NDArray[np.float64]]:
+    try:
+        return read_grid(pair.fixed)
+    except InputError as fixed_error:
+        try:
+            return read_grid(pair.moving)
+        except InputError as error:
+            raise InputError(f"of neither image can the header be read: {fixed_error}; {error}") from error
+
+
+def remove(path: Path) -> None:
+    """Takes away what is left under the name of a result that a run owes and has not: it would be taken for that run's."""
+    if path.is_file():
+        with contextlib.suppress(OSError):
+            path.unlink()
+            log.warning("%s is removed, since it is not of this run", path)
