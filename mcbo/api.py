@@ -34,7 +34,7 @@ AUTO = "auto"
 """The task's default preset on a working grid of its own (``working_grid.py``) instead of the fixed image's."""
 
 DEFAULT_PRESET = "cascade"
-"""``auto`` is better where voxels are not isotropic, and was no better on real prostates (README, Any two images)."""
+"""``auto`` is better on phantoms whose voxels are not isotropic, and was no better on real pairs (docs/ablation.md)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """The files of a result: displacement, ITK transform, inverse, warped moving images, report.
 
 With one moving image they are ``displacement.nii.gz``, ``transform.h5``, ``inverse.nii.gz`` and ``warped.nii.gz``; with
-several, what belongs to one of them has its name behind it (``warped_t2.nii.gz``).
+several, what belongs to one of them alone has its name behind it (``warped_t2.nii.gz``).
 """
 
 import re
@@ -46,20 +46,28 @@ def labels_of(paths: Sequence[str]) -> list[str]:
     return labels
 
 
-def file_names(labels: Sequence[str], *, is_shared: bool) -> list[dict[str, str]]:
+def file_names(labels: Sequence[str], *, shared: Sequence[str]) -> list[dict[str, str]]:
     """For each moving image the file names by kind.
 
     Args:
         labels: of the moving images.
-        is_shared: whether one displacement serves all.
+        shared: kinds of which one file serves all.
     """
-    names = []
-    for label in labels:
-        of_it = "" if len(labels) == 1 else f"_{label}"
-        common = "" if is_shared else of_it
-        ends = {"displacement": common, "transform": common, "inverse": of_it, "warped": of_it}
-        names.append({kind: f"{kind}{end}{_SUFFIXES[kind]}" for kind, end in ends.items()})
-    return names
+    return [
+        {
+            kind: f"{kind}{suffix}" if len(labels) == 1 or kind in shared else f"{kind}_{label}{suffix}"
+            for kind, suffix in _SUFFIXES.items()
+        }
+        for label in labels
+    ]
+
+
+def _shared(transforms: Sequence[Transform]) -> list[str]:
+    """The kinds of which one file serves all moving images."""
+    if any(transform.tensor is not transforms[0].tensor for transform in transforms):
+        return []
+    one_grid = all(transform.moving.matches(transforms[0].moving) for transform in transforms)
+    return ["displacement", "transform", *(["inverse"] if one_grid else [])]
 
 
 def write_result(
@@ -91,15 +99,14 @@ def write_result(
         OutputError: if they cannot be written.
     """
     prepare_folder(folder)
-    is_shared = all(transform.tensor is transforms[0].tensor for transform in transforms)
-    names = file_names(labels, is_shared=is_shared)
+    names = file_names(labels, shared=_shared(transforms))
     written: dict[str, str | None] = {}
     for transform, (volume, grid), name in zip(transforms, movings, names, strict=True):
         if "warped" in kinds:
             volume = volume.to(transform.tensor.device)
             warped = resample(volume, grid, transform.fixed, displacement=transform.tensor)
             write_any(folder / name["warped"], warped, transform.fixed)
-        if "inverse" in kinds:
+        if "inverse" in kinds and name["inverse"] not in written:
             back = transform.inverse()
             write_displacement(folder / name["inverse"], back.tensor, back.affine)
         if "transform" in kinds and name["transform"] not in written:
