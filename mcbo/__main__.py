@@ -178,15 +178,13 @@ def report(
 ) -> None:
     """One HTML page for a whole run: figures, and images, displacements and landmarks in three planes."""
     from mcbo.findings import look_at  # here, because they bring matplotlib, which writes to the home folder
-    from mcbo.html_report import report_page
+    from mcbo.html_report import write_page
 
     set_up_logging()
     path = find_report(results)
     page = output or path.with_suffix(".html")
-    # File names may hold what no encoding can write.
-    content = report_page(look_at(path, dataset=dataset)).encode("utf-8", errors="backslashreplace")
-    write_whole(page, lambda file: file.write_bytes(content))
-    typer.echo(f"{page}: {len(content) / 1e6:.1f} MB")
+    size = write_page(page, look_at(path, dataset=dataset))
+    typer.echo(f"{page}: {size / 1e6:.1f} MB")
 
 
 transform_commands.add_to(app)

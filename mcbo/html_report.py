@@ -5,18 +5,32 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mcbo.files import write_whole
 from mcbo.findings import RunFindings
 from mcbo.picture import color_steps
 from mcbo.view import DETERMINANT_SCALE, Landmarks, View
 
 _BAR_SHARE = 0.3
 """A scale bar is at most this part of the picture's width."""
+
+
+def write_page(path: Path, run: RunFindings) -> int:
+    """Writes the page, whole or not at all; its bytes.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    # File names may hold what no encoding can write.
+    content = report_page(run).encode("utf-8", errors="backslashreplace")
+    write_whole(path, lambda file: file.write_bytes(content))
+    return len(content)
 
 
 def report_page(run: RunFindings) -> str:
