@@ -265,7 +265,7 @@ def _working_grid(images: Sequence[Placed], motion: NDArray[np.float64], preset:
     check_size(working.shape)
     log.info("working grid: %s voxels of %s mm", format_shape(working.shape), _sizes(working))
     if is_coarser:
-        log.warning("the working grid is coarser than the fixed image's finest axis (%s mm), to spare memory", _sizes(fixed))
+        log.warning("its voxels are larger than the fixed image's finest side (%s mm), so that it fits", _sizes(fixed))
     return working
 
 
