@@ -23,7 +23,6 @@ from mcbo.dataset import SPLITS, Dataset, open_input, select_cases, single_pair
 from mcbo.errors import InputError, McboError
 from mcbo.nifti import FORMATS
 from mcbo.options import ON_FAILURE, Options
-from mcbo.outputs import output_files
 from mcbo.progress import log, set_up_logging
 from mcbo.runner import Outcome, run
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
@@ -260,11 +259,7 @@ def _three_paths(inputs: Sequence[str], options: Options) -> tuple[Dataset, Opti
         raise InputError("--moving or MCBO_MOVING: expected no channel, since the moving image is given by its path")
     stem = output_file.name.removesuffix(suffix)
     written = replace(options, output=output_file.parent, suffix=suffix, report_name=f"{stem}.report.json")
-    dataset = single_pair(fixed, moving, output_file)
-    for target in output_files(dataset.cases[0].pairs[0], written):
-        if target.exists() and any(path.exists() and path.samefile(target) for path in (fixed, moving)):
-            raise InputError(f"{target}: expected another output file than an input, which would be lost")
-    return dataset, written
+    return single_pair(fixed, moving, output_file), written
 
 
 def _choose_config(dataset: Dataset, task: str | None, preset: str | None, *, optional: bool) -> Preset:

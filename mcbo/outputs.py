@@ -31,6 +31,28 @@ def output_files(pair: Pair, options: Options) -> list[Path]:
     return paths
 
 
+def check_inputs_stay(cases: Iterable[Case], options: Options) -> None:
+    """Refuses a run that would write over an image that it reads, as where images are named as results are.
+
+    Raises:
+        InputError: with the first such file.
+    """
+    pairs = [pair for case in cases for pair in case.pairs]
+    inputs = {_identity(path) for path in dict.fromkeys(path for pair in pairs for path in (pair.fixed, pair.moving))} - {None}
+    for target in (path for pair in pairs for path in output_files(pair, options)):
+        if _identity(target) in inputs:
+            raise InputError(f"{target}: expected another output than an input, which would be lost")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from all others, by whatever path; None if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def check_case_room(pairs: Sequence[Pair], shape: Shape, options: Options) -> None:
     """Refuses a case for whose files there is no room.
 

@@ -20,7 +20,7 @@ from mcbo.lock import hold
 from mcbo.memory import check_budget
 from mcbo.nifti import Image, check_image, read_image
 from mcbo.options import ON_FAILURE, Options
-from mcbo.outputs import check_case_room, output_files, remove, warn_of_room, write_pair, write_placeholder
+from mcbo.outputs import check_case_room, check_inputs_stay, output_files, remove, warn_of_room, write_pair, write_placeholder
 from mcbo.pipeline import Registration, register
 from mcbo.progress import log, show_progress
 from mcbo.report import Entry, digest, is_done, read_entries, write_report
@@ -76,10 +76,12 @@ def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
 
     Raises:
         DeviceError: if the device is not there.
+        InputError: if a result would be written over an input.
         OutputError: if nothing can be written to the output folder, or another run works on the same report; nothing was
             started then.
     """
     device = select_device(options.device)
+    check_inputs_stay(cases, options)
     prepare_folder(options.output)
     with hold(options.output / f".{options.report_name}.lock"):
         log.info("device: %s", describe_device(device))
@@ -225,7 +227,7 @@ def _run_case(case: Case, config: Preset, options: Options, device: torch.device
                         result.failed[pair.field_name] = str(error)
     except (McboError, MemoryError, RuntimeError) as error:  # torch tells a lack of memory by RuntimeError
         result.started = not isinstance(error, InputError | MemoryBudgetError | DiskSpaceError)
-        message = str(error) if isinstance(error, McboError) else f"{case.fixed}: {error or type(error).__name__}"
+        message = str(error) if isinstance(error, McboError) else f"{case.fixed}: {str(error) or type(error).__name__}"
         result.failed |= {pair.field_name: message for pair in asked if output_files(pair, options)[0] not in result.written}
     for pair in asked:
         if pair.field_name in result.failed:

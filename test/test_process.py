@@ -271,7 +271,22 @@ def test_an_input_is_never_overwritten(data: Path, tmp_path: Path, capsys: pytes
     fixed = data / "imagesTr" / "ReMIND2Reg_0099_0000.nii.gz"
     assert process.main([str(fixed), str(moving), str(moving)]) == process.BAD_INPUT
     assert moving.read_bytes() == before
-    assert "expected another output file than an input" in capsys.readouterr().err
+    assert "expected another output than an input" in capsys.readouterr().err
+
+
+def test_images_that_are_named_like_results_are_not_overwritten_either(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = [tmp_path / f"disp_0001_0000_0001_000{channel}.nii.gz" for channel in range(2)]
+    for channel, path in enumerate(named):
+        path.write_bytes((data / "imagesTr" / f"ReMIND2Reg_0099_000{channel}.nii.gz").read_bytes())
+    before = named[1].read_bytes()
+    arguments = [str(tmp_path), "--task", "ReMIND2Reg", "--output"]
+    assert process.main([*arguments, str(tmp_path)]) == process.BAD_INPUT
+    assert "expected another output than an input" in capsys.readouterr().err
+    assert files(tmp_path) == [path.name for path in named]
+    assert named[1].read_bytes() == before
+    assert process.main([*arguments, str(tmp_path / "out")]) == 0
 
 
 def test_an_interrupted_run_reports_what_was_done(
