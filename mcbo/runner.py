@@ -185,8 +185,16 @@ def _used(case: Case, config: Preset, options: Options) -> Sequence[Pair]:
 
 
 def _digests(case: Case, config: Preset, options: Options) -> dict[str, str | None]:
-    """SHA-256 of the input files of a case, None for those that cannot be read."""
-    return {str(path): digest(path) for path in (case.fixed, *(pair.moving for pair in _used(case, config, options)))}
+    """SHA-256 of the input files of a case, None for those that cannot be read or are no images."""
+    return {str(path): _digest_image(path) for path in (case.fixed, *(pair.moving for pair in _used(case, config, options)))}
+
+
+def _digest_image(path: Path) -> str | None:
+    try:
+        read_header(path)  # refuses files that are far larger than their images
+    except InputError:
+        return None
+    return digest(path)
 
 
 def _run_case(case: Case, config: Preset, options: Options, device: torch.device, timer: StageTimer) -> _CaseResult:
