@@ -109,6 +109,8 @@ def _run_cases(cases: Sequence[Case], config: Preset, options: Options, device: 
             if options.report_name not in failed:
                 log.error("%s", error)
             failed[options.report_name] = str(error)
+        else:  # after an error that passed, such as a disk that was full
+            failed.pop(options.report_name, None)
 
     try:
         with show_progress(len(cases)) as view, peak_meter(device) as meter:

@@ -20,9 +20,10 @@ from helpers import write_dataset, write_nifti
 
 import process
 from mcbo import __version__, demo, pipeline, runner
+from mcbo.errors import OutputError
 from mcbo.nifti import read_displacement
 from mcbo.phantom import make_phantom
-from mcbo.report import read_entries
+from mcbo.report import read_entries, write_report
 
 SHAPE = (14, 12, 17)
 
@@ -219,6 +220,19 @@ def test_a_report_that_cannot_be_written_does_not_stop_the_cases(data: Path, tmp
     (tmp_path / "report.json" / "x").mkdir(parents=True)
     assert process.main([str(data), "--output", str(tmp_path)]) == process.SOME_FAILED
     assert len(files(tmp_path)) == 3
+
+
+def test_a_report_that_is_written_in_the_end_is_no_failure(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [OutputError("the disk is full")]
+
+    def fail_once(*args: Any, **kwargs: Any) -> None:
+        if errors:
+            raise errors.pop()
+        write_report(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "write_report", fail_once)
+    assert process.main([str(data), "--output", str(tmp_path)]) == 0
+    assert set(json.loads((tmp_path / "report.json").read_text())["cases"]) == {"0098", "0099"}
 
 
 def test_a_failed_pair_leaves_no_field_of_an_earlier_run(
