@@ -8,14 +8,17 @@ FROM ${BASE_IMAGE} AS build
 # same GPUs, T4 (sm_75) to H100 (sm_90): the widest range. Whoever has such drivers gives the address of PyTorch's own index
 # here; it is no default, because the image has to build wherever only the default index can be reached.
 ARG TORCH_INDEX_URL=""
-COPY requirements.txt /tmp/requirements.txt
+# Everything else comes by hash from the lock. torch cannot: each index has a build of its own under one version, and with it
+# other CUDA libraries; pip takes hashes for all packages of a command or for none. What the lock has is kept as it is then.
+COPY requirements.txt .ci/image.lock /tmp/
 RUN python3 -m venv /opt/venv \
- && if [ -n "${TORCH_INDEX_URL}" ]; then \
-      /opt/venv/bin/pip install --no-cache-dir --index-url "${TORCH_INDEX_URL}" "$(grep '^torch==' /tmp/requirements.txt)"; \
-    fi \
- && /opt/venv/bin/pip install --no-cache-dir -r /tmp/requirements.txt \
- # headers are for compilers, and there is none
- && rm -rf /opt/venv/lib/python3.*/site-packages/torch/include
+ && /opt/venv/bin/pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r /tmp/image.lock \
+ && grep -oE '^[a-z0-9-]+==[^ ;]+' /tmp/image.lock > /tmp/kept.txt \
+ && if [ -n "${TORCH_INDEX_URL}" ]; then set -- --index-url "${TORCH_INDEX_URL}"; fi \
+ && /opt/venv/bin/pip install --no-cache-dir --constraint /tmp/kept.txt "$@" "$(grep '^torch==' /tmp/requirements.txt)" \
+ && /opt/venv/bin/pip check \
+ # headers are for compilers, and there is none; nobody runs torch's and pandas' own tests here
+ && for part in torch/include torch/test pandas/tests; do rm -rf /opt/venv/lib/python3.*/site-packages/"${part}"; done
 
 FROM ${BASE_IMAGE}
 # Only /tmp and /output can be written where this runs, and the user has no home.

@@ -97,12 +97,18 @@ def solve(
         for k in range(passes):
             ready = height if start + rows >= height else max(start + rows - k, 0)
             weight = 0.0 if k == 0 else coupling_weights[k - 1]
+            first = done[k]
+            before = smooth_rows(picked[k - 1], first, ready) if k and first < ready else None
             for begin, costs in held:
-                low, high = max(done[k], begin), min(ready, begin + rows)
+                low, high = max(first, begin), min(ready, begin + rows)
                 if low < high:
-                    before = None if k == 0 else smooth_rows(picked[k - 1], low, high)
                     picked[k][:, low:high] = kernels.coupled_argmin(
-                        costs, before, first=low - begin, last=high - begin, search_radius=search_radius, coupling_weight=weight
+                        costs,
+                        None if before is None else before[:, low - first : high - first],
+                        first=low - begin,
+                        last=high - begin,
+                        search_radius=search_radius,
+                        coupling_weight=weight,
                     )
             done[k] = ready
         if len(held) > keep:

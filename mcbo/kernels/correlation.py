@@ -22,22 +22,30 @@ from mcbo.kernels.lanes import (
     LANES,
     Floats,
     aligned_floats,
+    aligned_zeros,
     any_at_most,
     compiled,
     in_threads,
     lesser,
     load,
     round_up,
+    settle,
+    slide_1,
+    slide_2,
+    slide_14,
+    slide_15,
     spread,
+    squares_3,
+    squares_5,
+    squares_9,
     store,
+    stream,
     where_less,
 )
 from mcbo.types import Features
 
 STRIPE = 16
 """Columns worked on together: what their box means need stays in a cache of 1 MB."""
-GROUP = 3
-"""Candidates along axis 2 that share the loads of the fixed features."""
 WINDOW = 2 * HALO + 1
 """Width of the two box means together."""
 
@@ -67,7 +75,7 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
     side = 2 * search_radius + 1
     blocks = round_up(depth) // LANES
     fixed_lines = _lines(fixed, margin=0, length=round_up(depth))
-    moving_lines = _lines(moving, margin=search_radius, length=round_up(depth) + GROUP - 1)
+    moving_lines = _lines(moving, margin=search_radius, length=round_up(depth))
     carried = aligned_floats(side * side, 2 * HALO, width, blocks, side, LANES)
     weights = _window_weights(height) / 9, _window_weights(width) / 81
     thickness = min(rows, height)
@@ -126,9 +134,13 @@ def coupled_argmin(
 
 
 def _lines(features: Features, *, margin: int, length: int) -> Floats:
-    """``(1, C, h, w, d)`` features as ``(h, w, C, length)`` and a margin around h, w and length; zero where there are none."""
+    """``(1, C, h, w, d)`` features as ``(h, w, C, length)`` and a margin around h, w and length; zero where there are none.
+
+    With a margin, lines are made longer, so that each begins on a cache line and ``squares`` may read on.
+    """
     _, channels, height, width, depth = features.shape
-    lines = aligned_floats(height + 2 * margin, width + 2 * margin, channels, length + 2 * margin)
+    longer = round_up(length + 2 * margin) + LANES if margin else length
+    lines = aligned_floats(height + 2 * margin, width + 2 * margin, channels, longer)
     lines.fill(0)
     inside = torch.from_numpy(lines)[margin : margin + height, margin : margin + width, :, margin : margin + depth]
     inside.copy_(features[0].permute(1, 2, 0, 3))
@@ -168,14 +180,13 @@ def _fill_costs(
     moving_width, moving_length = moving.shape[1], moving.shape[3]
     blocks = length // LANES
     size = blocks * side * LANES  # floats of a line of cells with all candidates along axis 2
-    groups = (side + GROUP - 1) // GROUP
-    raw_length = length + 2 * HALO + LANES
-    raw = np.zeros((groups * GROUP, raw_length), np.float32)
-    columns = np.zeros((reach - done, WINDOW, size), np.float32)
+    raw_length = length + 2 * LANES  # zeros before and after
+    raw = aligned_zeros((side + 2) * raw_length).reshape((side + 2, raw_length))
+    columns = aligned_zeros((reach - done) * WINDOW * size).reshape((reach - done, WINDOW, size))
     flat = columns.reshape(-1)
     last_lane = (depth - 1) // LANES * side * LANES + (depth - 1) % LANES
-    summed = np.zeros((stop - start + 2 * HALO, STRIPE, size), np.float32)  # from row start − HALO on
     step = STRIPE * size
+    summed = aligned_zeros((stop - start + 2 * HALO) * step)  # from row start − HALO on
     two, three = spread(2.0), spread(3.0)
     for pair in range(first, last):
         c0, c1 = pair % side, pair // side
@@ -196,36 +207,33 @@ def _fill_costs(
                         f = (i * width + j) * channels * length
                         m = ((i + c0) * moving_width + j + c1) * channels * moving_length
                         for z in range(0, length, LANES):
-                            for group in range(groups):
-                                c2 = group * GROUP
-                                s0 = spread(0.0)
-                                s1 = s0
-                                s2 = s0
-                                for channel in range(channels):
-                                    feature = load(fixed, f + channel * length + z)
-                                    at = m + channel * moving_length + z + c2
-                                    d0 = feature - load(moving, at)
-                                    d1 = feature - load(moving, at + 1)
-                                    d2 = feature - load(moving, at + 2)
-                                    s0 = s0 + d0 * d0
-                                    s1 = s1 + d1 * d1
-                                    s2 = s2 + d2 * d2
-                                at = c2 * raw_length + HALO + z
-                                store(raw, at, s0)
-                                store(raw, at + raw_length, s1)
-                                store(raw, at + 2 * raw_length, s2)
+                            c2 = 0
+                            while c2 < side:
+                                fz, mz, at = f + z, m + z + c2, c2 * raw_length + LANES + z
+                                if side - c2 >= 9:
+                                    squares_9(fixed, fz, length, moving, mz, moving_length, channels, raw, at, raw_length)
+                                    c2 += 9
+                                elif side - c2 >= 5:
+                                    squares_5(fixed, fz, length, moving, mz, moving_length, channels, raw, at, raw_length)
+                                    c2 += 5
+                                else:
+                                    squares_3(fixed, fz, length, moving, mz, moving_length, channels, raw, at, raw_length)
+                                    c2 += 3
                         # Box sums along axis 2.
                         for c2 in range(side):
+                            z = c2 * raw_length + LANES
                             if depth < length:
-                                for z in range(HALO + depth, 2 * HALO + depth):
-                                    raw[c2, z] = 0.0
+                                for k in range(HALO):
+                                    raw[c2, LANES + depth + k] = 0.0
+                            before, now = spread(0.0), load(raw, z)
                             for block in range(blocks):
-                                z = c2 * raw_length + block * LANES
-                                one = load(raw, z) + load(raw, z + 4)
-                                one = one + two * (load(raw, z + 1) + load(raw, z + 3)) + three * load(raw, z + 2)
+                                after = load(raw, z + (block + 1) * LANES)
+                                one = slide_14(before, now) + slide_2(now, after)
+                                one = one + two * (slide_15(before, now) + slide_1(now, after)) + three * now
                                 store(columns, column + (block * side + c2) * LANES, one)
-                            flat[column + c2 * LANES] -= raw[c2, HALO]
-                            flat[column + c2 * LANES + last_lane] -= raw[c2, HALO + depth - 1]
+                                before, now = now, after
+                            flat[column + c2 * LANES] -= raw[c2, LANES]
+                            flat[column + c2 * LANES + last_lane] -= raw[c2, LANES + depth - 1]
                     else:
                         columns[i - done, j % WINDOW] = 0.0
                     # Box sums along axis 1, of the column that now has both its neighbors.
@@ -258,7 +266,7 @@ def _fill_costs(
                         for _ in range(side):
                             one = w0 * load(summed, z) + w1 * load(summed, z + step) + w2 * load(summed, z + 2 * step)
                             one = one + w3 * load(summed, z + 3 * step) + w4 * load(summed, z + 4 * step)
-                            store(cost, to, one)
+                            stream(cost, to, one)
                             z += LANES
                             to += side * side * LANES
             for i in range(max(stop - HALO, 0), reach):
@@ -266,6 +274,7 @@ def _fill_costs(
                 here = (i - start + HALO) * step
                 for z in range(0, (high - low) * size, LANES):
                     store(carried, there + z, load(summed, here + z))
+    settle()
 
 
 @compiled

@@ -69,6 +69,14 @@ def aligned_floats(*shape: int) -> Floats:
     return raw[first : first + size].reshape(shape)
 
 
+@compiled
+def aligned_zeros(size: int) -> Floats:
+    """``size`` zeros from a multiple of 64 bytes on, for compiled code."""
+    raw = np.zeros(size + LANES, np.float32)
+    first = -(raw.ctypes.data // 4) % LANES
+    return raw[first : first + size]
+
+
 def round_up(size: int) -> int:
     """The next multiple of ``LANES``."""
     return -(-size // LANES) * LANES
@@ -121,6 +129,105 @@ def store(_: Any, array: Any, index: Any, value: Any) -> tuple[Any, Generator]:
         return context.get_dummy_value()
 
     return types.none(array, types.int64, Lanes), generate
+
+
+@_vector
+def stream(_: Any, array: Any, index: Any, value: Any) -> tuple[Any, Generator]:
+    """As ``store``, past the caches, to a multiple of ``LANES`` in an array of ``aligned_floats``; ``settle`` has to follow."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _place(context, builder, signature.args[0], *arguments[:2])
+        stored = builder.store(arguments[2], place, align=4 * LANES)
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64, Lanes), generate
+
+
+@_vector
+def settle(_: Any) -> tuple[Any, Generator]:
+    """What was streamed before is seen by every thread after."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), generate
+
+
+def _slide(count: int) -> Callable[[Any, Any], Any]:
+    """``slide(a, b)``: the lanes of a and then b, without the first ``count``."""
+
+    @_vector
+    def slide(_: Any, a: Any, b: Any) -> tuple[Any, Generator]:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return _slid(builder, arguments[0], arguments[1], count)
+
+        return Lanes(Lanes, Lanes), generate
+
+    return cast(Callable[[Any, Any], Any], slide)
+
+
+def _slid(builder: Any, a: Any, b: Any, count: int) -> Any:
+    numbers = list(range(count, count + LANES))
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), LANES), numbers))
+
+
+slide_1, slide_2, slide_14, slide_15 = (_slide(count) for count in (1, 2, LANES - 2, LANES - 1))
+
+
+def _squares(count: int) -> Callable[..., None]:
+    """``squares(fixed, f, fixed_step, moving, m, moving_step, channels, result, to, step)`` for ``count`` neighboring shifts.
+
+    Sums ``(fixed[f + i] − moving[m + k + i])²`` over channels, which lie ``fixed_step`` and ``moving_step`` apart, for each
+    lane i and k < ``count``, and writes the sums of each k to ``result``, ``step`` apart from ``to`` on. Two loads of the
+    moving line serve all k; a load for each, most of them across cache lines, takes longer than the arithmetic.
+    """
+
+    @_vector
+    def squares(
+        _: Any,
+        fixed: Any,
+        f: Any,
+        fixed_step: Any,
+        moving: Any,
+        m: Any,
+        moving_step: Any,
+        channels: Any,
+        result: Any,
+        to: Any,
+        step: Any,
+    ) -> tuple[Any, Generator]:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            fixed, f, fixed_step, moving, m, moving_step, channels, result, to, step = arguments
+
+            def place(argument: int, array: Any, index: Any) -> Any:
+                return _place(context, builder, signature.args[argument], array, index)
+
+            sums = [cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, None)) for _ in range(count)]
+            for one in sums:
+                builder.store(ir.Constant(_VECTOR, None), one)
+            with cgutils.for_range(builder, channels) as loop:
+                at = builder.add(m, builder.mul(loop.index, moving_step))
+                a = builder.load(place(0, fixed, builder.add(f, builder.mul(loop.index, fixed_step))), align=4)
+                low = builder.load(place(3, moving, at), align=4)
+                high = builder.load(place(3, moving, builder.add(at, ir.Constant(at.type, LANES))), align=4)
+                for k, one in enumerate(sums):
+                    d = builder.fsub(a, _slid(builder, low, high, k), flags=_MAY_FUSE)
+                    square = builder.fmul(d, d, flags=_MAY_FUSE)
+                    builder.store(builder.fadd(builder.load(one), square, flags=_MAY_FUSE), one)
+            for k, one in enumerate(sums):
+                at = builder.add(to, builder.mul(step, ir.Constant(step.type, k)))
+                builder.store(builder.load(one), place(7, result, at), align=4)
+            return context.get_dummy_value()
+
+        i = types.int64
+        return types.none(fixed, i, i, moving, i, i, i, result, i, i), generate
+
+    return cast(Callable[..., None], squares)
+
+
+squares_3, squares_5, squares_9 = (_squares(count) for count in (3, 5, 9))
 
 
 @_vector
