@@ -169,6 +169,12 @@ def process(
             help="Write the best of identity, rigid part and full result, by features; cascade does so anyway.",
         ),
     ] = False,
+    trust_paths: Annotated[
+        bool,
+        typer.Option(
+            "--trust-paths", envvar="MCBO_TRUST_PATHS", help="Let the images of a data set lie, or link, outside of its folder."
+        ),
+    ] = False,
     demo: Annotated[
         bool, typer.Option("--demo", envvar="MCBO_DEMO", help="Make a small data set, register and score it. Needs no input.")
     ] = False,
@@ -206,7 +212,7 @@ def process(
 
             outcome = run_demo(options, config=find_config(task or DEFAULT_TASK, preset))
         else:
-            outcome = _run(inputs or [], input_folder, options, task, preset, split, _split_commas(case))
+            outcome = _run(inputs or [], input_folder, options, task, preset, split, _split_commas(case), trust_paths)
     except McboError as error:
         log.error("%s", error)
         context.obj.append(BAD_INPUT)
@@ -222,11 +228,12 @@ def _run(
     preset: str | None,
     split: str,
     names: Sequence[str],
+    trust_paths: bool,
 ) -> Outcome:
     if len(inputs) == 3:
         dataset, options = _three_paths(inputs, options)
     elif len(inputs) <= 1:
-        dataset = open_input(Path(inputs[0]) if inputs else input_folder, split=split)
+        dataset = open_input(Path(inputs[0]) if inputs else input_folder, split=split, trust_paths=trust_paths)
     else:
         raise InputError(
             f"expected no path, one (a dataset JSON) or three (fixed, moving, output file), got {len(inputs)}: "

@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
+from evaluation.errors import EvaluationError, printable
 from evaluation.leaderboard import build_board
-from evaluation.pairs import SPLITS, EvaluationError, read_json, read_pairs
+from evaluation.pairs import SPLITS, read_pairs
 from evaluation.render import BOARD_SUFFIXES, board_markdown, board_text, scores_page
 from evaluation.settings import from_config, from_options
 from evaluation.submission import check, write_zero
-from evaluation.summary import Scores, score, to_official, to_table
+from evaluation.summary import Scores, score, task_name, to_official, to_table
 from evaluation.tasks import METRICS, PROGRAMS, find_task
 
 ALL_SCORED, BAD_INPUT, SOME_FAILED = 0, 1, 2
@@ -27,6 +28,12 @@ Predictions = Annotated[
     Path, typer.Option("--predictions", metavar="DIR", help="Folder of displacements disp_*.nii.gz or .npz.")
 ]
 Split = Annotated[str, typer.Option("--split", metavar="|".join(SPLITS), help="Which pairs of the JSON.")]
+TrustPaths = Annotated[
+    bool,
+    typer.Option(
+        "--trust-paths", envvar="MCBO_TRUST_PATHS", help="Let the files of a data set lie, or link, outside of its folder."
+    ),
+]
 Metrics = Annotated[
     str | None,
     typer.Option(
@@ -52,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return status[0]
         return BAD_INPUT if stop.code == 2 else int(stop.code or 0)  # 2 is typer's own status for wrong usage
     except EvaluationError as error:
-        typer.echo(f"ERROR: {error}", err=True)
+        _say(f"ERROR: {error}", err=True)
         return BAD_INPUT
     except BrokenPipeError:  # nobody reads on; what was asked for is written by then
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (for the interpreter's last flush)
         return status[0] if status else ALL_SCORED
     except OSError as error:
-        typer.echo(f"ERROR: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
+        _say(f"ERROR: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
         return BAD_INPUT
     return status[0] if status else ALL_SCORED
 
@@ -92,15 +99,16 @@ def score_command(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One page with tables and plots.", show_default=False)
     ] = None,
+    trust_paths: TrustPaths = False,
 ) -> None:
     """Score a submission: TRE, SDlogJ and foldings, Dice, HD95; per pair and over all. Status 2 if a pair has no score."""
     _check_writable(output, csv, html)
     _check_folder(predictions)
-    settings = from_config(config, dataset) if config else from_options(_split(metrics))
+    settings = from_config(config, dataset, trust_paths=trust_paths) if config else from_options(_split(metrics))
     chosen = next((known for known in PROGRAMS if known == program), None)
     if program is not None and chosen is None:
         raise EvaluationError(f"--program: expected one of {', '.join(PROGRAMS)}, found {program!r}")
-    scores = score(dataset, predictions, settings, split=_known(split), program=chosen)
+    scores = score(dataset, predictions, settings, split=_known(split), program=chosen, trust_paths=trust_paths)
     if output:
         _write(output, json.dumps(to_official(scores), indent=1, allow_nan=False) + "\n")
     if csv:
@@ -132,15 +140,25 @@ def _check_folder(*folders: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # names may hold what no encoding can write
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Prints a line; what file names and JSONs of strangers hold does nothing to the terminal."""
+    typer.echo(printable(text), err=err)
+
+
+def _say_lines(text: str) -> None:
+    for line in text.split("\n"):
+        _say(line)
 
 
 def _print_scores(scores: Scores) -> None:
     for pair in scores.pairs:
         if pair.error is not None:
-            typer.echo(f"ERROR: {pair.pair.field_name} has no score: {pair.error}", err=True)
+            _say(f"ERROR: {pair.pair.field_name} has no score: {pair.error}", err=True)
     table = to_table(scores).drop(columns="error", errors="ignore")
     names = [m.name for m in scores.settings.methods]
     kinds = ("{}_initial", "{}", "{}_voxels") if scores.task.unit == "voxels" else ("{}_initial", "{}")
@@ -149,19 +167,25 @@ def _print_scores(scores: Scores) -> None:
     if shown and len(scores.scored):
         table = table.loc[[pair.pair.field_name for pair in scores.scored], shown]
         table.loc["mean"] = table.mean()
-        typer.echo("TRE in mm" + (f"; {scores.task.name} counts it in voxels" if scores.task.unit == "voxels" else ""))
-        typer.echo(table.round(3).to_string())
+        _say("TRE in mm" + (f"; {scores.task.name} counts it in voxels" if scores.task.unit == "voxels" else ""))
+        _say_lines(table.round(3).to_string())
 
 
 @app.command()
-def validate(context: typer.Context, dataset: Dataset, predictions: Predictions, split: Split = "val") -> None:
+def validate(
+    context: typer.Context,
+    dataset: Dataset,
+    predictions: Predictions,
+    split: Split = "val",
+    trust_paths: TrustPaths = False,
+) -> None:
     """Say what would make the organisers refuse a submission: every problem, one line each. Status 1 if there is one."""
-    pairs = read_pairs(dataset, split=_known(split))
+    pairs = read_pairs(dataset, split=_known(split), trust_paths=trust_paths)
     problems = check(pairs, predictions)
     context.obj.append(BAD_INPUT if problems else ALL_SCORED)
     for problem in problems:
-        typer.echo(problem)
-    typer.echo(f"{len(pairs)} pair(s), {len(problems)} problem(s)")
+        _say(problem)
+    _say(f"{len(pairs)} pair(s), {len(problems)} problem(s)")
 
 
 @app.command()
@@ -175,6 +199,7 @@ def leaderboard(
     split: Split = "val",
     metrics: Metrics = None,
     published: Annotated[bool, typer.Option("--published", help="Also show published results; they are not ranked.")] = False,
+    trust_paths: TrustPaths = False,
 ) -> None:
     """Rank several methods on the same pairs, as the challenge does."""
     if output.suffix not in BOARD_SUFFIXES:
@@ -187,19 +212,21 @@ def leaderboard(
         folders[name] = Path(folder)
     _check_writable(output)
     _check_folder(*folders.values())
-    task = find_task(str(read_json(dataset).get("name", "")))
+    task = find_task(task_name(dataset, default=""))
     chosen = _split(metrics)
     settings = from_options(task.ranked_by if chosen is None else chosen)
-    scores = {name: score(dataset, folder, settings, split=_known(split)) for name, folder in folders.items()}
+    scores = {
+        name: score(dataset, folder, settings, split=_known(split), trust_paths=trust_paths) for name, folder in folders.items()
+    }
     board = build_board(scores, metrics=chosen, published=split if published else None)
     _write(output, board_text(board, output.suffix))
     failed = [(name, pair) for name, method in scores.items() for pair in method.pairs if pair.error is not None]
     context.obj.append(SOME_FAILED if failed else ALL_SCORED)
     for name, pair in failed:
-        typer.echo(f"ERROR: {name}: {pair.pair.field_name} has no score: {pair.error}", err=True)
+        _say(f"ERROR: {name}: {pair.pair.field_name} has no score: {pair.error}", err=True)
     if published and not board.published:
-        typer.echo(f"nothing published is known of {task.name}, --split {split}", err=True)
-    typer.echo(board_markdown(board))
+        _say(f"nothing published is known of {task.name}, --split {split}", err=True)
+    _say_lines(board_markdown(board))
 
 
 @app.command()
@@ -207,10 +234,11 @@ def zero(
     dataset: Dataset,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where to write.")],
     split: Split = "val",
+    trust_paths: TrustPaths = False,
 ) -> None:
     """Write zero displacements for every pair: the submission whose score is the initial one."""
-    paths = write_zero(read_pairs(dataset, split=_known(split)), output)
-    typer.echo(f"{len(paths)} zero displacement(s) written to {output}")
+    paths = write_zero(read_pairs(dataset, split=_known(split), trust_paths=trust_paths), output)
+    _say(f"{len(paths)} zero displacement(s) written to {output}")
 
 
 def _split(metrics: str | None) -> list[str] | None:

@@ -81,7 +81,7 @@ def board_markdown(board: Board) -> str:
     """A leaderboard as Markdown."""
     titles = _metric_titles(board)
     head = ["rank", "method", *(f"{title} (95 % interval)" for title in titles.values()), "score", "source"]
-    lines = [f"# {board.name}: {len(board.cases)} pairs", "", _line(head), _line("---" for _ in head)]
+    lines = [f"# {_cell(board.name)}: {len(board.cases)} pairs", "", _line(head), _line("---" for _ in head)]
     for row in board.rows:
         results = [f"{_fixed(r.mean)} ± {_fixed(r.std)} ({_fixed(r.low)} to {_fixed(r.high)})" for r in row.results.values()]
         lines.append(_line([str(row.rank), row.method, *results, _fixed(row.score), _measured(row, board)]))
@@ -157,4 +157,9 @@ def _fixed(value: float) -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_cell, cells)) + " |"
+
+
+def _cell(text: str) -> str:
+    """Text inside Markdown: on one line, and neither a column nor HTML."""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.errors import EvaluationError
+from evaluation.images import read_field, read_grid, read_volume
+from evaluation.landmarks import read_landmarks
 from evaluation.metrics import Field, Regularity, dice, hd95, landmark_errors, regularity, warp_labels
-from evaluation.pairs import UNREADABLE, EvaluationError, Pair, beside, find_field, read_field, read_grid, read_landmarks
+from evaluation.pairs import Pair, find_field
 from evaluation.settings import Method, Settings
 
 Array = NDArray[np.float64]
@@ -70,7 +72,7 @@ def score_pair(pair: Pair, predictions: Path, settings: Settings) -> PairScore:
 
 
 def _score_points(score: PairScore, method: Method, displacement: Field, shape: Shape, settings: Settings) -> None:
-    fixed_path, moving_path = (beside(path, method.points, ".csv") for path in (score.pair.fixed, score.pair.moving))
+    fixed_path, moving_path = score.pair.beside(method.points, ".csv")
     if not settings.required and not fixed_path.exists() and not moving_path.exists():
         return
     fixed, moving = read_point_pairs(fixed_path, moving_path, shape)
@@ -97,7 +99,7 @@ def read_point_pairs(fixed_path: Path, moving_path: Path, shape: Shape) -> tuple
 
 
 def _score_regularity(score: PairScore, displacement: Field, settings: Settings) -> None:
-    mask_path = beside(score.pair.fixed, "masks")
+    mask_path, _ = score.pair.beside("masks")
     mask = None
     if settings.masked and mask_path.exists():
         mask = read_volume(mask_path, displacement.shape[:3]) != 0
@@ -112,7 +114,7 @@ def _score_regularity(score: PairScore, displacement: Field, settings: Settings)
 
 
 def _score_overlaps(score: PairScore, methods: Sequence[Method], displacement: Field, settings: Settings) -> None:
-    paths = [beside(path, "labels") for path in (score.pair.fixed, score.pair.moving)]
+    paths = score.pair.beside("labels")
     if not settings.required and not any(path.exists() for path in paths):
         return
     shape = displacement.shape[:3]
@@ -130,20 +132,3 @@ def _score_overlaps(score: PairScore, methods: Sequence[Method], displacement: F
             score.notes.append(f"{method.name}: labels {missing or 'of any kind'} are not in both images, and do not count")
         if any(map(math.isinf, score.values[method.name])):
             score.notes.append(f"{method.name}: no number, because a label was moved out of the volume (infinite distance)")
-
-
-def read_volume(path: Path, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """An image of labels or a mask, ``(H, W, D)``.
-
-    Raises:
-        EvaluationError: if it cannot be read or has another shape.
-    """
-    try:
-        volume = np.asarray(nibabel.load(path).dataobj, dtype=np.float64)  # type: ignore[attr-defined]
-    except UNREADABLE as error:
-        raise EvaluationError(f"{path}: expected an image, but it cannot be read: {error}") from error
-    if volume.shape != shape:
-        raise EvaluationError(f"{path}: expected shape {shape}, that of the fixed image, found {volume.shape}")
-    if not np.isfinite(volume).all():
-        raise EvaluationError(f"{path}: expected finite values, found some that are NaN or infinite")
-    return volume

@@ -1,11 +1,20 @@
 """What is to be scored: the metrics asked for on the command line, or an official evaluation config."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.pairs import EvaluationError, Pair, pairs_of, read_json
+from evaluation.errors import EvaluationError, shown
+from evaluation.files import read_json
+from evaluation.pairs import Pair, pairs_of
 from evaluation.tasks import METRICS
+
+MAX_NAME = 100
+"""Characters of a method's name."""
+
+_FOLDER = re.compile("[A-Za-z0-9_-]{1,50}")
+"""A kind of folder beside ``images*``; nothing that leads elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +70,13 @@ def from_options(metrics: Sequence[str] | None) -> Settings:
     )
 
 
-def from_config(path: Path, dataset: Path) -> Settings:
+def from_config(path: Path, dataset: Path, *, trust_paths: bool = False) -> Settings:
     """Settings from an official ``*_evaluation_config.json``.
 
     Args:
         path: of the config; its keys ``evaluation_methods``, ``masked_evaluation``, ``eval_pairs`` and ``task_name`` are used.
         dataset: the dataset JSON, beside which the images lie.
+        trust_paths: let files lie outside of the dataset's folder.
 
     Raises:
         EvaluationError: if it is not such a config.
@@ -74,31 +84,40 @@ def from_config(path: Path, dataset: Path) -> Settings:
     content = read_json(path)
     listed = content.get("evaluation_methods")
     if not isinstance(listed, list) or not listed:
-        raise EvaluationError(f"{path}: expected a list under evaluation_methods, found {listed!r}")
+        raise EvaluationError(f"{path}: expected a list under evaluation_methods, found {shown(listed)}")
     methods = []
     for entry in listed:
-        try:
-            labels = entry.get("labels")
-            method = Method(
-                metric=entry["metric"],
-                name=str(entry.get("name", METRICS[entry["metric"]].name)),
-                labels=None if labels is None else tuple(int(label) for label in labels),
-                points=str(entry.get("dest", "landmarks")),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        method = _method(entry)
+        if method is None:
             raise EvaluationError(
-                f"{path}: expected evaluation methods with a metric out of {', '.join(METRICS)}, found {entry!r}"
-            ) from error
+                f"{path}: expected evaluation methods with a metric out of {', '.join(METRICS)}, found {shown(entry)}"
+            )
         methods.append(method)
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
-        raise EvaluationError(f"{path}: expected evaluation methods with names of their own, found {', '.join(names)}")
+        raise EvaluationError(f"{path}: expected evaluation methods with names of their own, found {shown(names)}")
     pairs = content.get("eval_pairs")
     name = content.get("task_name")
     return Settings(
         methods=tuple(methods),
         required=True,
         masked=bool(content.get("masked_evaluation", False)),
-        pairs=tuple(pairs_of(pairs, dataset)) if pairs else None,
-        name=name if isinstance(name, str) else None,
+        pairs=tuple(pairs_of(pairs, dataset, f"{path}: eval_pairs", trust_paths=trust_paths)) if pairs else None,
+        name=name[:MAX_NAME] if isinstance(name, str) else None,
     )
+
+
+def _method(entry: object) -> Method | None:
+    """A method of a config, or None if the entry is none."""
+    if not isinstance(entry, dict) or entry.get("metric") not in list(METRICS):
+        return None
+    labels, name, points = entry.get("labels"), entry.get("name", METRICS[entry["metric"]].name), entry.get("dest", "landmarks")
+    if not (labels is None or (isinstance(labels, list) and all(map(_is_label, labels)))):
+        return None
+    if not (isinstance(name, str) and name and len(name) <= MAX_NAME and isinstance(points, str) and _FOLDER.fullmatch(points)):
+        return None
+    return Method(entry["metric"], name, None if labels is None else tuple(map(int, labels)), points)
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, int | str) and bool(re.fullmatch("[0-9]{1,9}", str(value)))

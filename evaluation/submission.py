@@ -9,21 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
+from evaluation.errors import EvaluationError, reason
+from evaluation.images import UNREADABLE, is_field_dtype, load_field, open_field, read_affine, read_grid, read_volume
 from evaluation.metrics import Field, landmark_errors
-from evaluation.pairs import (
-    SUFFIXES,
-    UNREADABLE,
-    EvaluationError,
-    Pair,
-    beside,
-    find_field,
-    is_field_dtype,
-    load_field,
-    open_field,
-    read_affine,
-    read_grid,
-)
-from evaluation.scoring import read_point_pairs, read_volume
+from evaluation.pairs import SUFFIXES, Pair, find_field
+from evaluation.scoring import read_point_pairs
 
 Array = NDArray[np.float64]
 Reading = Callable[[Field, Array], Field]
@@ -153,8 +143,8 @@ def suspect(pair: Pair, field: Field, spacing: Array) -> str | None:
 
 
 def _landmark_error(pair: Pair, spacing: Array) -> Callable[[Field], float] | None:
-    paths = [beside(path, "landmarks", ".csv") for path in (pair.fixed, pair.moving)]
     try:
+        paths = pair.beside("landmarks", ".csv")
         fixed, moving = read_point_pairs(paths[0], paths[1], read_grid(pair.fixed)[0])
     except EvaluationError:
         return None
@@ -206,6 +196,6 @@ def write_zero(pairs: list[Pair], output: Path) -> list[Path]:
             output.mkdir(parents=True, exist_ok=True)
             nibabel.save(field, path)
         except UNREADABLE as error:
-            raise EvaluationError(f"{path}: cannot be written: {error}") from error
+            raise EvaluationError(f"{path}: cannot be written: {reason(error)}") from error
         paths.append(path)
     return paths

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evaluation.pairs import Pair, read_json, read_pairs
+from evaluation.files import read_json
+from evaluation.pairs import Pair, read_pairs
 from evaluation.scoring import PairScore, score_pair
-from evaluation.settings import Method, Settings
+from evaluation.settings import MAX_NAME, Method, Settings
 from evaluation.tasks import METRICS, REMIND2REG_QUANTILE_30, Program, Task, find_task
 
 PERCENTILES = (25, 50, 75, 95)
@@ -45,7 +46,13 @@ class Scores:
 
 
 def score(
-    dataset: Path, predictions: Path, settings: Settings, *, split: str = "val", program: Program | None = None
+    dataset: Path,
+    predictions: Path,
+    settings: Settings,
+    *,
+    split: str = "val",
+    program: Program | None = None,
+    trust_paths: bool = False,
 ) -> Scores:
     """Scores every pair of a dataset's split (or of the settings).
 
@@ -55,16 +62,24 @@ def score(
         settings: what to score.
         split: ``val``, ``test`` or ``train``.
         program: whose conventions hold; the task's, if None.
+        trust_paths: let files lie outside of the dataset's folder.
 
     Raises:
         EvaluationError: if the dataset JSON cannot be read.
     """
-    pairs: Sequence[Pair] = settings.pairs if settings.pairs is not None else read_pairs(dataset, split=split)
-    name = settings.name or str(read_json(dataset).get("name", dataset.name))
-    task = find_task(name)
+    pairs: Sequence[Pair] = (
+        settings.pairs if settings.pairs is not None else read_pairs(dataset, split=split, trust_paths=trust_paths)
+    )
+    task = find_task(settings.name or task_name(dataset, default=dataset.name))
     if program is not None:
         task = replace(task, program=program)
     return Scores(task, settings, tuple(score_pair(pair, predictions, settings) for pair in pairs))
+
+
+def task_name(dataset: Path, *, default: str) -> str:
+    """The name that a dataset JSON gives itself, cut where it is longer than names are."""
+    name = read_json(dataset).get("name")
+    return name[:MAX_NAME] if isinstance(name, str) and name else default
 
 
 def to_table(scores: Scores) -> pd.DataFrame:

@@ -3,15 +3,17 @@
 Format: the Learn2Reg dataset description, as its tasks used it from 2021 to 2026.
 """
 
-import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from mcbo.description import read_description
 from mcbo.errors import InputError
+from mcbo.paths import Folder, shown
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "val": ("registration_val", "validation_paired", "validation"),
@@ -26,7 +28,10 @@ FIXED_CHANNEL = "0000"
 IMAGE_FOLDERS = (".", "imagesTs", "imagesVal", "imagesTr")
 """Where a folder without a JSON may keep its images."""
 
-_IMAGE_NAME = re.compile(r"(?P<task>.+)_(?P<case>\d{4})_(?P<channel>\d{4})\.nii(\.gz)?")
+_IMAGE_NAME = re.compile(r"(?P<task>.+)_(?P<case>[0-9]{4})_(?P<channel>[0-9]{4})\.nii(\.gz)?")
+
+MAX_NAME = 100
+"""Characters of a task's name."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,13 @@ class _Entry(BaseModel):
 _ENTRIES = TypeAdapter(list[_Entry])
 
 
-def open_input(path: Path, *, split: str) -> Dataset:
+def open_input(path: Path, *, split: str, trust_paths: bool = False) -> Dataset:
     """Reads a dataset from its JSON, or from a folder with or without one.
 
     Args:
         path: a ``*_dataset.json``, or a folder.
         split: ``val``, ``test`` or ``train``.
+        trust_paths: let images lie outside of the dataset's folder.
 
     Raises:
         InputError: if that cannot be done; the message says what was expected and found.
@@ -84,31 +90,28 @@ def open_input(path: Path, *, split: str) -> Dataset:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; expected a dataset JSON or a folder of images")
         if not path.is_dir():
-            return read_json(path, split=split)
+            return read_json(path, split=split, trust_paths=trust_paths)
         found = sorted(path.glob("*_dataset.json"))
         if len(found) > 1:
             names = ", ".join(file.name for file in found)
             raise InputError(f"{path}: expected one *_dataset.json, found {names}; name the one to use")
-        return read_json(found[0], split=split) if found else scan_folder(path)
+        if found:
+            return read_json(found[0], split=split, trust_paths=trust_paths)
+        return scan_folder(path, trust_paths=trust_paths)
     except OSError as error:
         raise InputError(f"{path}: expected a readable file or folder, but: {error.strerror or error}") from error
 
 
-def read_json(path: Path, *, split: str) -> Dataset:
+def read_json(path: Path, *, split: str, trust_paths: bool = False) -> Dataset:
     """Reads the pairs of a split from a Learn2Reg dataset JSON; keys that are not needed are ignored.
 
     Raises:
         InputError: as ``open_input``.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, numbers of too many digits
-        raise InputError(f"{path}: expected a dataset JSON, but it cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object with a list of pairs, found a {type(content).__name__}")
+    content = read_description(path)
     name = content.get("name")
-    if name is not None and not isinstance(name, str):
-        raise InputError(f"{path}: expected 'name' to be text, found {name!r}")
+    if name is not None and not (isinstance(name, str) and len(name) <= MAX_NAME):
+        raise InputError(f"{path}: expected 'name' to be text of at most {MAX_NAME} characters, found {shown(name)}")
     key = next((key for key in SPLITS[split] if content.get(key)), None)
     if key is None:
         filled = [f"--split {other}" for other, keys in SPLITS.items() if any(content.get(k) for k in keys)]
@@ -119,20 +122,26 @@ def read_json(path: Path, *, split: str) -> Dataset:
     try:
         entries = _ENTRIES.validate_python(content[key])
     except ValidationError as error:
-        where = "".join(f"[{part!r}]" for part in error.errors()[0]["loc"])
+        where = "".join(f"[{shown(part)}]" for part in error.errors()[0]["loc"])
         raise InputError(
             f'{path}: expected {key} to be a list of {{"fixed": PATH, "moving": PATH}}, but {key}{where} is missing '
             "or of another kind"
         ) from error
-    return Dataset(task=name, cases=group_pairs((path.parent / e.fixed, path.parent / e.moving) for e in entries))
+    folder = Folder(path.parent, trusted=trust_paths)
+    pairs = [
+        (folder.join(entry.fixed, f"{path}: {key}[{i}]['fixed']"), folder.join(entry.moving, f"{path}: {key}[{i}]['moving']"))
+        for i, entry in enumerate(entries)
+    ]
+    return Dataset(task=name, cases=group_pairs(pairs))
 
 
-def scan_folder(folder: Path) -> Dataset:
+def scan_folder(folder: Path, *, trust_paths: bool = False) -> Dataset:
     """Finds cases by file names ``TASK_CASE_CHANNEL.nii.gz``: channel 0000 is fixed, all others move.
 
     Raises:
-        InputError: if there is no complete case, or more than one task.
+        InputError: if there is no complete case, more than one task, or a link out of the folder.
     """
+    bounds = Folder(folder, trusted=trust_paths)
     for subfolder in IMAGE_FOLDERS:
         files = [file for file in sorted((folder / subfolder).glob("*.nii*")) if _IMAGE_NAME.fullmatch(file.name)]
         names = [parse_name(file) for file in files]
@@ -146,6 +155,8 @@ def scan_folder(folder: Path) -> Dataset:
         ]
         if not pairs:
             continue
+        for file in dict.fromkeys(file for pair in pairs for file in pair):
+            bounds.join(str(file.relative_to(folder)), str(file))
         tasks = sorted({parse_name(file)[0] for _, file in pairs})
         if len(tasks) > 1:
             raise InputError(f"{folder / subfolder}: expected images of one task, found {', '.join(tasks)}")
@@ -169,7 +180,7 @@ def group_pairs(pairs: Iterable[tuple[Path, Path]]) -> tuple[Case, ...]:
     Raises:
         InputError: if two different pairs would write a displacement of the same name.
     """
-    grouped: dict[tuple[Path, str], list[Pair]] = {}
+    grouped: dict[tuple[Path, str], dict[Pair, None]] = {}
     named: dict[str, Pair] = {}
     for fixed, moving in pairs:
         _, fixed_case, fixed_channel = parse_name(fixed)
@@ -180,13 +191,12 @@ def group_pairs(pairs: Iterable[tuple[Path, Path]]) -> tuple[Case, ...]:
             raise InputError(
                 f"expected one pair for {name}, found {named[name].fixed} with {named[name].moving}, and {fixed} with {moving}"
             )
-        members = grouped.setdefault((fixed, moving_case), [])
-        if pair not in members:
-            members.append(pair)
+        grouped.setdefault((fixed, moving_case), {})[pair] = None
     short = [_case_name(fixed, moving_case) for fixed, moving_case in grouped]
+    shared = Counter(short)
     return tuple(
         # Where two cases would share a name, that of their first displacement tells them apart.
-        Case(name if short.count(name) == 1 else members[0].field_name.removeprefix("disp_"), fixed, tuple(members))
+        Case(name if shared[name] == 1 else next(iter(members)).field_name.removeprefix("disp_"), fixed, tuple(members))
         for name, ((fixed, _), members) in zip(short, grouped.items(), strict=True)
     )
 

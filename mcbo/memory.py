@@ -8,7 +8,7 @@ what lies between tensors: up to 1.2 GB in all were seen at 256³.
 
 from collections.abc import Sequence
 
-from mcbo.config import Cascade, Config, DeformStage, Level, Preset, SearchStage, check_size, format_shape
+from mcbo.config import Cascade, Config, DeformStage, Level, Preset, SearchStage, check_size, fit_to_shape, format_shape
 from mcbo.convex import slabs_behind
 from mcbo.cost_volume import HALO
 from mcbo.errors import MemoryBudgetError
@@ -97,6 +97,26 @@ def cascade_bytes(shape: Shape, config: Cascade, *, movings: int) -> int:
         peaks.append(voxels / stage.grid_spacing**3 * (candidates + 2 * FEATURE_CHANNELS * 2 * movings + 30))
     peaks += [voxels / stage.grid_spacing**3 * (FEATURE_CHANNELS * (2 + 3 * movings) + 60) for stage in config.refine]
     return int(FLOAT_BYTES * (held + max(peaks)))
+
+
+def check_budget(shape: Shape, config: Preset, *, movings: int, budget_bytes: int) -> None:
+    """Refuses a case of which only the shape is known yet.
+
+    Args:
+        shape: voxels.
+        config: the preset, not fitted to the shape.
+        movings: moving images that are fused; 1 where they are not.
+        budget_bytes: what the case may use in all.
+
+    Raises:
+        InputError: if the shape is too small for the preset.
+        MemoryBudgetError: if even the thinnest slabs need more than the budget; the message says how much would do.
+    """
+    if isinstance(config, Cascade):
+        check_cascade(shape, config, movings=movings, budget_bytes=budget_bytes)
+    else:
+        fitted, _ = fit_to_shape(config, shape)
+        rows_per_level(shape, fitted, movings=movings, budget_bytes=budget_bytes, thickest=1)
 
 
 def check_cascade(shape: Shape, config: Cascade, *, movings: int, budget_bytes: int) -> None:

@@ -1,7 +1,5 @@
-"""Image files: the door through which volumes come in and displacements go out. The only module that uses nibabel."""
+"""Image files: the door through which volumes come in and displacements go out."""
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,18 +7,16 @@ import nibabel
 import numpy as np
 import torch
 from isal import igzip
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import NDArray
 
+from mcbo.archive import read_array
 from mcbo.errors import InputError
 from mcbo.files import write_whole
+from mcbo.header import Header, read_header, read_values
 from mcbo.types import Displacement, Shape, Triple, Volume
 
 FORMATS = ("nii.gz", "npz")
 """What displacements are written as."""
-
-_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -50,60 +46,43 @@ def read_image(path: Path) -> Image:
     Raises:
         InputError: if it is missing, empty, cut off, not 3D, not finite or constant; the message names the file.
     """
+    header = read_header(path)
+    check_image(header)
     try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: expected a NIfTI image, found an empty file")
-        nifti = nibabel.load(path)
-        if not isinstance(nifti, SpatialImage):
-            raise InputError(f"{path}: expected a NIfTI image, found a {type(nifti).__name__}")
-        array = np.asanyarray(nifti.dataobj)
-        affine = np.zeros((4, 4)) if nifti.affine is None else np.asarray(nifti.affine, dtype=np.float64)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; expected an image") from error
+        array = read_values(header)
     except MemoryError as error:
         raise InputError(f"{path}: expected an image that fits into memory: {error}") from error
-    except _UNREADABLE as error:
-        raise InputError(f"{path}: expected a whole NIfTI image, but it cannot be read: {error}") from error
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
-        raise InputError(f"{path}: expected an affine that can be inverted, found {affine.tolist()}")
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{path}: expected one number per voxel, found data of type {array.dtype}")
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 3:
-        raise InputError(f"{path}: expected a 3D image, found {array.ndim}D data of shape {array.shape}")
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, dtype=np.float32)
-    broken = array.size - int(np.isfinite(array).sum())
+    broken = array.size - sum(int(np.isfinite(plane).sum()) for plane in array)  # by planes, to spare memory
     if broken:
         raise InputError(
             f"{path}: expected finite intensities, found {broken} voxel(s) that are NaN, infinite or beyond float32"
         )
-    if array.size == 0 or array.min() == array.max():
-        value = f"only the value {array.flat[0]:g}" if array.size else "no voxels"
-        raise InputError(f"{path}: expected an image with structure to register, found {value}")
-    return Image(path=path, volume=torch.from_numpy(array)[None, None], affine=affine)
+    if array.min() == array.max():
+        raise InputError(f"{path}: expected an image with structure to register, found only the value {array.flat[0]:g}")
+    return Image(path=path, volume=torch.from_numpy(array)[None, None], affine=header.affine)
+
+
+def check_image(header: Header) -> Shape:
+    """The shape of an image that can be registered, as its header has it.
+
+    Raises:
+        InputError: if it is not 3D, or not one number per voxel.
+    """
+    if header.dtype.kind not in "iuf":
+        raise InputError(f"{header.path}: expected one number per voxel, found data of type {header.dtype}")
+    if len(header.shape) != 3:
+        raise InputError(f"{header.path}: expected a 3D image, found {len(header.shape)}D data of shape {header.shape}")
+    return header.shape
 
 
 def read_grid(path: Path) -> tuple[Shape, NDArray[np.float64]]:
     """Shape, ``(H, W, D)``, and affine, ``(4, 4)`` float64, of an image, from its header alone.
 
     Raises:
-        InputError: if that cannot be read or is not of a 3D image.
+        InputError: if that cannot be read, or is not of a 3D image of one number per voxel.
     """
-    try:
-        nifti = nibabel.load(path)
-        shape = tuple(map(int, nifti.shape)) if isinstance(nifti, SpatialImage) else ()
-        affine = np.asarray(nifti.affine, dtype=np.float64) if isinstance(nifti, SpatialImage) else np.eye(4)
-    except _UNREADABLE as error:
-        raise InputError(f"{path}: expected the header of a NIfTI image, but it cannot be read: {error}") from error
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) != 3 or min(shape) < 1:
-        raise InputError(f"{path}: expected the header of a 3D image, found one of shape {shape}")
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
-        raise InputError(f"{path}: expected an affine that can be inverted, found {affine.tolist()}")
-    return (shape[0], shape[1], shape[2]), affine
+    header = read_header(path)
+    return check_image(header), header.affine
 
 
 def write_displacement(path: Path, displacement: Displacement, affine: NDArray[np.float64]) -> None:
@@ -131,14 +110,13 @@ def read_displacement(path: Path) -> Displacement:
     Raises:
         InputError: if it is not that.
     """
-    try:
-        if path.suffix == ".npz":
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                array = archive[archive.files[0]]
-        else:
-            array = np.asanyarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
-    except _UNREADABLE as error:
-        raise InputError(f"{path}: expected a displacement, but it cannot be read: {error}") from error
+    if path.suffix == ".npz":
+        array = read_array(path, "a displacement")
+    else:
+        header = read_header(path)
+        if header.dtype.kind not in "iuf":
+            raise InputError(f"{path}: expected a displacement of numbers, found data of type {header.dtype}")
+        array = read_values(header)
     if array.ndim != 4 or array.shape[3] != 3:
         raise InputError(f"{path}: expected a displacement of shape (H, W, D, 3), found {array.shape}")
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).movedim(-1, 0)[None]

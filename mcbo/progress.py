@@ -41,7 +41,7 @@ class BarView:
         self._case = name
 
     def stage(self, name: str, share: float) -> None:
-        self._progress.update(self._task, description=f"case {self._case}: {name}", advance=share)
+        self._progress.update(self._task, description=printable(f"case {self._case}: {name}"), advance=share)
 
     def end_case(self) -> None:
         self._ended += 1
@@ -76,6 +76,19 @@ class LineView:
         self._share = 0.0
 
 
+def printable(text: str) -> str:
+    """Text that does to a terminal nothing but print one line: what cannot be printed in it is written as Python escapes it.
+
+    File names may hold line ends, colors, what clears the screen, and what no encoding can write.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 class _StreamHandler(logging.StreamHandler[TextIO]):
     """Falls silent, for good, when nobody reads on (``process.py … | head``): the run matters more than its log."""
 
@@ -95,7 +108,7 @@ def show_progress(cases: int) -> Iterator[ProgressView]:
         yield LineView(cases)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
@@ -124,17 +137,19 @@ def set_up_logging() -> None:
     if sys.stdout is not None:
         out = _terminal_handler() if sys.stdout.isatty() else _StreamHandler(sys.stdout)
         if not isinstance(out, RichHandler):
-            out.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+            out.setFormatter(_PrintableFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         out.addFilter(lambda record: record.levelno < logging.WARNING)
         log.addHandler(out)
     if sys.stderr is not None:
         err = _StreamHandler(sys.stderr)
         err.setLevel(logging.WARNING)
-        err.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        err.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))
         log.addHandler(err)
 
 
 def _terminal_handler() -> RichHandler:
-    return RichHandler(
+    handler = RichHandler(
         console=Console(), show_path=False, show_level=False, log_time_format="%X", highlighter=NullHighlighter()
     )
+    handler.setFormatter(_PrintableFormatter("%(message)s"))
+    return handler

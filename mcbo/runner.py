@@ -14,9 +14,11 @@ from mcbo.dataset import Case, Pair, wanted
 from mcbo.errors import DiskSpaceError, InputError, McboError, MemoryBudgetError, OutputError
 from mcbo.field import shape_of
 from mcbo.files import prepare_folder
+from mcbo.header import read_header
 from mcbo.kernels import REFERENCE
 from mcbo.lock import hold
-from mcbo.nifti import Image, read_image
+from mcbo.memory import check_budget
+from mcbo.nifti import Image, check_image, read_image
 from mcbo.options import ON_FAILURE, Options
 from mcbo.outputs import check_case_room, output_files, remove, warn_of_room, write_pair, write_placeholder
 from mcbo.pipeline import Registration, register
@@ -182,7 +184,8 @@ def _used(case: Case, config: Preset, options: Options) -> Sequence[Pair]:
 
 def _digests(case: Case, config: Preset, options: Options) -> dict[str, str | None]:
     """SHA-256 of the input files of a case, None for those that cannot be read."""
-    return {str(path): digest(path) for path in (case.fixed, *(pair.moving for pair in _used(case, config, options)))}
+    paths = (case.fixed, *(pair.moving for pair in _used(case, config, options)))
+    return {str(path): digest(path) if path.is_file() else None for path in paths}  # to open a named pipe would never end
 
 
 def _run_case(case: Case, config: Preset, options: Options, device: torch.device, timer: StageTimer) -> _CaseResult:
@@ -192,6 +195,7 @@ def _run_case(case: Case, config: Preset, options: Options, device: torch.device
     try:
         with timer.stage("read"):
             result.entry |= {"inputs": _digests(case, config, options), "options": _deciding(config, options)}
+            _check_memory(case, config, options, device)
             fixed = read_image(case.fixed)
             movings, refused = read_movings(_used(case, config, options), fixed)
         for message in refused.values() if movings else ():
@@ -256,19 +260,35 @@ def _stand_in(pair: Pair, options: Options) -> list[Path]:
     return [path]
 
 
+def _check_memory(case: Case, config: Preset, options: Options, device: torch.device) -> None:
+    """Refuses, before any volume is read, a case that cannot be registered within the memory that it may use.
+
+    Raises:
+        InputError: if the fixed image's header is broken, or the image too small for the preset.
+        MemoryBudgetError: if a case of this shape needs more than there is.
+    """
+    shape = check_image(read_header(case.fixed))
+    there = sum(pair.moving.is_file() for pair in _used(case, config, options))
+    fused = max(there, 1) if config.modality_fusion else 1
+    try:
+        check_budget(shape, config, movings=fused, budget_bytes=budget_bytes(device, options.memory_gb))
+    except McboError as error:
+        raise type(error)(f"{case.fixed}: {error}") from error
+
+
 def read_movings(pairs: Sequence[Pair], fixed: Image) -> tuple[dict[str, Image], dict[str, str]]:
     """Reads moving images, by displacement name; and a sentence for each that cannot be registered to the fixed one."""
     images: dict[str, Image] = {}
     refused: dict[str, str] = {}
     for pair in pairs:
         try:
-            image = read_image(pair.moving)
-            shape, expected = shape_of(image.volume), shape_of(fixed.volume)
+            shape, expected = check_image(read_header(pair.moving)), shape_of(fixed.volume)
             if shape != expected:
                 raise InputError(
-                    f"{image.path}: expected the shape of the fixed image {fixed.path.name}, {format_shape(expected)}, "
+                    f"{pair.moving}: expected the shape of the fixed image {fixed.path.name}, {format_shape(expected)}, "
                     f"found {format_shape(shape)}"
                 )
+            image = read_image(pair.moving)
         except InputError as error:
             refused[pair.field_name] = str(error)
             continue

@@ -1,7 +1,5 @@
 """Known displacements, on every n-th voxel, and how far a result is from them."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mcbo.archive import read_array
 from mcbo.config import format_shape
 from mcbo.dataset import Case
 from mcbo.errors import InputError
@@ -76,11 +75,7 @@ def read_truth(path: Path, fixed: Path) -> Truth:
     Raises:
         InputError: if either is not what it has to be.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            displacement = np.asarray(archive[ARRAY], dtype=np.float32)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: expected an .npz with an array {ARRAY!r}, but it cannot be read: {error}") from error
+    displacement = np.asarray(read_array(path, f"an .npz with an array {ARRAY!r}", name=ARRAY), dtype=np.float32)
     volume = read_image(fixed).volume
     step = _step(displacement.shape, shape_of(volume))
     if step is None:

@@ -12,6 +12,7 @@ LAYERS: list[set[str]] = [
     {"field", "timing", "files", "options"},
     {"mind", "cost_volume", "convex", "consistency", "refinement", "fusion", "config", "kernels", "memory"}
     | {"mask", "cells", "rigid", "search", "deform", "gauss_newton", "similarity", "global_start", "sanity"},
+    {"paths", "description", "header", "archive"},
     {"cascade", "pipeline", "tasks", "dataset", "nifti", "runtime", "phantom", "progress", "figure", "variants", "truth"}
     | {"lock"},
     {"report", "outputs"},
@@ -73,13 +74,13 @@ def test_the_judge_and_the_method_share_nothing() -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("nibabel", {"nifti"}),
+        ("nibabel", {"nifti", "header"}),
         ("SimpleITK", {"nifti"}),
-        ("json", {"dataset", "report", "demo", "benchmark", "ablation"}),
+        ("json", {"description", "report", "demo", "benchmark", "ablation"}),
         ("matplotlib", {"figure"}),
         ("rich", {"progress"}),
         ("numba", {"kernels"}),
-        ("isal", {"nifti"}),
+        ("isal", {"nifti", "header"}),
         ("scipy", {"phantom", "figure", "mask"}),
     ],
 )

@@ -1,0 +1,69 @@
+"""Reads the JSON of a dataset, whoever wrote it: within limits, and with a sentence for whatever is wrong."""
+
+import json
+from pathlib import Path
+
+from mcbo.errors import InputError
+from mcbo.paths import regular_size, shown
+
+MAX_BYTES = 2**23
+"""50,000 pairs. What Python makes of such a file takes up to 30 times as much memory: 0.25 GB."""
+
+MAX_DEPTH = 50
+"""Levels of brackets. Datasets have 4."""
+
+MAX_DIGITS = 400
+"""Of a whole number: as many as the largest float has, and more."""
+
+
+def read_description(path: Path) -> dict[str, object]:
+    """The object that a JSON file holds.
+
+    Raises:
+        InputError: if the file is not that, too large, nested too deeply, or has a key twice in one object.
+    """
+    size = regular_size(path, "a dataset JSON")
+    if size > MAX_BYTES:
+        raise InputError(f"{path}: expected a dataset JSON of at most {MAX_BYTES} bytes, found {size}")
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES).decode("utf-8-sig")
+        content = json.loads(text, object_pairs_hook=_once, parse_int=_integer)
+    except RecursionError as error:
+        raise InputError(_too_deep(path)) from error
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON, numbers of too many digits
+        raise InputError(f"{path}: expected a dataset JSON, but it cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object with a list of pairs, found a {type(content).__name__}")
+    if _depth(content) > MAX_DEPTH:
+        raise InputError(_too_deep(path))
+    return content
+
+
+def _too_deep(path: Path) -> str:
+    return f"{path}: expected a dataset JSON of at most {MAX_DEPTH} levels of brackets, found more"
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits, more than {MAX_DIGITS}")
+    return int(digits)
+
+
+def _once(items: list[tuple[str, object]]) -> dict[str, object]:
+    """An object; of two equal keys, nobody can tell which was meant."""
+    found = dict(items)
+    if len(found) < len(items):
+        keys = [key for key, _ in items]
+        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} stands twice in one object")
+    return found
+
+
+def _depth(content: object) -> int:
+    """Levels of brackets, counted without recursion."""
+    depth, level = 0, [content]
+    while level:
+        depth += 1
+        inner = [value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)]
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+    return depth

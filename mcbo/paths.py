@@ -1,0 +1,120 @@
+"""Paths that others wrote: where they may lead, and how they are shown."""
+
+import os
+import reprlib
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mcbo.errors import InputError
+
+TRUST_REMEDY = "copy the files into the dataset's folder, or allow it with --trust-paths or MCBO_TRUST_PATHS=1"
+
+MAX_NAME_BYTES = 255
+"""Of a file or folder: what Linux file systems allow."""
+
+MAX_PATH_BYTES = 4095
+"""Of a whole path: what Linux allows."""
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 120
+
+
+def shown(value: object) -> str:
+    """What a stranger's file holds, for a sentence: quoted, on one line, and cut where it is long or deep."""
+    return _short.repr(value)
+
+
+def regular_size(path: Path, expected: str) -> int:
+    """Bytes of a regular file, without opening it: to open a named pipe would wait for ever.
+
+    Args:
+        path: the file.
+        expected: what it should be, for the sentence.
+
+    Raises:
+        InputError: if it is anything but a file with content.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected {expected}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected {expected}, but: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a special file")
+        raise InputError(f"{path}: expected {expected}, found {kind}")
+    if status.st_size == 0:
+        raise InputError(f"{path}: expected {expected}, found an empty file")
+    return status.st_size
+
+
+@dataclass
+class Folder:
+    """A dataset's folder, out of which no path may lead.
+
+    Attributes:
+        path: as it was given.
+        trusted: whether paths may lead anywhere.
+    """
+
+    path: Path
+    trusted: bool = False
+    _parents: dict[Path, Path] = field(default_factory=dict)
+
+    def join(self, text: str, where: str) -> Path:
+        """The path of an entry, checked by its text and its links; the file need not be there.
+
+        Args:
+            text: relative to the folder, or absolute.
+            where: which entry this is, for the sentence.
+
+        Raises:
+            InputError: if it is no path that the system could open, or leads out of the folder.
+        """
+        wrong = _wrong_with(text)
+        if wrong:
+            raise InputError(f"{where}: expected the path of an image, found {shown(text)}, {wrong}; correct the entry")
+        path = self.path / text
+        if not self.trusted:
+            self._check_inside(path, where)
+        return path
+
+    def _check_inside(self, path: Path, where: str) -> None:
+        try:
+            root, real = self._real(self.path), self._real(path.parent) / path.name
+            if path.name == ".." or real.is_symlink():
+                real = real.resolve()
+        except (OSError, RuntimeError) as error:  # loops of links, among others
+            raise InputError(f"{where}: expected the path of an image, but {path} cannot be followed: {error}") from error
+        if not real.is_relative_to(root):
+            raise InputError(
+                f"{where}: expected a path inside the dataset's folder {self.path}, found {shown(str(path))}, "
+                f"which leads to {shown(str(real))}; {TRUST_REMEDY}"
+            )
+
+    def _real(self, folder: Path) -> Path:
+        """A folder without links; looked up once, since thousands of images share it."""
+        if folder not in self._parents:
+            self._parents[folder] = folder.resolve()
+        return self._parents[folder]
+
+
+def _wrong_with(text: str) -> str | None:
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:
+        return "which no file name can hold"
+    if not text.isprintable():
+        return "with characters that cannot be printed"
+    if len(encoded) > MAX_PATH_BYTES or any(len(name) > MAX_NAME_BYTES for name in encoded.split(b"/")):
+        return f"which is longer than a path ({MAX_PATH_BYTES} bytes) or a name in it ({MAX_NAME_BYTES}) can be"
+    return None
