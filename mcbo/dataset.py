@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, FailFast, TypeAdapter, ValidationError
 
 from mcbo.description import read_description
 from mcbo.errors import InputError
@@ -72,7 +73,7 @@ class _Entry(BaseModel):
     moving: str
 
 
-_ENTRIES = TypeAdapter(list[_Entry])
+_ENTRIES = TypeAdapter(Annotated[list[_Entry], FailFast()])  # of millions of errors, the first is enough
 
 
 def open_input(path: Path, *, split: str, trust_paths: bool = False) -> Dataset:

@@ -52,10 +52,11 @@ def _integer(digits: str) -> int:
 
 def _once(items: list[tuple[str, object]]) -> dict[str, object]:
     """An object; of two equal keys, nobody can tell which was meant."""
-    found = dict(items)
-    if len(found) < len(items):
-        keys = [key for key, _ in items]
-        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} stands twice in one object")
+    found: dict[str, object] = {}
+    for key, value in items:
+        if key in found:
+            raise ValueError(f"the key {shown(key)} stands twice in one object")
+        found[key] = value
     return found
 
 

@@ -94,6 +94,10 @@ def json_samples() -> Iterator[Sample]:
     yield Sample("8 MiB and 1", "json", sparse(2**23 + 1), size, size)
     yield Sample("a TiB", "json", sparse(2**40), "found 1099511627776", "found 1099511627776")
     yield Sample("8 MiB of lists", "json", bytes_of(b'{"a":[' + b"[]," * 2_700_000 + b"1]}"), NO_PAIRS, NO_PAIRS)
+    many = bytes_of(b'{"registration_val":[' + b"[]," * 2_700_000 + b"1]}")
+    yield Sample("8 MiB of pairs", "json", many, "expected registration_val to be a list of", "expected pairs {")
+    keys = json.dumps({f"{i}": 0 for i in range(600_000)})[:-1] + ', "599999": 1}'
+    yield Sample("many keys, the last twice", "json", text_of(keys), "stands twice", "stands twice")
     for key in ("name", "registration_val", "x\x1b[2J"):
         twice = f"{{{json.dumps(key)}: [], {json.dumps(key)}: []}}"
         yield Sample(f"twice {key!r}", "json", text_of(twice), "stands twice", "stands twice")

@@ -230,7 +230,7 @@ def test_a_variant_that_cannot_be_computed_costs_its_own_row(
         (("--change", "mcbo2024:x=1"), "expected a field of Config"),
         (("--truth", "nowhere"), "nowhere: expected a known displacement CASE.npz of a chosen case, found none"),
         (("--device", "tpu"), "device 'tpu' is not known"),
-        (("--dataset", "nowhere.json"), "nowhere.json: expected a dataset JSON, but it cannot be read"),
+        (("--dataset", "nowhere.json"), "nowhere.json: no such file; expected a dataset JSON"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
