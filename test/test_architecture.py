@@ -15,7 +15,8 @@ LAYERS: list[set[str]] = [
     {"paths", "description", "header", "archive"},
     {"cascade", "pipeline", "tasks", "dataset", "nifti", "runtime", "phantom", "progress", "figure", "variants", "truth"}
     | {"lock"},
-    {"report", "outputs"},
+    {"report", "outputs", "case_result", "resume"},
+    {"case_run", "case_load", "case_compute", "case_write", "ledger", "assembly_line", "worker", "cluster"},
     {"runner"},
     {"demo", "benchmark", "ablation"},
     {"__main__"},
@@ -81,6 +82,8 @@ def test_the_judge_and_the_method_share_nothing() -> None:
         ("rich", {"progress"}),
         ("numba", {"kernels"}),
         ("isal", {"nifti", "header"}),
+        ("dask", {"cluster"}),
+        ("distributed", {"cluster"}),
         ("scipy", {"phantom", "figure", "mask"}),
     ],
 )
