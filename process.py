@@ -152,6 +152,12 @@ def process(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", envvar="MCBO_OVERWRITE", help="Do again what an earlier run into --output has done.")
     ] = False,
+    trust_paths: Annotated[
+        bool,
+        typer.Option(
+            "--trust-paths", envvar="MCBO_TRUST_PATHS", help="Let the images of a data set lie, or link, outside of its folder."
+        ),
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", envvar="MCBO_STRICT", help="Stop after the first case in which a pair failed.")
     ] = False,
@@ -169,12 +175,6 @@ def process(
             "--fallback",
             envvar="MCBO_FALLBACK",
             help="Write the best of identity, rigid part and full result, by features; cascade does so anyway.",
-        ),
-    ] = False,
-    trust_paths: Annotated[
-        bool,
-        typer.Option(
-            "--trust-paths", envvar="MCBO_TRUST_PATHS", help="Let the images of a data set lie, or link, outside of its folder."
         ),
     ] = False,
     shard: Annotated[

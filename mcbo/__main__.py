@@ -9,13 +9,13 @@ from typing import Annotated
 import torch
 import typer
 
-from mcbo import ablation
+from mcbo import ablation, transform_commands
 from mcbo.benchmark import describe_run, measure, to_text, write_json
 from mcbo.dataset import SPLITS
 from mcbo.errors import InputError, McboError
 from mcbo.files import write_whole
 from mcbo.options import Options
-from mcbo.progress import set_up_logging
+from mcbo.progress import printable, set_up_logging
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
 SOME_FAILED = 2
@@ -159,13 +159,16 @@ def ablate(
         context.obj.append(SOME_FAILED)
 
 
+transform_commands.add_to(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, 1 for bad input or usage, or 2 if some pairs have no result."""
     status: list[int] = []
     try:
         app(sys.argv[1:] if arguments is None else arguments, prog_name="python -m mcbo", obj=status)
     except McboError as error:
-        typer.echo(f"ERROR: {error}", err=True)
+        typer.echo(printable(f"ERROR: {error}"), err=True)
         return 1
     except SystemExit as stop:
         if status:

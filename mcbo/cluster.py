@@ -180,7 +180,7 @@ def _sentence(error: BaseException, assignment: Assignment) -> str:
 def _connect(options: Options) -> Iterator[tuple[Any, Options]]:
     """A client of Dask, and the options that its workers get."""
     if find_spec("distributed") is None:
-        raise ClusterError("--workers and --scheduler need Dask, which is not installed: pip install 'mcbo[cluster]'")
+        raise ClusterError("--workers and --scheduler need Dask, which is not installed: pip install '.[cluster]' in the checkout of mcbo")
     import distributed
 
     for_workers = replace(options, output=options.output.absolute())

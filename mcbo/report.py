@@ -48,6 +48,8 @@ def write_report(path: Path, entries: Mapping[str, Entry], config: Preset, devic
 
 def read_entries(path: Path, config: Preset) -> dict[str, Entry]:
     """The cases of an earlier report, if it was made by this version with this config; else none."""
+    if not path.is_file():
+        return {}
     try:
         content = json.loads(path.read_text(encoding="ascii"))
         if content.pop("sha256") != _own_digest(content):
@@ -62,7 +64,9 @@ def read_entries(path: Path, config: Preset) -> dict[str, Entry]:
 
 
 def digest(path: Path) -> str | None:
-    """SHA-256 of a file, or None if it cannot be read."""
+    """SHA-256 of a file, or None if it cannot be read or is none: to open a named pipe would never end."""
+    if not path.is_file():
+        return None
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

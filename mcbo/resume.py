@@ -81,5 +81,4 @@ def used_pairs(case: Case, config: Preset, options: Options) -> Sequence[Pair]:
 def input_digests(case: Case, config: Preset, options: Options) -> dict[str, str | None]:
     """SHA-256 of the input files of a case, by absolute path; None for those that cannot be read."""
     paths = (case.fixed, *(pair.moving for pair in used_pairs(case, config, options)))
-    # To open a named pipe would never end.
-    return {str(path.absolute()): digest(path) if path.is_file() else None for path in paths}
+    return {str(path.absolute()): digest(path) for path in paths}

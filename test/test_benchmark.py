@@ -28,7 +28,9 @@ def test_stages_and_reference(tmp_path: Path) -> None:
         "--json",
         str(file),
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    # The paper's preset does not help a phantom that small, and says so.
+    assert all("the feature distance did not fall" in line for line in done.stderr.splitlines())
     for word in ("level 2 solve", "write", "peak GB", "memory model", "torch: ", "1 threads", "times as long"):
         assert word in done.stdout
     content = json.loads(file.read_text())
