@@ -180,9 +180,12 @@ def _sentence(error: BaseException, assignment: Assignment) -> str:
 def _connect(options: Options) -> Iterator[tuple[Any, Options]]:
     """A client of Dask, and the options that its workers get."""
     if find_spec("distributed") is None:
-        raise ClusterError("--workers and --scheduler need Dask, which is not installed: pip install '.[cluster]' in the checkout of mcbo")
+        raise ClusterError(
+            "--workers and --scheduler need Dask, which is not installed: pip install '.[cluster]' in the checkout of mcbo"
+        )
     import distributed
 
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is lost is told in sentences of our own
     for_workers = replace(options, output=options.output.absolute())
     if options.scheduler is None:
         with _local_cluster(options) as (cluster, memory_gb), distributed.Client(cluster, timeout=_WAIT_S) as client:
