@@ -154,6 +154,7 @@ class _Dealer:
         cases = [*(assignment.case for _, assignment in self._out.values()), *reversed(self._left)]
         self._out.clear()
         message = "the scheduler was lost before it was done; the next run goes on"
+        self._ledger.started = True
         self._ledger.failed |= {pair.field_name: message for case in cases for pair in wanted(case, self._options.movings)}
         self._ledger.stop("since the scheduler was lost")
 
@@ -176,6 +177,13 @@ def _sentence(error: BaseException, assignment: Assignment) -> str:
     return f"{assignment.case.fixed}: {type(error).__name__}: {error}"
 
 
+def _quiet() -> None:
+    """What is lost is told in sentences of our own. Dask gives loggers of its parts levels of their own."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
 @contextmanager
 def _connect(options: Options) -> Iterator[tuple[Any, Options]]:
     """A client of Dask, and the options that its workers get."""
@@ -185,7 +193,7 @@ def _connect(options: Options) -> Iterator[tuple[Any, Options]]:
         )
     import distributed
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is lost is told in sentences of our own
+    _quiet()
     for_workers = replace(options, output=options.output.absolute())
     if options.scheduler is None:
         with _local_cluster(options) as (cluster, memory_gb), distributed.Client(cluster, timeout=_WAIT_S) as client:
@@ -220,7 +228,7 @@ def _local_cluster(options: Options) -> Iterator[tuple[Any, float | None]]:
             "cls": distributed.Nanny,
             "options": {
                 "nthreads": 1,
-                "silence_logs": logging.CRITICAL,
+                "silence_logs": logging.CRITICAL + 1,
                 "memory_limit": 0,  # the guard of each case knows better
                 "host": _LOOPBACK,
                 "env": environment,
@@ -238,7 +246,7 @@ def _local_cluster(options: Options) -> Iterator[tuple[Any, float | None]]:
         memory_gb = budget_bytes(torch.device("cpu"), None) / count / 1e9
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": RETRIES}),
-        distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
+        distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL + 1) as cluster,
     ):
         yield cluster, memory_gb
 

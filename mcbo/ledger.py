@@ -50,6 +50,7 @@ class Ledger:
     ) -> None:
         self.results: dict[str, CaseResult] = {}
         self.failed: dict[str, str] = {}
+        self.started = False
         self._cases = cases
         self._config = config
         self._options = options
@@ -71,6 +72,7 @@ class Ledger:
         self._entries[case.name] = merged(self._entries.get(case.name), result)
         self._earlier.pop(case.name, None)
         self.failed |= result.failed
+        self.started |= result.started
         self._spent_entry_files.append(entry_file(case, self._options))
         if time.monotonic() - self._told_at >= self._every_s:
             self.tell_report()
@@ -114,6 +116,6 @@ class Ledger:
         return Outcome(
             written=tuple(path for result in results for path in result.written),
             failed=self.failed,
-            started=any(result.started for result in results),
+            started=self.started,
             placeholders=tuple(path for result in results for path in result.placeholders),
         )

@@ -22,7 +22,7 @@ from mcbo.case_run import tell_times
 from mcbo.case_write import fail, write
 from mcbo.config import Preset
 from mcbo.dataset import Case
-from mcbo.errors import ClusterError
+from mcbo.errors import ClusterError, OutputError
 from mcbo.options import Options
 from mcbo.report import Entry, read_entries, write_report
 from mcbo.resume import entry_file
@@ -76,9 +76,13 @@ def do_case(assignment: Assignment, *, memory_limit: int | None = None) -> CaseR
     Raises:
         ClusterError: if this worker would not compute the same as the client.
         DeviceError: if the device is not there.
+        OutputError: if this worker does not see the output folder.
     """
-    check_versions(assignment.versions, versions(), f"the worker in process {os.getpid()} on {socket.gethostname()}")
+    who = f"the worker in process {os.getpid()} on {socket.gethostname()}"
+    check_versions(assignment.versions, versions(), who)
     case, config, options = assignment.case, assignment.config, assignment.options
+    if not options.output.is_dir():
+        raise OutputError(f"{options.output}: no such folder for {who}; client and workers need the same paths")
     with _one_at_a_time:
         device = select_device(options.device)
         if memory_limit and options.memory_gb is None and device.type == "cpu":
@@ -99,7 +103,7 @@ def do_case(assignment: Assignment, *, memory_limit: int | None = None) -> CaseR
             result = write(run, options, device, timer=timer)
             if result.is_fresh:
                 tell_times(run, [timer], since=start)
-                result.entry |= {"worker": f"process {os.getpid()} on {socket.gethostname()}", "run": assignment.run}
+                result.entry |= {"worker": who.removeprefix("the worker in "), "run": assignment.run}
                 write_report(path, {case.name: result.entry}, config, describe_device(device))
         return result
 

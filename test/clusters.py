@@ -37,7 +37,7 @@ class Cluster:
     def __init__(self, folder: Path, workers: int) -> None:
         import distributed
 
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # of what is killed here it would tell at length
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL + 1)  # it would tell what is killed here at length
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "scheduler.json"
@@ -72,13 +72,8 @@ class Cluster:
     def close(self) -> None:
         self.client.close(timeout=2)
         for program in (*self.workers, self.scheduler):
-            program.terminate()
-        for program in (*self.workers, self.scheduler):
-            try:
-                program.wait(20)
-            except subprocess.TimeoutExpired:
-                program.kill()
-                program.wait()
+            program.kill()  # the processes that nannies keep end with them
+            program.wait()
 
 
 @contextmanager
