@@ -16,9 +16,9 @@ from mcbo.dataset import read_json
 from mcbo.errors import InputError
 from mcbo.figure import draw_case
 from mcbo.files import prepare_folder, write_whole
-from mcbo.ledger import Outcome
 from mcbo.findings import look_at
 from mcbo.html_report import write_page
+from mcbo.ledger import Outcome
 from mcbo.nifti import read_displacement, write_volume
 from mcbo.options import Options
 from mcbo.phantom import Phantom, make_phantom
