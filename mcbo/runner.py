@@ -23,6 +23,7 @@ from mcbo.options import ON_FAILURE, Options
 from mcbo.outputs import check_case_room, output_files, remove, warn_of_room, write_pair, write_placeholder
 from mcbo.pipeline import Registration, register
 from mcbo.progress import log, show_progress
+from mcbo.remote import fetched
 from mcbo.report import Entry, digest, is_done, read_entries, write_report
 from mcbo.runtime import (
     budget_bytes,
@@ -113,12 +114,13 @@ def _run_cases(cases: Sequence[Case], config: Preset, options: Options, device: 
             for case in cases:
                 view.begin_case(case.name)
                 start = time.perf_counter()
-                result = _done_before(case, entries.get(case.name), config, options)
-                is_fresh = result is None
-                if result is None:
-                    timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(device))
-                    result = _run_case(case, config, options, device, timer)
-                    result.entry |= {"seconds": round(time.perf_counter() - start, 3), "stages": _stages(timer)}
+                with fetched(case, _used(case, config, options)) as here:
+                    result = _done_before(here, entries.get(case.name), config, options)
+                    is_fresh = result is None
+                    if result is None:
+                        timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(device))
+                        result = _run_case(here, config, options, device, timer)
+                        result.entry |= {"seconds": round(time.perf_counter() - start, 3), "stages": _stages(timer)}
                 results[case.name] = result
                 entries[case.name] = _merged(entries.get(case.name), result)
                 failed |= result.failed

@@ -12,10 +12,10 @@ LAYERS: list[set[str]] = [
     {"field", "timing", "files", "options"},
     {"mind", "cost_volume", "convex", "consistency", "refinement", "fusion", "config", "kernels", "memory"}
     | {"mask", "cells", "rigid", "search", "deform", "gauss_newton", "similarity", "global_start", "sanity"},
-    {"paths", "description", "header", "archive"},
+    {"location", "fetch_error", "paths", "description", "header", "archive"},
     {"cascade", "pipeline", "tasks", "dataset", "nifti", "runtime", "phantom", "progress", "figure", "variants", "truth"}
     | {"lock"},
-    {"report", "outputs"},
+    {"report", "outputs", "remote"},
     {"runner"},
     {"demo", "benchmark", "ablation"},
     {"__main__"},
@@ -81,6 +81,8 @@ def test_the_judge_and_the_method_share_nothing() -> None:
         ("rich", {"progress"}),
         ("numba", {"kernels"}),
         ("isal", {"nifti", "header"}),
+        ("fsspec", {"remote"}),
+        ("aiohttp", {"remote"}),
         ("scipy", {"phantom", "figure", "mask"}),
     ],
 )
