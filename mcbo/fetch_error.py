@@ -1,7 +1,7 @@
 """Why a file could not be fetched, in a sentence.
 
-The texts of the libraries may hold keys, tokens and signed addresses; so only the types of their errors and the server's status are
-looked at.
+The texts of the libraries may hold keys, tokens and signed addresses; so only the types of their errors and the server's status
+are looked at.
 """
 
 import errno
