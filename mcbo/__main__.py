@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 import typer
 
-from mcbo import ablation
+from mcbo import ablation, transform_commands
 from mcbo.benchmark import describe_run, measure, to_text, write_json
 from mcbo.dataset import SPLITS
 from mcbo.errors import InputError, McboError
@@ -161,6 +161,9 @@ def ablate(
         ablation.write_json(json_file, about, rows)
     if any(row.failed for row in rows):
         context.obj.append(SOME_FAILED)
+
+
+transform_commands.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

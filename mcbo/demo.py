@@ -16,10 +16,11 @@ from mcbo.dataset import read_json
 from mcbo.errors import InputError
 from mcbo.figure import draw_case
 from mcbo.files import prepare_folder, write_whole
+from mcbo.ledger import Outcome
 from mcbo.nifti import read_displacement, write_volume
 from mcbo.options import Options
 from mcbo.phantom import Phantom, make_phantom
-from mcbo.runner import Outcome, run
+from mcbo.runner import run
 
 log = logging.getLogger("mcbo")
 

@@ -59,6 +59,25 @@ def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside
     return functional.grid_sample(volume, grid, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
+def sample_at(volume: Tensor, positions: Tensor) -> Tensor:
+    """Samples ``volume`` trilinearly at any positions; beyond the border, the nearest point of the border counts.
+
+    Args:
+        volume: ``(1, C, H, W, D)``.
+        positions: ``(N, 3)`` voxels of that grid, in float64 where they come from world coordinates: what far origins and
+            large rotations cancel must not be rounded before.
+
+    Returns:
+        ``(1, C, N)``.
+    """
+    sizes = positions.new_tensor(shape_of(volume))
+    grid = ((positions + 0.5) * (2 / sizes) - 1).flip(-1).to(volume.dtype)
+    sampled = functional.grid_sample(
+        volume, grid[None, :, None, None], mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return sampled[..., 0, 0]
+
+
 def half_pixel_stretch(displacement: Displacement) -> Displacement:
     """Stretches each component by n/(n−1), n the grid's size along its axis.
 

@@ -90,18 +90,22 @@ def read_header(path: Path) -> Header:
     return header
 
 
-def read_values(header: Header) -> NDArray[np.float32]:
+def read_values(header: Header, *, dtype: type[np.float32 | np.int32 | np.int64] = np.float32) -> NDArray[Any]:
     """Reads the values that a header claims, a block at a time, and nothing beyond them.
 
     Beside the result, ``BLOCK_VALUES`` values or one slice are in memory, in the file's type and in float64.
 
+    Args:
+        header: of the file.
+        dtype: of the result; integers are for labels, which float32 rounds above 2²⁴.
+
     Returns:
-        Array of the header's shape, float32, the last axis fastest.
+        Array of the header's shape, the last axis fastest.
 
     Raises:
         InputError: if the file is cut off or damaged.
     """
-    values = np.empty(header.shape, np.float32)
+    values = np.empty(header.shape, dtype)
     lead, last = header.shape[:-1], header.shape[-1]
     thick = max(1, BLOCK_VALUES // math.prod(lead))
     try:

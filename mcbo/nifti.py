@@ -1,5 +1,6 @@
 """Image files: the door through which volumes come in and displacements go out."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,12 +8,15 @@ import nibabel
 import numpy as np
 import torch
 from isal import igzip
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mcbo.archive import read_array
 from mcbo.errors import InputError
 from mcbo.files import write_whole
-from mcbo.header import Header, read_header, read_values
+from mcbo.header import MAX_VOXELS, UNREADABLE, Header, read_header, read_values
+from mcbo.paths import regular_size
 from mcbo.types import Displacement, Shape, Triple, Volume
 
 FORMATS = ("nii.gz", "npz")
@@ -79,7 +83,7 @@ def read_grid(path: Path) -> tuple[Shape, NDArray[np.float64]]:
     """Shape, ``(H, W, D)``, and affine, ``(4, 4)`` float64, of an image, from its header alone.
 
     Raises:
-        InputError: if that cannot be read or is not of a 3D image.
+        InputError: if that cannot be read, or is not of a 3D image of one number per voxel.
     """
     header = read_header(path)
     return check_image(header), header.affine
@@ -122,14 +126,82 @@ def read_displacement(path: Path) -> Displacement:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).movedim(-1, 0)[None]
 
 
+def read_field(path: Path) -> tuple[Displacement, NDArray[np.float64]]:
+    """Reads a displacement and the affine of its fixed image.
+
+    Raises:
+        InputError: if it is not that; ``.npz`` has no affine.
+    """
+    if path.suffix == ".npz":
+        raise InputError(f"{path}: expected NIfTI: an .npz has no affine (`import` makes one, with --reference FIXED)")
+    return read_displacement(path), read_header(path).affine
+
+
+def read_voxels(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
+    """Reads any 3D image, be it constant, for what is warped and not registered; labels stay whole numbers.
+
+    Returns:
+        ``(1, 1, H, W, D)``, integers if the file has them without scaling, else float32; and the affine.
+
+    Raises:
+        InputError: if it cannot be read, is not 3D, or has no number per voxel.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return _read_otherwise(path)
+    header = read_header(path)
+    check_image(header)
+    whole = header.dtype.kind in "iu" and (header.slope, header.intercept) == (1, 0)
+    small = header.dtype.itemsize < 4 or header.dtype == np.int32
+    try:
+        array = read_values(header, dtype=(np.int32 if small else np.int64) if whole else np.float32)
+    except MemoryError as error:
+        raise InputError(f"{path}: expected an image that fits into memory: {error}") from error
+    return torch.from_numpy(array)[None, None], header.affine
+
+
+def _read_otherwise(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
+    """Reads what nibabel knows besides NIfTI: Analyze, MGH, MINC and others."""
+    regular_size(path, "an image")
+    try:
+        image = nibabel.load(path)
+        if not isinstance(image, SpatialImage) or image.affine is None:
+            raise InputError(f"{path}: expected an image with an affine, found a {type(image).__name__}")
+        shape = image.shape[:3] if set(image.shape[3:]) <= {1} else image.shape
+        if len(shape) != 3 or not 0 < math.prod(shape) <= MAX_VOXELS:
+            raise InputError(f"{path}: expected a 3D image of at most {MAX_VOXELS} voxels, found data of shape {image.shape}")
+        array = np.asanyarray(image.dataobj).reshape(shape)
+    except (*UNREADABLE, MemoryError) as error:
+        raise InputError(f"{path}: expected a whole image, but it cannot be read: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{path}: expected one number per voxel, found data of type {array.dtype}")
+    return to_tensor(array)[None, None], np.asarray(image.affine, dtype=np.float64)
+
+
+def to_tensor(array: NDArray[np.generic]) -> Tensor:
+    """An array in a type that torch computes with: float32, int32, or int64 where that is needed."""
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    small = array.dtype.itemsize < 4 or array.dtype == np.int32
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int32 if small else np.int64))
+
+
 def write_volume(path: Path, volume: Volume, affine: NDArray[np.float64]) -> None:
-    """Writes an image ``(1, 1, H, W, D)`` as float32 NIfTI.
+    """Writes an image ``(1, 1, H, W, D)`` as NIfTI: float32, or labels in the smallest integer type that holds them.
 
     Raises:
         OutputError: as ``write_displacement``.
     """
-    array = volume[0, 0].cpu().numpy().astype(np.float32)
-    write_whole(path, lambda file: _save(nibabel.Nifti1Image(array, affine), file))
+    array = volume[0, 0].cpu().numpy()
+    array = array.astype(np.float32 if array.dtype.kind == "f" else smallest_type(array))
+    write_whole(path, lambda file: _save(nibabel.Nifti1Image(array, affine, dtype=array.dtype), file))
+
+
+def smallest_type(labels: NDArray[np.generic]) -> np.dtype[np.generic]:
+    """The first of uint8, int16, int32 and int64 that holds all of them."""
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    fits = (t for t in (np.uint8, np.int16, np.int32) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+    return np.dtype(next(fits, np.int64))
 
 
 def _save(image: nibabel.Nifti1Image, path: Path) -> None:

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from mcbo.dataset import Case, Pair, wanted
 from mcbo.errors import InputError, MemoryBudgetError
-from mcbo.field import warp
 from mcbo.files import check_room, format_bytes, free_disk_bytes
-from mcbo.nifti import Image, read_grid, write_displacement, write_volume
+from mcbo.nifti import read_grid, write_displacement, write_volume
 from mcbo.options import Options
 from mcbo.progress import log
-from mcbo.types import Displacement, Shape
+from mcbo.types import Displacement, Shape, Volume
 
 _DISPLACEMENT_BYTES = 12
 """A voxel, float32. Compressed files are smaller, by how much nobody knows before: from a few percent to nearly all."""
@@ -61,17 +60,25 @@ def _pair_bytes(shape: Shape, options: Options) -> int:
     return math.prod(shape) * (_DISPLACEMENT_BYTES + (_WARPED_BYTES if options.warped else 0))
 
 
-def write_pair(pair: Pair, displacement: Displacement, fixed: Image, movings: dict[str, Image], options: Options) -> Path:
+def write_pair(
+    pair: Pair, displacement: Displacement, warped: Volume | None, affine: NDArray[np.float64], options: Options
+) -> Path:
     """Writes what belongs to a pair, the displacement last, so that where it is, all is; returns its path.
+
+    Args:
+        pair: whose files these are.
+        displacement: ``(1, 3, H, W, D)`` voxels.
+        warped: the warped moving image ``(1, 1, H, W, D)``, if asked for.
+        affine: of the fixed image.
+        options: of the run.
 
     Raises:
         OutputError: if that fails.
     """
     path, *warped_path = output_files(pair, options)
-    if warped_path:
-        warped = warp(movings[pair.field_name].volume.to(displacement.device), displacement)
-        write_volume(warped_path[0], warped, fixed.affine)
-    write_displacement(path, displacement, fixed.affine)
+    if warped is not None:
+        write_volume(warped_path[0], warped, affine)
+    write_displacement(path, displacement, affine)
     return path
 
 
@@ -108,9 +115,16 @@ def _grid_of(pair: Pair) -> tuple[Shape, NDArray[np.float64]]:
             raise InputError(f"of neither image can the header be read: {fixed_error}; {error}") from error
 
 
-def remove(path: Path) -> None:
-    """Takes away what is left under the name of a result that a run owes and has not: it would be taken for that run's."""
-    if path.is_file():
-        with contextlib.suppress(OSError):
-            path.unlink()
-            log.warning("%s is removed, since it is not of this run", path)
+def remove(path: Path) -> bool:
+    """Takes away what is left under the name of a result that a run owes and has not: it would be taken for that run's.
+
+    Returns:
+        Whether there was something, and it is gone.
+    """
+    if not path.is_file():
+        return False
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True

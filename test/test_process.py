@@ -19,7 +19,7 @@ import torch
 from helpers import write_dataset, write_nifti
 
 import process
-from mcbo import __version__, demo, pipeline, runner
+from mcbo import __version__, case_compute, demo, pipeline, resume
 from mcbo.nifti import read_displacement
 from mcbo.phantom import make_phantom
 from mcbo.report import read_entries
@@ -287,7 +287,7 @@ def test_an_interrupted_run_reports_what_was_done(
             raise KeyboardInterrupt
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(runner, "register", interrupted)
+    monkeypatch.setattr(case_compute, "register", interrupted)
     assert process.main([str(data), "--output", str(tmp_path)]) == 130
     assert list(json.loads((tmp_path / "report.json").read_text())["cases"]) == ["0098"]
     assert "stopped after 1 of 2 case(s)" in capsys.readouterr().err
@@ -324,7 +324,7 @@ def test_what_is_stale_is_done_again(
     elif change == "output":
         (out / "disp_0099_0000_0099_0001.nii.gz").write_bytes(b"foreign")
     elif change == "config":
-        monkeypatch.setattr(runner, "read_entries", lambda path, config: read_entries(path, replace(config, mind_radius=2)))
+        monkeypatch.setattr(resume, "read_entries", lambda path, config: read_entries(path, replace(config, mind_radius=2)))
     elif change == "warped":
         arguments.append("--warped")
     else:

@@ -152,7 +152,7 @@ def run(*arguments: str) -> int:
 
 def without_times(report: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(report.read_text())["cases"]["0098"]
-    return {key: value for key, value in content.items() if key not in ("seconds", "stages", "inputs", "spans", "waited_s")}
+    return {key: value for key, value in content.items() if key not in ("seconds", "stages", "inputs", "spans_s", "waited_s")}
 
 
 def test_s3_gives_what_files_give_and_leaves_nothing(
@@ -172,6 +172,17 @@ def test_s3_gives_what_files_give_and_leaves_nothing(
     assert "case 0098: done before with the same input and config, skipped" in said.out
     assert not list((tmp_path / "tmp").glob("mcbo-*"))
     assert not any(secret in said.out + said.err + (there / "report.json").read_text() for secret in SECRETS)
+
+
+def test_an_image_that_cannot_be_had_is_stood_in_for_with_the_header_of_the_other(data: Path, web: Web, tmp_path: Path) -> None:
+    web.serve(data)
+    del web.files["/imagesTr/ReMIND2Reg_0098_0001.nii.gz"]
+    url = f"{web.address}/ReMIND2Reg_dataset.json"
+    assert run(url, "--output", str(tmp_path / "out"), "--on-failure", "zero") == 2
+    report = json.loads((tmp_path / "out/report.json").read_text())["cases"]["0098"]
+    assert report["placeholder"] == {"disp_0098_0000_0098_0001": "zero"}
+    assert report["inputs"][f"{web.address}/imagesTr/ReMIND2Reg_0098_0001.nii.gz"] is None
+    assert "no such bucket, folder or object" in report["failed"]["disp_0098_0000_0098_0001"]
 
 
 @pytest.mark.parametrize("where", ["s3://archive/study/imagesTr", "s3://archive/study/imagesTr/"])
