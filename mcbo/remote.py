@@ -5,6 +5,7 @@ Nothing of what the libraries say reaches a log, since their texts may hold keys
 
 import contextlib
 import importlib
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -177,6 +178,8 @@ def _check_scheme(url: str) -> _Scheme:
     if scheme is None or "::" in rest or not _has_host(url):
         known = ", ".join(f"{known}://" for known in _SCHEMES if known != "memory")
         raise InputError(f"{shown_url(url)}: expected a path, or a URL that begins with one of {known} and a bucket or host")
+    # Else gcsfs asks by gRPC of what kind each bucket is: where that port is closed, it waits a minute, again and again.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     for package in ("fsspec", scheme.package):
         try:
             if package:
