@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 import typer
 
-from mcbo import ablation, transform_commands
+from mcbo import ablation, register_command, transform_commands
 from mcbo.benchmark import describe_run, measure, to_text, write_json
 from mcbo.dataset import SPLITS
 from mcbo.errors import InputError, McboError
@@ -17,6 +17,7 @@ from mcbo.files import write_whole
 from mcbo.options import Options
 from mcbo.plan_command import plan_run
 from mcbo.progress import printable, set_up_logging
+from mcbo.result_folder import find_report
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
 SOME_FAILED = 2
@@ -163,7 +164,35 @@ def ablate(
         context.obj.append(SOME_FAILED)
 
 
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="RESULT_DIR", help="Folder of a run, with report.json; or the report.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The page. Default: report.html beside the report.", show_default=False),
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            help="Dataset whose images and landmarks to show, where those that the report names are elsewhere now.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """One HTML page for a whole run: figures, and images, displacements and landmarks in three planes."""
+    from mcbo.findings import look_at  # here, because they bring matplotlib, which writes to the home folder
+    from mcbo.html_report import write_page
+
+    set_up_logging()
+    path = find_report(results)
+    page = output or path.with_suffix(".html")
+    size = write_page(page, look_at(path, dataset=dataset))
+    typer.echo(f"{page}: {size / 1e6:.1f} MB")
+
+
 transform_commands.add_to(app)
+app.command("register")(register_command.register_files)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

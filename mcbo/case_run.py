@@ -84,9 +84,5 @@ def tell_times(run: CaseRun, timers: Sequence[StageTimer], *, since: float) -> N
         "seconds": round(sum(end - start for start, end in run.spans.values()), 3),
         "waited_s": round(run.waited_s, 3),
         "spans_s": {name: (round(start - since, 3), round(end - since, 3)) for name, (start, end) in run.spans.items()},
-        "stages": {
-            name: {"seconds": round(record.seconds, 3), "peak_memory_mb": round(record.peak_bytes / 1e6)}
-            for timer in timers
-            for name, record in timer.records.items()
-        },
+        "stages": {name: told for timer in timers for name, told in timer.summary().items()},
     }

@@ -7,6 +7,7 @@ import logging
 import queue
 import secrets
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -94,27 +95,32 @@ class _Dealer:
     def go(self) -> None:
         """Until all cases are settled, or ``strict`` or a lost scheduler ends it."""
         try:
-            self._hand_out()
-            while self._out:
-                try:
-                    future = self._done.get(timeout=_LOOK_EVERY_S)
-                except queue.Empty:
-                    if self._is_lost():
-                        return
-                    self._hand_out()  # more workers may have come
-                    continue
-                if future.status == "cancelled" or self._is_lost():
-                    self._lose()
-                    return
-                self._take_in(future)
-                if self._options.strict and self._ledger.failed:
-                    self._ledger.stop("since one failed and --strict was given")
-                    return
-                self._hand_out()
-            self._ledger.tell_report()
+            self._deal()
+        except (OSError, CancelledError, RuntimeError):  # whatever Dask was asked when the scheduler died
+            if not self._is_lost():
+                raise
+            self._lose()
         finally:
             for future, _ in self._out.values():
                 future.cancel()
+
+    def _deal(self) -> None:
+        self._hand_out()
+        while self._out:
+            try:
+                future = self._done.get(timeout=_LOOK_EVERY_S)
+            except queue.Empty:
+                future = None
+            if self._is_lost() or (future is not None and future.status == "cancelled"):
+                self._lose()
+                return
+            if future is not None:
+                self._take_in(future)
+            if self._options.strict and self._ledger.failed:
+                self._ledger.stop("since one failed and --strict was given")
+                return
+            self._hand_out()  # more workers may have come
+        self._ledger.tell_report()
 
     def _is_lost(self) -> bool:
         return bool(self._client.status != "running")
@@ -140,12 +146,13 @@ class _Dealer:
             future.add_done_callback(self._done.put)
 
     def _take_in(self, future: Any) -> None:
-        _, assignment = self._out.pop(future.key)
+        _, assignment = self._out[future.key]
         error = future.exception()
         if error is None:
             result: CaseResult = future.result()
         else:
             result = fail(assignment.case, _sentence(error, assignment), self._options, torch.device("cpu"))
+        del self._out[future.key]
         self._ledger.settle(assignment.case, result)
         self._view.end_case()
 

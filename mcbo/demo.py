@@ -16,6 +16,8 @@ from mcbo.dataset import read_json
 from mcbo.errors import InputError
 from mcbo.figure import draw_case
 from mcbo.files import prepare_folder, write_whole
+from mcbo.findings import look_at
+from mcbo.html_report import write_page
 from mcbo.ledger import Outcome
 from mcbo.nifti import read_displacement, write_volume
 from mcbo.options import Options
@@ -32,7 +34,7 @@ CHANNELS = {"0000": "iUS", "0001": "ceT1", "0002": "T2"}
 
 
 def run_demo(options: Options, *, config: Preset) -> Outcome:
-    """Makes the data set in ``OUTPUT/dataset``, the results in ``OUTPUT/results`` and the picture ``OUTPUT/demo.png``.
+    """Makes the data set in ``OUTPUT/dataset``, results in ``OUTPUT/results``, ``OUTPUT/demo.png`` and ``.html`` to look at.
 
     Args:
         options: of the run; ``output`` is the demo's folder, ``movings`` must be empty.
@@ -51,7 +53,10 @@ def run_demo(options: Options, *, config: Preset) -> Outcome:
     picture = options.output / "demo.png"
     fields = [read_displacement(path) for path in outcome.written]
     write_whole(picture, lambda file: draw_case(file, phantom, fields, titles=list(CHANNELS.values())))
+    page = picture.with_suffix(".html")
+    write_page(page, look_at(results / options.report_name))
     _tell(table, dataset, results, picture)
+    log.info("page: %s", page)
     return outcome
 
 

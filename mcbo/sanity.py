@@ -14,6 +14,7 @@ from torch import Tensor
 from mcbo import cells, rigid
 from mcbo.config import Cascade, DeformStage, Preset, SearchStage
 from mcbo.field import check_finite, sample, shape_of
+from mcbo.jacobian import determinants
 from mcbo.mask import field_of_view, fill_outside
 from mcbo.similarity import similarity
 from mcbo.types import Displacement, Features, Kernels, Mask, Shape, Triple, Volume
@@ -212,25 +213,13 @@ def folded_share(displacement: Displacement) -> float:
     Args:
         displacement: ``(1, 3, H, W, D)`` voxels, at least 5 along each axis. Derivatives are central differences.
     """
-    u = displacement[0]
-    height, width, depth = shape_of(u)
-    rows, columns, slices = (slice(_BORDER, size - _BORDER) for size in (height, width, depth))
-
-    def slope(slab: Tensor, axis: int) -> Tensor:
-        """∂(p + u)/∂axis at the inner voxels of a slab that has one more row at either end, ``(3, n, w, d)``."""
-        low: list[slice] = [slice(1, slab.shape[1] - 1), columns, slices]
-        high = list(low)
-        low[axis], high[axis] = (slice(low[axis].start + step, low[axis].stop + step) for step in (-1, 1))
-        result: Tensor = (slab[:, *high] - slab[:, *low]) / 2
-        result[axis] += 1
-        return result
-
+    height, width, depth = shape_of(displacement)
+    inner = slice(_BORDER, -_BORDER)
     folded = 0
-    for first in range(rows.start, rows.stop, _ROWS):
-        slab = u[:, first - 1 : min(first + _ROWS, rows.stop) + 1]
-        a, b, c = (slope(slab, axis) for axis in range(3))
-        determinant = (torch.linalg.cross(a, b, dim=0) * c).sum(dim=0)
-        folded += int((determinant <= 0).sum())
+    for first in range(_BORDER, height - _BORDER, _ROWS):
+        last = min(first + _ROWS, height - _BORDER)
+        found = determinants(displacement[:, :, first - 1 : last + 1])[:, :, 1:-1, inner, inner]
+        folded += int((found <= 0).sum())
     return folded / ((height - 2 * _BORDER) * (width - 2 * _BORDER) * (depth - 2 * _BORDER))
 
 
