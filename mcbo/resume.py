@@ -47,24 +47,24 @@ def done_before(case: Case, earlier: Sequence[Entry], config: Preset, options: O
     asked = wanted(case, options.movings)
     outputs = [path for pair in asked for path in output_files(pair, options)]
     inputs, options_then = input_digests(case, config, options), deciding(config, options)
-    gone = [path for path in inputs if not os.access(path, os.F_OK)]  # no error for folders that may not be entered
+    gone = [path for path in _input_files(case, config, options) if not os.access(path, os.F_OK)]  # links, too
     if options.overwrite and not gone:
         return None
 
     def holds(entry: Entry) -> bool:
         then = entry.get("inputs", {})
-        return is_done(entry, inputs | {path: then.get(path) for path in gone}, outputs, options_then)
+        return is_done(entry, inputs | {key: then.get(key) for key in map(_key, gone)}, outputs, options_then)
 
     entry = next((entry for entry in earlier if holds(entry)), None)
     if entry is None:
         return None
     result = CaseResult(started=True, is_fresh=False, entry=entry)
     for pair in asked:
-        path = next((path for path in (case.fixed, pair.moving) if str(path.absolute()) in gone), None)
+        path = next((path for path in (case.fixed, pair.moving) if path in gone), None)
         if path is None:
             result.written.append(output_files(pair, options)[0])
         else:
-            result.failed[pair.field_name] = f"{path}: no such file; what an earlier run wrote of this pair stays"
+            result.failed[pair.field_name] = f"{path}: out of reach; what an earlier run wrote of this pair stays"
             result.complain(f"{pair.field_name} is not done: {result.failed[pair.field_name]}")
     if not gone:
         result.say(f"case {case.name}: done before with the same input and config, skipped (--overwrite does it again)")
@@ -102,8 +102,15 @@ def used_pairs(case: Case, config: Preset, options: Options) -> Sequence[Pair]:
 
 def input_digests(case: Case, config: Preset, options: Options) -> dict[str, str | None]:
     """SHA-256 of the input files of a case, by absolute path; None for those that cannot be read or are no images."""
-    paths = (case.fixed, *(pair.moving for pair in used_pairs(case, config, options)))
-    return {str(path.absolute()): _digest_image(path) for path in paths}
+    return {_key(path): _digest_image(path) for path in _input_files(case, config, options)}
+
+
+def _input_files(case: Case, config: Preset, options: Options) -> list[Path]:
+    return [case.fixed, *(pair.moving for pair in used_pairs(case, config, options))]
+
+
+def _key(path: Path) -> str:
+    return str(path.absolute())
 
 
 def _digest_image(path: Path) -> str | None:

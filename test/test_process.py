@@ -259,7 +259,7 @@ def test_what_was_written_stays_while_its_images_are_out_of_reach(
     (tmp_path / "imagesTr").rename(tmp_path / "unmounted")
     for more in ([], ["--overwrite"], ["--on-failure", "zero"]):
         assert process.main([*arguments, *more]) == process.SOME_FAILED
-        assert "no such file; what an earlier run wrote of this pair stays" in capsys.readouterr().err
+        assert "out of reach; what an earlier run wrote of this pair stays" in capsys.readouterr().err
         assert {path.name: path.read_bytes() for path in out.glob("disp_*")} == before
     (tmp_path / "unmounted").rename(tmp_path / "imagesTr")
     (tmp_path / "imagesTr" / "ReMIND2Reg_0098_0002.nii.gz").unlink()
