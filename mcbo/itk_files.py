@@ -101,7 +101,7 @@ def read_image(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tupl
         raise InputError(f"{path}: expected --spacing with the voxel size in mm (columns,rows,slices): TIFF does not tell")
     try:
         image = _read_folder(path) if path.is_dir() else _read(path)
-        if spacing_mm is not None:
+        if is_tiff and spacing_mm is not None:  # the others tell theirs
             image.SetSpacing([float(size) for size in spacing_mm])
         volume, grid = from_sitk(image)
     except (InputError, ShapeError) as error:
