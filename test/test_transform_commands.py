@@ -12,7 +12,7 @@ from helpers import constant_field
 
 from mcbo.__main__ import main
 from mcbo.grid import Grid
-from mcbo.images import read_field, read_field, read_intensities, read_labels, write_any
+from mcbo.images import read_field, read_intensities, read_labels, write_any
 from mcbo.nifti import write_displacement
 
 FIELD = smooth_field(FIXED, largest=3)
