@@ -16,7 +16,7 @@ from mcbo.errors import InputError, McboError
 from mcbo.files import write_whole
 from mcbo.options import Options
 from mcbo.plan_command import plan_run
-from mcbo.progress import printable, set_up_logging
+from mcbo.progress import log, printable, set_up_logging
 from mcbo.result_folder import find_report
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
@@ -198,10 +198,14 @@ app.command("register")(register_command.register_files)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, 1 for bad input or usage, or 2 if some pairs have no result."""
     status: list[int] = []
+    log.handlers.clear()  # of an earlier call
     try:
         app(sys.argv[1:] if arguments is None else arguments, prog_name="python -m mcbo", obj=status)
     except McboError as error:
-        typer.echo(printable(f"ERROR: {error}"), err=True)
+        if log.handlers:  # the command set them up: --log-json counts for errors, too
+            log.error("%s", error)
+        else:
+            typer.echo(printable(f"ERROR: {error}"), err=True)
         return 1
     except SystemExit as stop:
         if status:

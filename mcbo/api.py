@@ -1,5 +1,6 @@
 """Registration from Python: ``mcbo.register`` and what it returns. ``python -m mcbo register`` is a thin layer over it."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -113,6 +114,7 @@ class Result:
             InputError: for another word in ``without``.
             OutputError: if they cannot be written.
         """
+        without = [without] if isinstance(without, str) else without
         if unknown := [kind for kind in without if kind not in KINDS]:
             raise InputError(f"without: expected some of {', '.join(KINDS)}, got {', '.join(unknown)}")
         movings = [(moving.volume, moving.grid) for moving in self._movings]
@@ -166,6 +168,8 @@ def register(
         raise InputError(f"preset {config.name} knows of no masks: expected none, or preset cascade")
     if initial is not None and center:
         raise InputError("expected an initial motion or centers of mass to start from, got both")
+    if memory_gb is not None and not 0 < memory_gb < math.inf:
+        raise InputError(f"memory_gb: expected a number above 0, got {memory_gb:g}")
     on = select_device(device)
     budget = budget_bytes(on, memory_gb)
     labels = labels_of([name_of(image, "") for image in several])

@@ -42,11 +42,26 @@ class Geometry:
         if self.affine is not None and self.spacing_mm is not None:
             raise InputError("expected affine or spacing, got both")
         if self.affine is not None:
-            return np.asarray(self.affine, dtype=np.float64)
-        sizes = [1.0, 1.0, 1.0] if self.spacing_mm is None else [float(size) for size in self.spacing_mm]
+            return matrix_of(self.affine, "an affine")
+        try:
+            sizes = [1.0, 1.0, 1.0] if self.spacing_mm is None else [float(size) for size in self.spacing_mm]
+        except (TypeError, ValueError):
+            sizes = []
         if len(sizes) != 3 or not all(0 < size < np.inf for size in sizes):
             raise InputError(f"spacing: expected three positive numbers, got {self.spacing_mm}")
         return np.diag([*sizes, 1.0])
+
+
+def matrix_of(matrix: Any, name: str) -> NDArray[np.float64]:
+    """What should be a matrix of numbers, in float64.
+
+    Raises:
+        InputError: if it is something else, such as a second image: several are given as a list.
+    """
+    try:
+        return np.asarray(matrix, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected {name} as a 4×4 matrix of numbers, got {matrix!r:.80}") from error
 
 
 def to_volume(image: ImageLike, name: str, geometry: Geometry) -> tuple[Tensor, Grid]:
@@ -67,7 +82,7 @@ def to_volume(image: ImageLike, name: str, geometry: Geometry) -> tuple[Tensor, 
         return read_any(Path(image), spacing_mm=geometry.spacing_mm if is_tiff(Path(image)) else None)
     try:
         if isinstance(image, tuple) and len(image) == 2:
-            return _from_array(image[0], np.asarray(image[1], dtype=np.float64))
+            return _from_array(image[0], matrix_of(image[1], "beside an array (several images make a list) its affine"))
         if hasattr(image, "GetDirection"):  # of SimpleITK
             return _one_channel(*from_sitk(image))
         if hasattr(image, "dataobj"):  # of nibabel
@@ -109,7 +124,10 @@ def _one_channel(volume: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
 
 
 def _from_array(data: Any, affine: NDArray[np.float64]) -> tuple[Tensor, Grid]:
-    array = data.detach().cpu().numpy() if isinstance(data, Tensor) else data
+    if isinstance(data, Tensor):
+        data = data.detach().cpu()
+        data = data.float() if data.dtype == torch.bfloat16 else data  # which numpy does not have
+    array = data.numpy() if isinstance(data, Tensor) else data
     if not isinstance(array, np.ndarray):
         raise InputError(
             f"expected a path, an array, a tensor or an image of nibabel or SimpleITK, got a {type(data).__name__}"

@@ -54,14 +54,28 @@ def read_labels(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tup
     """``read_any`` in int32 or int64; whole numbers that are stored as floating point count.
 
     Raises:
-        InputError: also for values that are not whole.
+        InputError: also for values that ``as_labels`` refuses.
     """
     volume, grid = read_any(path, spacing_mm=spacing_mm)
-    if volume.is_floating_point():
-        if not torch.isfinite(volume).all() or (volume != volume.round()).any() or volume.abs().max() > 1 << 24:
-            raise InputError(f"{path}: expected whole numbers as labels, found others (for intensities: --image)")
-        volume = volume.int()
-    return volume, grid
+    try:
+        return as_labels(volume), grid
+    except InputError as error:
+        raise InputError(f"{path}: {error} (for intensities: --image)") from error
+
+
+def as_labels(volume: Tensor) -> Tensor:
+    """A volume as ``read_any`` returns it, as int32 or int64.
+
+    Raises:
+        InputError: if it holds values that are not whole, or so large that floating point may have changed them.
+    """
+    if not volume.is_floating_point():
+        return volume
+    if not torch.isfinite(volume).all() or (volume != volume.round()).any():
+        raise InputError("expected whole numbers as labels, found others")
+    if volume.abs().max() >= 1 << 24:
+        raise InputError("expected labels below 2²⁴, or stored as integers, found larger ones in floating point")
+    return volume.int()
 
 
 def write_any(path: Path, volume: Tensor, grid: Grid) -> None:

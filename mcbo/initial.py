@@ -45,7 +45,10 @@ def check_matrix(matrix: NDArray[np.generic]) -> NDArray[np.float64]:
     Raises:
         InputError: if it is not 4×4, finite, with the last row 0 0 0 1, and does not mirror or flatten space.
     """
-    array = np.asarray(matrix, dtype=np.float64)
+    try:
+        array = np.asarray(matrix, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected a 4×4 matrix of numbers, got {matrix!r:.80}") from error
     if array.shape != (4, 4) or not np.isfinite(array).all() or not np.allclose(array[3], (0, 0, 0, 1), atol=1e-9):
         raise InputError(f"expected a 4×4 matrix of finite numbers whose last row is 0 0 0 1, got {array.tolist()}")
     if not np.linalg.det(array[:3, :3]) > 1e-6:

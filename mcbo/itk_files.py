@@ -46,9 +46,9 @@ def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
     """
     import SimpleITK as sitk
 
+    regular_size(path, "a transform")
     try:
         if suffix_of(path) in TRANSFORM_SUFFIXES:
-            regular_size(path, "a transform")
             return from_transform(sitk.ReadTransform(str(path)), fixed)
         displacement, grid = from_vectors(_read(path))
     except InputError as error:
@@ -99,9 +99,11 @@ def read_image(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tupl
     is_tiff = path.is_dir() or suffix_of(path) in _TIFF
     if is_tiff and spacing_mm is None:
         raise InputError(f"{path}: expected --spacing with the voxel size in mm (columns,rows,slices): TIFF does not tell")
+    if not path.is_dir():
+        regular_size(path, "an image")
     try:
         image = _read_folder(path) if path.is_dir() else _read(path)
-        if spacing_mm is not None:
+        if is_tiff and spacing_mm is not None:  # the others tell theirs
             image.SetSpacing([float(size) for size in spacing_mm])
         volume, grid = from_sitk(image)
     except (InputError, ShapeError) as error:
@@ -131,7 +133,6 @@ def suffix_of(path: Path) -> str:
 def _read(path: Path) -> "sitk.Image":
     import SimpleITK as sitk
 
-    regular_size(path, "an image")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

@@ -100,7 +100,7 @@ def parse_table(text: str) -> Landmarks:
     """
     rows = [row for row in _csv(text) if any(cell.strip() for cell in row)]
     header = rows[:1] if rows and _numbers(rows[0][:3]) is None else []
-    if header and any(_numbers([cell]) for cell in header[0][:3]):
+    if header and (len(header[0]) < 3 or any(_numbers([cell]) for cell in header[0][:3])):
         raise InputError(f"line 1: expected three numbers or three names, found {','.join(header[0])[:80]!r}")
     points = [_point(row[:3], f"point {n}") for n, row in enumerate(rows[len(header) :], start=1)]
     tails = [row[3:] for row in rows[len(header) :]]

@@ -46,8 +46,11 @@ def write_report(path: Path, entries: Mapping[str, Entry], config: Preset, devic
     write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii"))
 
 
-def read_entries(path: Path, config: Preset) -> dict[str, Entry]:
-    """The cases of an earlier report, if it was made by this version with this config; else none."""
+def read_entries(path: Path, config: Preset | None) -> dict[str, Entry]:
+    """The cases of an earlier report, if it was made by this version with this config; else none.
+
+    Without a config: of any report that was not edited.
+    """
     if not path.is_file():
         return {}
     try:
@@ -55,8 +58,9 @@ def read_entries(path: Path, config: Preset) -> dict[str, Entry]:
         if content.pop("sha256") != _own_digest(content):
             return {}
         here = versions()
-        same = content["config"] == json.loads(json.dumps(asdict(config))) and all(
-            content["versions"][name] == here[name] for name in DECIDING
+        same = config is None or (
+            content["config"] == json.loads(json.dumps(asdict(config)))
+            and all(content["versions"][name] == here[name] for name in DECIDING)
         )
         return {name: entry for name, entry in content["cases"].items() if isinstance(entry, dict)} if same else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # no report of ours
@@ -81,7 +85,10 @@ def _own_digest(content: Mapping[str, Any]) -> str:
 
 def is_done(entry: Entry | None, inputs: Mapping[str, str | None], outputs: list[Path], options: Mapping[str, object]) -> bool:
     """Whether a case need not be done again: the same inputs and options, and every output there, as it was written."""
-    if entry is None or entry.get("inputs") != inputs or entry.get("options") != options:
+    before = None if entry is None else entry.get("inputs")
+    if entry is None or not isinstance(before, dict) or entry.get("options") != options:
+        return False
+    if list(before.items()) != list(inputs.items()):  # in their order: which is fixed counts
         return False
     written = entry.get("written")
     return isinstance(written, dict) and all(

@@ -1,12 +1,13 @@
 """One resampler for images and labels: from any grid, by way of a displacement, onto any grid."""
 
+import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from mcbo.errors import ShapeError
+from mcbo.errors import InputError, ShapeError
 from mcbo.field import sample_at
 from mcbo.grid import Grid, displaced
 from mcbo.types import Displacement
@@ -42,11 +43,13 @@ def resample(
 
     Raises:
         ShapeError: if a tensor does not live on its grid.
+        InputError: if the result cannot hold ``outside``.
     """
     if volume.dim() != 5 or tuple(volume.shape[2:]) != its_grid.shape or (mode != "linear" and volume.shape[1] != 1):
         raise ShapeError(f"resample: expected a volume of shape {(1, 1, *its_grid.shape)}, got {tuple(volume.shape)}")
     if mode == "linear" and volume.dtype != torch.float64:
         volume = volume.float()
+    _check_outside(outside, volume.dtype)
     result = volume.new_empty((1, volume.shape[1], *onto.shape))
     for first, last in onto.slabs():
         positions = its_grid.to_voxels(onto.to_world(displaced(onto, displacement, first, last))).to(volume.device)
@@ -54,6 +57,15 @@ def resample(
         values[..., ~its_grid.inside(positions)] = outside
         result[:, :, first:last] = values.view(1, -1, last - first, *onto.shape[1:])
     return result
+
+
+def _check_outside(outside: float, dtype: torch.dtype) -> None:
+    kind = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+    if dtype.is_floating_point and not math.isfinite(outside):
+        return
+    if not kind.min <= outside <= kind.max or not (dtype.is_floating_point or float(outside).is_integer()):
+        expected = "a number" if dtype.is_floating_point else "a whole number"
+        raise InputError(f"outside: expected {expected} from {kind.min:g} to {kind.max:g}, got {outside}")
 
 
 def _nearest(volume: Tensor, positions: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ With one moving image they are ``displacement.nii.gz``, ``transform.h5``, ``inve
 several, what belongs to one of them alone has its name behind it (``warped_t2.nii.gz``).
 """
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import torch
@@ -101,6 +102,7 @@ def write_result(
     """
     prepare_folder(folder)
     names = file_names(labels, shared=_shared(transforms))
+    _remove_earlier(folder, {name[kind] for name in names for kind in ("displacement", *kinds)})
     written: dict[str, str | None] = {}
     for transform, (volume, grid), name in zip(transforms, movings, names, strict=True):
         if "warped" in kinds:
@@ -122,6 +124,20 @@ def write_result(
     return [*(folder / name for name in written), folder / REPORT]
 
 
+def _remove_earlier(folder: Path, replaced: Set[str]) -> None:
+    """Takes away what an earlier result left there and this one has not: it would be taken for this one's.
+
+    Only files of our names that are still as the earlier report says.
+    """
+    written = read_entries(folder / REPORT, None).get(CASE, {}).get("written")
+    for name, before in written.items() if isinstance(written, dict) else ():
+        ours = any(re.fullmatch(rf"{kind}(_[\w.-]+)?{re.escape(suffix)}", name) for kind, suffix in _SUFFIXES.items())
+        if ours and name not in replaced and digest(folder / name) == before is not None:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+                log.info("%s is removed: it is of an earlier result", folder / name)
+
+
 def is_written(
     folder: Path,
     config: Preset,
@@ -132,7 +148,10 @@ def is_written(
 ) -> bool:
     """Whether an earlier run into a folder has done the same, and all it wrote is there as it was."""
     entry = read_entries(folder / REPORT, config).get(CASE, {})
-    if None in inputs.values() or entry.get("inputs") != inputs or entry.get("settings") != settings:
+    before = entry.get("inputs")
+    if not isinstance(before, dict) or list(before.items()) != list(inputs.items()):  # in their order: which is fixed counts
+        return False
+    if None in inputs.values() or entry.get("settings") != settings:
         return False
     files, written = entry.get("files"), entry.get("written")
     if not isinstance(files, dict) or not isinstance(written, dict) or list(files) != list(labels):

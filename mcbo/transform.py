@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from mcbo.errors import InputError
 from mcbo.grid import Grid
 from mcbo.image_like import Geometry, ImageLike, name_of, to_volume
+from mcbo.images import as_labels
 from mcbo.inverse import invert
 from mcbo.itk import to_transform
 from mcbo.points import fixed_to_moving, moving_to_fixed
@@ -58,10 +59,11 @@ class Transform:
             outside: the value where the image says nothing.
 
         Returns:
-            ``(H, W, D)``, float32, or for labels as given.
+            ``(H, W, D)``, float32, or int32 or int64 for labels.
 
         Raises:
-            InputError: if it is no image, or a bare array of another shape than the moving image.
+            InputError: if it is no image, a bare array of another shape than the moving image, or no labels; or if ``outside``
+                is no value of their kind.
         """
         name = name_of(image, "image")
         volume, grid = to_volume(image, name, Geometry(affine=self.moving.affine))
@@ -70,12 +72,12 @@ class Transform:
                 f"{name}: expected the shape of the moving image, {self.moving.shape}, or an affine beside the array, "
                 f"got {grid.shape}"
             )
-        if labels and volume.is_floating_point():
-            if bool((volume != volume.round()).any()):
-                raise InputError(f"{name}: expected whole numbers as labels, got others")
-            volume = volume.int()
         mode: Literal["label", "linear"] = "label" if labels else "linear"
-        warped = resample(volume, grid, self.fixed, displacement=self.tensor, mode=mode, outside=outside)
+        try:
+            volume = as_labels(volume) if labels else volume
+            warped = resample(volume, grid, self.fixed, displacement=self.tensor, mode=mode, outside=outside)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
         array: NDArray[np.generic] = warped[0, 0].numpy()
         return array
 
@@ -101,7 +103,10 @@ class Transform:
         """
         if unit not in UNITS or direction not in DIRECTIONS:
             raise InputError(f"expected a unit of {UNITS} and a direction of {DIRECTIONS}, got {unit!r} and {direction!r}")
-        given = torch.from_numpy(np.array(points, dtype=np.float64))
+        try:
+            given = torch.from_numpy(np.array(points, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"points: expected finite numbers of shape (N, 3), got {points!r:.80}") from error
         if given.dim() != 2 or given.shape[1] != 3 or not bool(given.isfinite().all()):
             raise InputError(f"points: expected finite numbers of shape (N, 3), got the shape {tuple(given.shape)}")
         start, end = (self.fixed, self.moving) if direction == DIRECTIONS[0] else (self.moving, self.fixed)

@@ -9,6 +9,7 @@ import typer
 from mcbo import compose as composition
 from mcbo.errors import InputError, OutputError
 from mcbo.grid import Grid
+from mcbo.image_like import is_tiff
 from mcbo.images import SUFFIXES_WRITTEN, read_any, read_field, read_intensities, read_labels, spacing_of, write_any
 from mcbo.inverse import Inverse
 from mcbo.inverse import invert as inverted
@@ -17,7 +18,7 @@ from mcbo.landmarks import SUFFIXES, read_landmarks, write_landmarks
 from mcbo.nifti import read_displacement, write_displacement
 from mcbo.points import MappedPoints, fixed_to_moving, moving_to_fixed
 from mcbo.resample import Mode, resample
-from mcbo.types import Displacement
+from mcbo.types import Displacement, Triple
 
 Direction: TypeAlias = Literal["fixed-to-moving", "moving-to-fixed"]
 
@@ -34,6 +35,9 @@ _NIFTI = (".nii.gz", ".nii")
 _LONG_NAME = re.compile(r"disp_(\d{4})_0000_(\d{4})_0001(\.nii\.gz|\.nii|\.npz)")
 
 FieldArgument = Annotated[Path, typer.Argument(metavar="FIELD", help="Displacement as this program writes it, NIfTI.")]
+SpacingOption = Annotated[
+    str | None, typer.Option(metavar="X,Y,Z", help="Voxel size of a TIFF, mm: columns, rows, slices.", show_default=False)
+]
 OutputOption = Annotated[Path, typer.Option("--output", metavar="FILE", help="Where the result goes.")]
 
 
@@ -80,10 +84,7 @@ def warp(
         typer.Option(help="Of labels. label: that with the largest trilinear share, for smooth borders."),
     ] = "label",
     outside: Annotated[float, typer.Option(metavar="X", help="Value where the image says nothing.")] = 0.0,
-    spacing: Annotated[
-        str | None,
-        typer.Option(metavar="X,Y,Z", help="Voxel size of a TIFF, mm: columns, rows, slices.", show_default=False),
-    ] = None,
+    spacing: SpacingOption = None,
 ) -> None:
     """Bring an image, labels or points from one image to the other.
 
@@ -93,12 +94,10 @@ def warp(
     if sum(given is not None for given in (image, labels, points)) != 1:
         raise InputError("warp: expected exactly one of --image, --labels and --points")
     _check_name(output, SUFFIXES if points else SUFFIXES_WRITTEN)
-    spacing_mm = spacing_of(spacing) if spacing else None
+    spacing_mm = _spacing_mm(spacing, image, labels, reference)
     displacement, fixed = read_field(field)
     moving = None if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
     if points is not None:
-        if spacing is not None and reference is None:
-            raise InputError("--spacing: expected an image in TIFF, got points")
         _warp_points(points, output, displacement, fixed, moving or fixed, direction or "fixed-to-moving", unit)
         return
     if unit is not None:
@@ -107,8 +106,6 @@ def warp(
     given = labels if image is None else image
     assert given is not None  # noqa: S101 - one of the three is given, see above
     volume, grid = (read_labels if image is None else read_intensities)(given, spacing_mm=spacing_mm)
-    if labels is not None and not outside.is_integer():
-        raise InputError(f"--outside: expected a whole number for labels, got {outside}")
     onto = fixed
     if direction == "fixed-to-moving":
         if moving is None:
@@ -216,10 +213,12 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    spacing: SpacingOption = None,
 ) -> None:
     """Read a transform of ITK, ANTs or 3D Slicer, fixed to moving, as a displacement of this program."""
     _check_name(output, _NIFTI)
-    fixed = None if reference is None else read_any(reference)[1]
+    spacing_mm = _spacing_mm(spacing, reference)
+    fixed = None if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
     if transform.suffix == ".npz":
         if fixed is None:
             raise InputError(f"{transform}: expected --reference with the fixed image: an .npz has no affine")
@@ -241,11 +240,13 @@ def invert(
         Path | None,
         typer.Option(metavar="MOVING", help="The moving image, for its grid. Default: the fixed grid.", show_default=False),
     ] = None,
+    spacing: SpacingOption = None,
 ) -> None:
     """The displacement back: fixed and moving change places. What has no one answer is told."""
     _check_name(output, _NIFTI)
+    spacing_mm = _spacing_mm(spacing, reference)
     displacement, fixed = read_field(field)
-    onto = fixed if reference is None else read_any(reference)[1]
+    onto = fixed if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
     inverse = inverted(displacement, fixed, onto)
     write_displacement(output, inverse.displacement, onto.affine)
     typer.echo(str(output))
@@ -267,6 +268,14 @@ def compose(
         typer.echo(
             f"WARNING: {beyond:.1%} of the voxels lie outside of the grid of {second}, which is continued there", err=True
         )
+
+
+def _spacing_mm(spacing: str | None, *paths: Path | None) -> Triple | None:
+    if spacing is None:
+        return None
+    if not any(path is not None and is_tiff(path) for path in paths):
+        raise InputError("--spacing: expected with TIFF files, which do not tell theirs; the others do")
+    return spacing_of(spacing)
 
 
 def _check_name(path: Path, suffixes: tuple[str, ...]) -> None:

@@ -52,11 +52,12 @@ def test_names_and_labels_of_a_table_are_kept(points: list[tuple[float, float, f
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1,2\n", "point 1: expected three finite numbers"),
+        ("1,2,3\n1,2\n", "point 2: expected three finite numbers"),
         ("1,2,3\n4,5,x\n", "point 2: expected three finite numbers, found .*'x'"),
         ("1,2,nan\n", "expected three numbers or three names"),
         ("1,2,3\n1,2,inf\n", "point 2: expected three finite numbers"),
-        ("1;2;3\n1;2;3\n", "point 1: expected three finite numbers"),
+        ("1;2;3\n", "line 1: expected three numbers or three names, found '1;2;3'"),
+        ("1;2;3\n1;2;3\n", "line 1: expected three numbers or three names"),
     ],
 )
 def test_broken_tables_are_named(text: str, message: str) -> None:

@@ -25,6 +25,7 @@ import mcbo
 from mcbo.__main__ import main
 from mcbo.errors import InputError
 from mcbo.grid import Grid
+from mcbo.images import read_field
 from mcbo.initial import read_initial
 from mcbo.nifti import write_volume
 from mcbo.phantom import make_phantom
@@ -228,6 +229,17 @@ def test_points_images_and_inverse_agree(found: mcbo.Result, pair: tuple[Tensor,
     assert set(np.unique(found.warp(labels, labels=True))) == {0, 1}
     with pytest.raises(InputError, match="image: expected the shape of the moving image"):
         found.warp(pair[0])
+    for large in (2.0**24 + 1, 2.0**40):  # float32 has the one no more, int32 not the other
+        with pytest.raises(InputError, match="image: expected labels below 2²⁴, or stored as integers"):
+            found.warp(np.where(labels.numpy(), large, 0), labels=True)
+        assert found.warp(labels.long() * int(large), labels=True).max() == large
+    with pytest.raises(InputError, match="image: expected whole numbers as labels"):
+        found.warp(np.where(labels.numpy(), np.inf, 0), labels=True)
+    with pytest.raises(InputError, match="image: outside: expected a whole number"):
+        found.warp(labels, labels=True, outside=0.5)
+    assert found.warp(pair[1].bfloat16()).shape == FIXED.shape
+    with pytest.raises(InputError, match=r"points: expected finite numbers of shape \(N, 3\), got 'abc'"):
+        found.warp_points("abc")
 
 
 def test_the_command_writes_what_others_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,6 +277,29 @@ def test_the_command_writes_what_others_read(tmp_path: Path, capsys: pytest.Capt
     (output / "warped_t1.nii.gz").write_bytes(b"cut off")
     assert main(arguments) == 0
     assert (output / "warped_t1.nii.gz").stat().st_size > 1000
+
+
+def test_results_of_other_images_are_neither_taken_for_done_nor_left(tmp_path: Path) -> None:
+    phantom = make_phantom((24, 25, 26), seed=7)
+    for name, volume in (("a", phantom.fixed), ("b", phantom.cet1[..., 2:])):
+        (tmp_path / name).mkdir()
+        write_volume(tmp_path / name / "image.nii.gz", volume, np.eye(4))
+    one, other, output = str(tmp_path / "a/image.nii.gz"), str(tmp_path / "b/image.nii.gz"), tmp_path / "out"
+    assert main(["register", one, other, other, "--output", str(output)]) == 0
+    (output / "warped_mine.nii.gz").write_bytes(b"somebody else's")
+    assert main(["register", one, other, "--output", str(output), "--without", "transform"]) == 0
+    names = {"displacement.nii.gz", "inverse.nii.gz", "warped.nii.gz", "report.json", "warped_mine.nii.gz"}
+    assert {path.name for path in output.iterdir() if not path.name.startswith(".")} == names
+    assert main(["register", other, one, "--output", str(output)]) == 0
+    assert read_field(output / "displacement.nii.gz")[1].shape == (24, 25, 24)
+
+
+def test_errors_are_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["register", str(tmp_path / "a.nii"), str(tmp_path / "b.nii"), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--log-json"]) == 1
+    said = json.loads(capsys.readouterr().err)
+    assert said["level"] == "ERROR"
+    assert said["message"].endswith("a.nii: no such file; expected a NIfTI image")
 
 
 @pytest.mark.parametrize(
@@ -309,6 +344,16 @@ def test_thin_and_broken_arrays_are_refused() -> None:
         mcbo.register([image], image)
     with pytest.raises(InputError, match="affine or spacing, got both"):
         mcbo.register(image, image, affine=np.eye(4), spacing=(1, 1, 1))
+    with pytest.raises(InputError, match=r"moving image 1: .* \(several images make a list\) its affine .* got 'b.nii.gz'"):
+        mcbo.register(image, ("a.nii.gz", "b.nii.gz"))
+    with pytest.raises(InputError, match="expected an affine as a 4×4 matrix"):
+        mcbo.register(image, image, affine=[[1, 2], [3]])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="spacing: expected three positive numbers, got 1"):
+        mcbo.register(image, image, spacing=1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="expected a 4×4 matrix of numbers"):
+        mcbo.register(image, image, initial=[[1, 2], [3]])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="memory_gb: expected a number above 0, got nan"):
+        mcbo.register(image, image, memory_gb=math.nan)
 
 
 def test_the_version_costs_no_torch() -> None:

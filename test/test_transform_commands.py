@@ -173,6 +173,19 @@ def test_folds_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (("warp", "field.nii.gz", "--output", "a.nii.gz"), "expected exactly one of --image, --labels and --points"),
         (("warp", "field.nii.gz", "--image", "fixed.nii.gz", "--unit", "mm", "--output", "a.nii.gz"), "--unit: expected with"),
         (("warp", "field.nii.gz", "--labels", "labels.nii.gz", "--outside", "0.5", "--output", "a.nii.gz"), "a whole number"),
+        (
+            ("warp", "field.nii.gz", "--labels", "labels.nii.gz", "--outside", "1e9999", "--output", "a.nii.gz"),
+            "a whole number",
+        ),
+        (
+            ("warp", "field.nii.gz", "--image", "fixed.nii.gz", "--outside", "1e300", "--output", "a.nii.gz"),
+            "outside: expected",
+        ),
+        (
+            ("warp", "field.nii.gz", "--image", "moving.nrrd", "--spacing", "1,1,1", "--output", "a.nii.gz"),
+            "--spacing: expected with TIFF",
+        ),
+        (("invert", "field.nii.gz", "--spacing", "1,1,1", "--output", "a.nii.gz"), "--spacing: expected with TIFF"),
         (("warp", "field.nii.gz", "--labels", "moving.nrrd", "--output", "a.nii.gz"), "expected whole numbers as labels"),
         (
             ("warp", "moving.nrrd", "--image", "fixed.nii.gz", "--output", "a.nii.gz"),
@@ -201,3 +214,12 @@ def test_a_field_that_is_not_finite_is_refused(tmp_path: Path, capsys: pytest.Ca
     write_displacement(tmp_path / "a.nii.gz", constant_field((float("nan"), 0, 0), (4, 5, 6)), np.eye(4))
     assert run(tmp_path, "invert", "a.nii.gz", "--output", "b.nii.gz") == 1
     assert "expected finite displacements" in capsys.readouterr().err
+
+
+def test_a_tiff_may_say_where_a_displacement_goes(folder: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((7, 6, 5), np.uint8)), folder / "grid.tif")
+    words = ("invert", "field.nii.gz", "--reference", "grid.tif", "--output", "back.nii.gz")
+    assert run(folder, *words) == 1
+    assert run(folder, *words, "--spacing", "1,2,3") == 0
+    grid = read_field(folder / "back.nii.gz")[1]
+    assert (grid.shape, grid.spacing_mm) == ((5, 6, 7), (1, 2, 3))
