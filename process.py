@@ -175,6 +175,11 @@ def process(
             help="Write the best of identity, rigid part and full result, by features; cascade does so anyway.",
         ),
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", envvar="MCBO_QUIET", help="Tell warnings and errors alone.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", envvar="MCBO_VERBOSE", help="Tell more.")] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", envvar="MCBO_LOG_JSON", help="Tell it in JSON, an object a line.")
+    ] = False,
     demo: Annotated[
         bool, typer.Option("--demo", envvar="MCBO_DEMO", help="Make a small data set, register and score it. Needs no input.")
     ] = False,
@@ -187,8 +192,10 @@ def process(
     Needs no training and no network. Uses a GPU if there is one; without, the CPU gives the same result up to rounding.
     """
     del version
-    set_up_logging()
+    set_up_logging(quiet=quiet, verbose=verbose and not quiet, json_lines=log_json)
     try:
+        if quiet and verbose:
+            raise InputError("expected --quiet or --verbose, got both")
         _check_choice("--split", split, list(SPLITS))
         _check_choice("--format", file_format, list(FORMATS))
         _check_choice("--on-failure", on_failure, ON_FAILURE)

@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 import typer
 
-from mcbo import ablation, transform_commands
+from mcbo import ablation, register_command, transform_commands
 from mcbo.benchmark import describe_run, measure, to_text, write_json
 from mcbo.dataset import SPLITS
 from mcbo.errors import InputError, McboError
@@ -188,6 +188,7 @@ def report(
 
 
 transform_commands.add_to(app)
+app.command("register")(register_command.register_files)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from mcbo.mind import scale_to_one
 from mcbo.search import search
 from mcbo.similarity import similarity
 from mcbo.timing import StageTimer
-from mcbo.types import Displacement, Features, Judgement, Kernels, Mask, Shape, Triple, Volume
+from mcbo.types import Displacement, Features, Judgement, Kernels, Mask, Masks, Shape, Triple, Volume
 
 WEIGHT_FLOOR = 1e-3
 """Weight of unknown voxels in the means of cells: nothing beside known ones, but a cell without any has a mean all the same."""
@@ -120,6 +120,7 @@ def register_cascade(
     kernels: Kernels,
     timer: StageTimer,
     share_of_case: float = 1.0,
+    masks: Masks | None = None,
 ) -> tuple[Displacement, Judgement]:
     """Registers moving images that share a grid to a fixed image, with one displacement for all of them.
 
@@ -131,6 +132,7 @@ def register_cascade(
         kernels: the hot steps.
         timer: told of every stage.
         share_of_case: what this is of all that is done for a case, for the progress shown.
+        masks: where the images are known, if somebody knows better than ``mask.field_of_view``.
 
     Returns:
         ``(1, 3, H, W, D)`` voxels, and the judgement.
@@ -138,7 +140,8 @@ def register_cascade(
     fixed, movings = scale_to_one(fixed), [scale_to_one(moving) for moving in movings]
     share = share_of_case / (len(config.search) + len(config.deform) + sum(stage.rounds for stage in config.refine) + 4)
     with timer.stage("masks", work=share):
-        case = prepare(fixed, movings, config=config, spacing_mm=spacing_mm, kernels=kernels, timer=timer, share=share)
+        known = masks or Masks(field_of_view(fixed), tuple(field_of_view(moving) for moving in movings))
+        case = prepare(fixed, movings, known, config=config, spacing_mm=spacing_mm, kernels=kernels, timer=timer, share=share)
     if config.start:
         with timer.stage("start", work=share):
             case.motion = find_start(
@@ -174,6 +177,7 @@ def register_cascade(
 def prepare(
     fixed: Volume,
     movings: Sequence[Volume],
+    known: Masks,
     *,
     spacing_mm: Triple,
     config: Cascade,
@@ -181,11 +185,10 @@ def prepare(
     timer: StageTimer,
     share: float,
 ) -> CascadeCase:
-    """Masks, fills, and cuts out the box that is worked on."""
+    """Fills the images beyond their masks, and cuts out the box that is worked on."""
     reach = config.feature_reach
-    mask = field_of_view(fixed)
+    mask, masks = known.fixed, known.movings
     box = bounding_box(mask, margin=config.margin)
-    masks = [field_of_view(moving) for moving in movings]
     index = (slice(None), slice(None), *box)
     return CascadeCase(
         fixed=fill_outside(fixed[index], mask[index], reach=reach),

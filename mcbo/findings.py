@@ -17,13 +17,15 @@ from evaluation.pairs import beside
 from mcbo.dataset import Pair
 from mcbo.errors import InputError
 from mcbo.field import shape_of
+from mcbo.images import read_intensities, spacing_of
 from mcbo.nifti import Image, read_displacement, read_image
 from mcbo.picture import Scale
 from mcbo.plane import Array, nearest_axes, planes_through
 from mcbo.progress import log
 from mcbo.report import digest
+from mcbo.resample import resample
 from mcbo.result_folder import CaseReport, RunReport, dataset_pairs, displacement_files, input_pairs, read_report
-from mcbo.types import Displacement
+from mcbo.types import Displacement, Volume
 from mcbo.view import Landmarks, PairImages, View, largest_mm, make_view, pair_images
 
 _OBLIQUE_DEGREES = 5.0
@@ -87,6 +89,7 @@ class _Collected:
     notes: list[str] = field(default_factory=list)
     fixed: Image | None = None
     moving: Image | None = None
+    warped: Volume | None = None
 
 
 def look_at(path: Path, *, dataset: Path | None = None) -> RunFindings:
@@ -136,8 +139,9 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
     collected = _Collected()
     if digest(path) != case.written.get(file):
         collected.notes.append(f"{file} is not what the run wrote: it was changed since.")
-    _read_images(collected, pair, case, displacement)
-    landmarks = _find_landmarks(collected, pair, displacement) if pair else None
+    (_read_placed if case.coordinates == "world" else _read_images)(collected, pair, case, displacement)
+    # Landmarks are in voxels of a grid that both images share.
+    landmarks = _find_landmarks(collected, pair, displacement) if pair and case.coordinates == "voxels" else None
     affine = _grid_affine(collected, path)
     scale, views = (None, ()) if affine is None else _show(collected, landmarks, displacement, affine)
     return PairFindings(
@@ -161,7 +165,9 @@ def _show(
         collected.notes.append(
             f"The grid is turned by {angle:.0f}° against the world's axes: letters name the nearest direction."
         )
-    images = pair_images(collected.fixed.volume, collected.moving.volume) if collected.fixed and collected.moving else None
+    images = None
+    if collected.fixed and collected.moving:
+        images = pair_images(collected.fixed.volume, collected.moving.volume, warped=collected.warped)
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     scale = Scale("cividis", 0.0, max(largest_mm(displacement, spacing_mm), 1e-6))
     planes = planes_through(_center(landmarks, images, displacement), shape=shape_of(displacement), affine=affine)
@@ -195,6 +201,35 @@ def _read_images(collected: _Collected, pair: Pair | None, case: CaseReport, dis
     collected.fixed, collected.moving = images
     if not np.allclose(images[0].affine, images[1].affine, atol=1e-3):
         collected.notes.append("The affines of the two images differ: they were taken voxel by voxel, as the challenge does.")
+
+
+def _read_placed(collected: _Collected, pair: Pair | None, case: CaseReport, displacement: Displacement) -> None:
+    """The same for images that were registered where they lie in the world: the moving one is brought onto the fixed grid."""
+    if pair is None:
+        collected.notes.append("No pictures of the images: they were given as arrays, not as files.")
+        return
+    spacing = case.settings.get("spacing")
+    spacing_mm = spacing_of(spacing) if isinstance(spacing, str) else None
+    try:
+        (fixed, grid), (moving, its_grid) = (
+            read_intensities(path, spacing_mm=spacing_mm) for path in (pair.fixed, pair.moving)
+        )
+    except InputError as error:
+        collected.notes.append(f"No pictures of the images: {error}.")
+        return
+    if grid.shape != shape_of(displacement):
+        collected.notes.append(f"No pictures of the images: {pair.fixed} has {grid.shape} voxels, the displacement others.")
+        return
+    for path in (pair.fixed, pair.moving):
+        if digest(path) not in case.inputs.values():
+            collected.notes.append(f"{path} is not the image that was registered: it was changed since.")
+    collected.fixed = Image(pair.fixed, fixed, grid.affine)
+    collected.moving = Image(pair.moving, resample(moving, its_grid, grid), grid.affine)
+    collected.warped = resample(moving, its_grid, grid, displacement=displacement)
+    if not its_grid.matches(grid):
+        collected.notes.append(
+            "The moving image has a grid of its own; it is shown on the fixed image's, as both lie in the world."
+        )
 
 
 def _grid_affine(collected: _Collected, path: Path) -> Array | None:

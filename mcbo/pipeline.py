@@ -19,7 +19,7 @@ from mcbo.fusion import fuse_levels, fuse_modalities
 from mcbo.memory import check_cascade, rows_per_level
 from mcbo.refinement import refine
 from mcbo.timing import StageTimer
-from mcbo.types import Displacement, Features, Judgement, Kernels, Shape, Triple, Volume
+from mcbo.types import Displacement, Features, Judgement, Kernels, Masks, Shape, Triple, Volume
 
 # Estimated nanoseconds on two CPU cores; only their ratios matter, and only to the progress shown.
 _FEATURES_NS_PER_VOXEL = 700.0
@@ -53,6 +53,7 @@ def register(
     kernels: Kernels,
     budget_bytes: int,
     timer: StageTimer,
+    masks: Masks | None = None,
 ) -> Registration:
     """Registers the moving images of a case to its fixed image.
 
@@ -64,9 +65,10 @@ def register(
         kernels: the hot steps.
         budget_bytes: memory that the case may use; the result does not depend on it.
         timer: told of every stage.
+        masks: where the images are known, for a ``Cascade``, which else finds that out; the paper's method knows of none.
 
     Raises:
-        ShapeError: if a moving image has another shape.
+        ShapeError: if a moving image or a mask has another shape.
         InputError: if the volume is too small for the preset.
         MemoryBudgetError: if the budget is too small for the volume.
         NonFiniteError: if a stage produces NaN or infinity.
@@ -74,12 +76,17 @@ def register(
     for moving in movings:
         if moving.shape != fixed.shape:
             raise ShapeError(f"register: expected moving images of shape {tuple(fixed.shape)}, got {tuple(moving.shape)}")
-    groups = [list(movings)] if config.modality_fusion else [[moving] for moving in movings]
+    for mask in (masks.fixed, *masks.movings) if masks else ():
+        if mask.shape != fixed.shape:
+            raise ShapeError(f"register: expected masks of shape {tuple(fixed.shape)}, got {tuple(mask.shape)}")
+    numbers = range(len(movings))
+    members = [list(numbers)] if config.modality_fusion else [[n] for n in numbers]
+    groups = [[movings[n] for n in group] for group in members]
     if isinstance(config, Cascade):
         check_cascade(shape_of(fixed), config, movings=len(groups[0]), budget_bytes=budget_bytes)
         displacements: list[Displacement] = []
         judgements: list[Judgement] = []
-        for group in groups:
+        for group, its_numbers in zip(groups, members, strict=True):
             displacement, judgement = register_cascade(
                 fixed,
                 group,
@@ -88,6 +95,7 @@ def register(
                 kernels=kernels,
                 timer=timer,
                 share_of_case=1 / len(groups),
+                masks=Masks(masks.fixed, tuple(masks.movings[n] for n in its_numbers)) if masks else None,
             )
             displacements += [displacement] * len(group)
             judgements += [judgement] * len(group)

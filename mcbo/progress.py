@@ -1,11 +1,13 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines in a log."""
 
+import json
 import logging
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -64,6 +66,8 @@ class LineView:
     def stage(self, name: str, share: float) -> None:
         self._share += share
         now = time.monotonic()
+        if share:
+            log.debug("case %s: %s ended", self._case, name)
         done = min((self._ended + self._share) / self._cases, 1.0)  # shares are estimates
         if not share or now - self._last < _LINE_EVERY_S:
             return
@@ -126,16 +130,29 @@ def show_progress(cases: int) -> Iterator[ProgressView]:
                 h.setStream(stream or sys.__stderr__ or sys.stderr)
 
 
-def set_up_logging() -> None:
+class _JsonFormatter(logging.Formatter):
+    """A record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        now = datetime.fromtimestamp(record.created, tz=UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"time": now, "level": record.levelname, "message": record.getMessage()})
+
+
+def set_up_logging(*, quiet: bool = False, verbose: bool = False, json_lines: bool = False) -> None:
     """Lets the log of this package reach the person: warnings and errors on stderr, the rest on stdout.
 
     grand-challenge.org shows stderr as warnings, so nothing else goes there. A stream that is closed gets nothing.
+
+    Args:
+        quiet: warnings and errors alone, and no bar.
+        verbose: more than usual.
+        json_lines: each line a JSON object with time (UTC), level and message; no bar.
     """
     log.handlers.clear()
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
-    if sys.stdout is not None:
-        out = _terminal_handler() if sys.stdout.isatty() else _StreamHandler(sys.stdout)
+    if sys.stdout is not None and not quiet:
+        out = _terminal_handler() if sys.stdout.isatty() and not json_lines else _StreamHandler(sys.stdout)
         if not isinstance(out, RichHandler):
             out.setFormatter(_PrintableFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         out.addFilter(lambda record: record.levelno < logging.WARNING)
@@ -145,6 +162,9 @@ def set_up_logging() -> None:
         err.setLevel(logging.WARNING)
         err.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))
         log.addHandler(err)
+    if json_lines:
+        for handler in log.handlers:
+            handler.setFormatter(_JsonFormatter())
 
 
 def _terminal_handler() -> RichHandler:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -39,6 +39,10 @@ class CaseReport(BaseModel):
     fallback: dict[str, dict[str, Any]] = {}
     placeholder: dict[str, str] = {}
     warnings: list[str] = []
+    coordinates: Literal["voxels", "world"] = "voxels"
+    files: dict[str, dict[str, str]] = {}
+    images: list[str | None] = []
+    settings: dict[str, Any] = {}
 
 
 class RunReport(BaseModel):
@@ -106,6 +110,8 @@ def dataset_pairs(path: Path) -> dict[str, Pair]:
 
 def displacement_files(case: CaseReport) -> dict[str, str]:
     """File names of the displacements of a case, by their names; one of each, should there be several formats."""
+    if case.files:  # of the command register, by moving image
+        return {label: Path(files["displacement"]).name for label, files in case.files.items() if "displacement" in files}
     names = [Path(name).name for name in case.written]
     stems = {strip_suffix(name): name for name in names}
     warped = {f"warped_{stem.removeprefix('disp_')}" for stem in stems}
@@ -114,6 +120,9 @@ def displacement_files(case: CaseReport) -> dict[str, str]:
 
 def input_pairs(case: CaseReport, names: Sequence[str]) -> dict[str, Pair]:
     """Which images belong to which displacement: told by their names or, for a single pair, by there being no other."""
+    if case.images and case.images[0]:
+        named_images = zip(case.files, case.images[1:], strict=False)
+        return {name: Pair(Path(case.images[0]), Path(moving), name, "") for name, moving in named_images if moving}
     fixed, *movings = map(Path, case.inputs) if case.inputs else [Path()]
     try:
         named = {pair.field_name: pair for group in group_pairs((fixed, moving) for moving in movings) for pair in group.pairs}

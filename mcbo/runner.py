@@ -118,7 +118,7 @@ def _run_cases(cases: Sequence[Case], config: Preset, options: Options, device: 
                 if result is None:
                     timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(device))
                     result = _run_case(case, config, options, device, timer)
-                    result.entry |= {"seconds": round(time.perf_counter() - start, 3), "stages": _stages(timer)}
+                    result.entry |= {"seconds": round(time.perf_counter() - start, 3), "stages": timer.summary()}
                 results[case.name] = result
                 entries[case.name] = _merged(entries.get(case.name), result)
                 failed |= result.failed
@@ -379,10 +379,3 @@ def _tell(name: str, judgement: Judgement, config: Preset, result: _CaseResult) 
             f"{config.doubtful_similarity:.2f} ({judgement.chosen} result)",
             result,
         )
-
-
-def _stages(timer: StageTimer) -> dict[str, dict[str, float]]:
-    return {
-        name: {"seconds": round(record.seconds, 3), "peak_memory_mb": round(record.peak_bytes / 1e6)}
-        for name, record in timer.records.items()
-    }

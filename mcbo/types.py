@@ -67,6 +67,14 @@ class Kernels:
 
 
 @dataclass(frozen=True)
+class Masks:
+    """Where the images of a case are known: one mask for the fixed image, one for each moving image, of their shape."""
+
+    fixed: Mask
+    movings: tuple[Mask, ...]
+
+
+@dataclass(frozen=True)
 class Judgement:
     """What was written and how far it can be believed.
 

@@ -33,6 +33,7 @@ class PairImages:
         fixed, moving: ``(1, 1, H, W, D)``.
         seen: where the fixed image shows something.
         fixed_window, moving_window: what to show black and what white.
+        warped: the warped moving image, where the moving one shows on this grid less than it has.
     """
 
     fixed: Volume
@@ -40,6 +41,7 @@ class PairImages:
     seen: Mask
     fixed_window: tuple[float, float]
     moving_window: tuple[float, float]
+    warped: Volume | None = None
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,11 @@ class View:
     marks: tuple[Mark, ...]
 
 
-def pair_images(fixed: Volume, moving: Volume) -> PairImages:
+def pair_images(fixed: Volume, moving: Volume, *, warped: Volume | None = None) -> PairImages:
     """Finds out where there is something to see, and what to show black and white."""
-    return PairImages(fixed, moving, field_of_view(fixed), window(fixed[0, 0].numpy()), window(moving[0, 0].numpy()))
+    shown = moving if warped is None else warped
+    windows = window(fixed[0, 0].numpy()), window(shown[0, 0].numpy())
+    return PairImages(fixed, moving, field_of_view(fixed), *windows, warped)
 
 
 def make_view(
@@ -136,7 +140,9 @@ def make_view(
         edges = edge_png(fixed_slice, plane, seen=cut(plane, images.seen[0, 0].numpy()))
         black, white = images.moving_window
         moving = gray_png(cut(plane, images.moving[0, 0].numpy()), plane, black=black, white=white)
-        warped = gray_png(_warped(plane, images.moving, displacement), plane, black=black, white=white)
+        there = images.warped
+        warped_slice = _warped(plane, images.moving, displacement) if there is None else cut(plane, there[0, 0].numpy())
+        warped = gray_png(warped_slice, plane, black=black, white=white)
     unit = _DRAWING / max(plane.size_mm)
     return View(
         plane=plane,

@@ -457,3 +457,13 @@ def test_the_readme_lists_every_option_and_no_other(capsys: pytest.CaptureFixtur
     readme = (Path(process.__file__).parent / "README.md").read_text()
     table = readme[readme.index("| option |") : readme.index("Every option but")]
     assert offered == set(re.findall(r"`(--[a-z-]+)", table))
+
+
+def test_the_log_may_be_json_or_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(tmp_path / "none.json"), "--output", str(tmp_path / "out")]
+    assert process.main([*arguments, "--log-json"]) == 1
+    line = json.loads(capsys.readouterr().err)
+    assert line["level"] == "ERROR"
+    assert "no such file" in line["message"]
+    assert process.main([*arguments, "--quiet", "--verbose"]) == 1
+    assert "expected --quiet or --verbose, got both" in capsys.readouterr().err

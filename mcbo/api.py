@@ -1,0 +1,334 @@
+"""Registration from Python: ``mcbo.register`` and what it returns. ``python -m mcbo register`` is a thin layer over it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from mcbo.config import Cascade, Config, Preset, check_size, fit_to_shape, format_shape
+from mcbo.errors import InputError, McboError
+from mcbo.grid import Grid
+from mcbo.image_like import Geometry, ImageLike, name_of, to_intensities, to_volume
+from mcbo.initial import check_matrix, read_initial
+from mcbo.memory import needed_bytes
+from mcbo.pipeline import Registration
+from mcbo.progress import log, show_progress
+from mcbo.report import Entry, digest
+from mcbo.resample import resample
+from mcbo.result_files import KINDS, labels_of, write_result
+from mcbo.runtime import budget_bytes, describe_device, peak_meter, select_device, select_kernels, wait_for
+from mcbo.sanity import Sanity
+from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
+from mcbo.timing import StageTimer
+from mcbo.transform import Transform
+from mcbo.types import Judgement
+from mcbo.working_grid import MAX_RATIO, working_grid
+from mcbo.world import Placed, center_of_mass, register_in_world
+
+AUTO = "auto"
+"""The task's default preset on a working grid of its own (``working_grid.py``) instead of the fixed image's."""
+
+DEFAULT_PRESET = "cascade"
+"""``auto`` is better on phantoms whose voxels are not isotropic, and was no better on real pairs (docs/ablation.md)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What came out.
+
+    Attributes:
+        transforms: one for each moving image; the methods below are those of the first. Where modalities are fused, all have
+            the same displacement.
+        judgements: what is to be believed of each, where the preset judges; else empty.
+        config: the preset, as used.
+        entry: what the report says of it.
+    """
+
+    transforms: tuple[Transform, ...]
+    judgements: tuple[Judgement, ...]
+    config: Preset
+    entry: Entry
+    _movings: tuple[Placed, ...]
+    _labels: tuple[str, ...]
+    _device: torch.device
+
+    @property
+    def displacement(self) -> NDArray[np.float32]:
+        """``(H, W, D, 3)`` float32 voxels of the fixed grid, fixed to moving."""
+        return self.transforms[0].displacement
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Of the fixed image: voxel to world, RAS mm, ``(4, 4)``."""
+        return self.transforms[0].affine
+
+    @property
+    def judgement(self) -> Judgement | None:
+        """What was chosen and why; None for presets that do not judge."""
+        return self.judgements[0] if self.judgements else None
+
+    @property
+    def confidence(self) -> float | None:
+        """From about 0 for unrelated images to 1; None for presets that do not judge."""
+        return self.judgements[0].confidence if self.judgements else None
+
+    def warp(self, image: ImageLike, *, labels: bool = False, outside: float = 0.0) -> NDArray[np.generic]:
+        """An image that lies as the moving image does, on the fixed grid; see ``Transform.warp``."""
+        return self.transforms[0].warp(image, labels=labels, outside=outside)
+
+    def warp_points(
+        self,
+        points: ArrayLike,
+        *,
+        unit: Literal["voxel", "mm"] = "voxel",
+        direction: Literal["fixed-to-moving", "moving-to-fixed"] = "fixed-to-moving",
+    ) -> NDArray[np.float64]:
+        """Where points of one image lie in the other; see ``Transform.warp_points``."""
+        return self.transforms[0].warp_points(points, unit=unit, direction=direction)
+
+    def inverse(self) -> Transform:
+        """From moving to fixed, on the moving image's grid."""
+        return self.transforms[0].inverse()
+
+    def to_itk(self) -> Any:
+        """A ``SimpleITK.DisplacementFieldTransform``, fixed to moving, LPS mm."""
+        return self.transforms[0].to_itk()
+
+    def save(self, folder: str | Path, *, without: Sequence[str] = ()) -> list[Path]:
+        """Writes displacement, ITK transform, inverse, warped moving images and ``report.json``; see ``result_files.py``.
+
+        Args:
+            folder: made if need be; files of an earlier result are replaced.
+            without: what to leave out, of ``transform``, ``inverse``, ``warped``.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: for another word in ``without``.
+            OutputError: if they cannot be written.
+        """
+        if unknown := [kind for kind in without if kind not in KINDS]:
+            raise InputError(f"without: expected some of {', '.join(KINDS)}, got {', '.join(unknown)}")
+        movings = [(moving.volume, moving.grid) for moving in self._movings]
+        wanted = [kind for kind in KINDS if kind not in without]
+        return write_result(Path(folder), self.transforms, movings, self._labels, wanted, self.entry, self.config, self._device)
+
+
+def register(
+    fixed: ImageLike,
+    movings: ImageLike | list[ImageLike],
+    *,
+    preset: str = DEFAULT_PRESET,
+    task: str = DEFAULT_TASK,
+    affine: NDArray[np.generic] | None = None,
+    spacing: Sequence[float] | None = None,
+    fixed_mask: ImageLike | None = None,
+    moving_masks: ImageLike | list[ImageLike | None] | None = None,
+    initial: NDArray[np.generic] | str | Path | None = None,
+    center: bool = False,
+    device: str = "auto",
+    memory_gb: float | None = None,
+) -> Result:
+    """Registers moving images of any grid to a fixed image of any grid, where they lie in the world.
+
+    Args:
+        fixed: see ``image_like.ImageLike``: a path, an array, a tensor, a pair of one of these with its affine, an image of
+            nibabel or SimpleITK.
+        movings: one such image, or a list of several of the same object.
+        preset: of the task; or ``auto``, its default on an isotropic grid chosen from the images.
+        task: ``ReMIND2Reg`` or ``COMULIS3DCLEM``.
+        affine: of arrays without their own: voxel to world, RAS mm.
+        spacing: the same, where only the voxel size along axes 0, 1, 2 is known, mm.
+        fixed_mask: where the fixed image counts (not 0), on any grid; without, its background is found.
+        moving_masks: the same for the moving image, or a list.
+        initial: rough alignment: ``(4, 4)`` from fixed to moving world positions (RAS, mm), or a file (``initial.py``).
+        center: start with the centers of mass upon each other instead.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        memory_gb: what the tensors may use; a share of what is free, if None.
+
+    Raises:
+        InputError: for images, masks, motions or names that are not what they have to be.
+        McboError: if the registration fails; see ``pipeline.register``.
+    """
+    start = time.perf_counter()
+    several = list(movings) if isinstance(movings, list) else [movings]
+    masks = list(moving_masks) if isinstance(moving_masks, list) else [moving_masks] * len(several)
+    if not several or len(masks) != len(several):
+        raise InputError(f"expected a moving image or more, and a mask for each, got {len(several)} and {len(masks)}")
+    config = wanted_config(preset, task)
+    if not isinstance(config, Cascade) and any(mask is not None for mask in (fixed_mask, *masks)):
+        raise InputError(f"preset {config.name} knows of no masks: expected none, or preset cascade")
+    if initial is not None and center:
+        raise InputError("expected an initial motion or centers of mass to start from, got both")
+    on = select_device(device)
+    budget = budget_bytes(on, memory_gb)
+    labels = labels_of([name_of(image, "") for image in several])
+    with show_progress(1) as view, peak_meter(on) as meter:
+        view.begin_case(Path(name_of(fixed, "fixed")).name)
+        timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(on))
+        with timer.stage("read"):
+            geometry = Geometry(affine, spacing)
+            images = [_place(fixed, fixed_mask, "fixed image", geometry, on)]
+            for image, mask, number in zip(several, masks, range(1, len(several) + 1), strict=True):
+                images.append(_place(image, mask, f"moving image {number}", geometry, on))
+        motion = _initial(initial, center, images)
+        working = _working_grid(images, motion, preset, config, budget)
+        registration, checks = _register(images, motion, working, config, budget, on, timer, name_of(fixed, "fixed image"))
+        view.end_case()
+    grids = [image.grid for image in images]
+    shared = {id(u): u.cpu() for u in registration.displacements}
+    transforms = [
+        Transform(shared[id(u)], grids[0], grid) for u, grid in zip(registration.displacements, grids[1:], strict=True)
+    ]
+    paths = [name_of(image, "") or None for image in (fixed, *several)]
+    entry = _describe(registration, grids[0], working, motion, labels) | {
+        "images": paths,
+        "inputs": {path: digest(Path(path)) for path in paths if path},
+        "device": describe_device(on),
+        "seconds": round(time.perf_counter() - start, 3),
+        "stages": timer.summary(),
+        "sanity": {label: asdict(check) for label, check in zip(labels, checks, strict=True)},
+    }
+    for label, check in zip(labels, checks, strict=True):
+        for sentence in check.warnings:
+            log.warning("%s: %s", label, sentence)
+            entry["warnings"].append(f"{label}: {sentence}")
+    for label, judgement in zip(labels, registration.judgements, strict=bool(registration.judgements)):
+        entry["warnings"] += _tell(label, judgement, config)
+    return Result(tuple(transforms), registration.judgements, registration.config, entry, tuple(images[1:]), tuple(labels), on)
+
+
+def wanted_config(preset: str, task: str) -> Preset:
+    """The config behind a preset's name, ``auto`` included.
+
+    Raises:
+        InputError: for a name that is not known.
+    """
+    try:
+        return find_config(task, None if preset == AUTO else preset)
+    except InputError as error:
+        raise InputError(f"{error}{'' if task not in TASKS else f', {AUTO}'}") from error
+
+
+def _place(image: ImageLike, mask: ImageLike | None, name: str, geometry: Geometry, device: torch.device) -> Placed:
+    """An image and its mask on its grid, on the device."""
+    volume, grid = to_intensities(image, name_of(image, name), geometry)
+    if mask is None:
+        return Placed(volume.to(device), grid)
+    mask_name = name_of(mask, f"mask of the {name}")
+    given, its_grid = to_volume(mask, mask_name, Geometry(affine=grid.affine))
+    if isinstance(mask, np.ndarray | torch.Tensor) and its_grid.shape != grid.shape:
+        raise InputError(
+            f"{mask_name}: expected the shape of its image, {grid.shape}, or an affine beside it, got {its_grid.shape}"
+        )
+    known = resample((given != 0).int(), its_grid, grid, mode="nearest") > 0
+    if not bool(known.any()):
+        raise InputError(f"{mask_name}: expected voxels that are not 0 within its image, found none")
+    return Placed(volume.to(device), grid, known.to(device))
+
+
+def _initial(initial: NDArray[np.generic] | str | Path | None, center: bool, images: Sequence[Placed]) -> NDArray[np.float64]:
+    """The motion to start from, ``(4, 4)``, fixed to moving, RAS mm."""
+    if initial is not None:
+        return read_initial(Path(initial)) if isinstance(initial, str | Path) else check_matrix(initial)
+    motion = np.eye(4)
+    if center:
+        fixed, *movings = (center_of_mass(image) for image in images)
+        motion[:3, 3] = np.mean(movings, axis=0) - fixed
+        log.info("centers of mass: moved by %s mm", np.round(motion[:3, 3], 1).tolist())
+    return motion
+
+
+def _working_grid(images: Sequence[Placed], motion: NDArray[np.float64], preset: str, config: Preset, budget: int) -> Grid:
+    """The fixed grid, or with ``auto`` one of its own."""
+    fixed, *movings = (image.grid for image in images)
+    size = fixed.spacing_mm
+    if preset != AUTO:
+        if max(size) / min(size) > MAX_RATIO and isinstance(config, Cascade):
+            log.info("the fixed image's voxels are not isotropic, %s mm: preset %s may do better", _sizes(fixed), AUTO)
+        return fixed
+    joined = len(movings) if config.modality_fusion else 1
+
+    def fits(shape: tuple[int, int, int]) -> bool:
+        fitted, rows = (
+            (config, None) if isinstance(config, Cascade) else (fit_to_shape(config, shape)[0], [1] * len(config.levels))
+        )
+        return needed_bytes(shape, fitted, movings=joined, rows=rows) <= budget
+
+    working, is_coarser = working_grid(fixed, movings, initial=motion, fits=fits)
+    check_size(working.shape)
+    log.info("working grid: %s voxels of %s mm", format_shape(working.shape), _sizes(working))
+    if is_coarser:
+        log.warning("its voxels are larger than the fixed image's finest side (%s mm), so that it fits", _sizes(fixed))
+    return working
+
+
+def _sizes(grid: Grid) -> str:
+    return "×".join(f"{size:.3g}" for size in grid.spacing_mm)
+
+
+def _register(
+    images: Sequence[Placed],
+    motion: NDArray[np.float64],
+    working: Grid,
+    config: Preset,
+    budget: int,
+    device: torch.device,
+    timer: StageTimer,
+    name: str,
+) -> tuple[Registration, list[Sanity]]:
+    """Registers; errors then name the fixed image."""
+    fixed, *movings = images
+    try:
+        return register_in_world(
+            fixed,
+            movings,
+            initial=motion,
+            working=working,
+            config=config,
+            kernels=select_kernels(device),
+            budget_bytes=budget,
+            timer=timer,
+        )
+    except McboError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _describe(
+    registration: Registration, fixed: Grid, working: Grid, motion: NDArray[np.float64], labels: Sequence[str]
+) -> Entry:
+    """What the report says beside what that of a data set says (``runner.py``): where it was done, from which start."""
+    entry: Entry = {
+        "coordinates": "world",
+        "shape": fixed.shape,
+        "working_grid": {"shape": working.shape, "affine": working.affine.tolist()},
+        "initial": motion.tolist(),
+        "failed": {},
+        "warnings": [],
+    }
+    if isinstance(registration.config, Config):
+        entry["levels"] = [asdict(level) for level in registration.config.levels]
+    judged: Mapping[str, Judgement] = dict(zip(labels, registration.judgements, strict=bool(registration.judgements)))
+    if judged:
+        entry["judgement"] = {label: asdict(judgement) for label, judgement in judged.items()}
+    return entry
+
+
+def _tell(label: str, judgement: Judgement, config: Preset) -> list[str]:
+    """Says what was chosen; the warnings, if it can hardly be believed."""
+    before, after = judgement.similarity["identity"], judgement.confidence
+    log.info("%s: %s result, similarity %.2f before, %.2f after", label, judgement.chosen, before, after)
+    if not isinstance(config, Cascade) or after >= config.doubtful_similarity:
+        return []
+    warning = (
+        f"{label}: low confidence: similarity {after:.2f}; unrelated images have 0, right results mostly more than "
+        f"{config.doubtful_similarity:.2f} ({judgement.chosen} result)"
+    )
+    log.warning("%s", warning)
+    return [warning]
