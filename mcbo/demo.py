@@ -33,7 +33,7 @@ CHANNELS = {"0000": "iUS", "0001": "ceT1", "0002": "T2"}
 
 
 def run_demo(options: Options, *, config: Preset) -> Outcome:
-    """Makes the data set in ``OUTPUT/dataset``, results in ``OUTPUT/results``, and ``OUTPUT/demo.png`` and ``.html`` to see.
+    """Makes the data set in ``OUTPUT/dataset``, results in ``OUTPUT/results``, ``OUTPUT/demo.png`` and ``.html`` to look at.
 
     Args:
         options: of the run; ``output`` is the demo's folder, ``movings`` must be empty.
