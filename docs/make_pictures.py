@@ -1,4 +1,4 @@
-"""Draws the pictures of the documentation: ``python docs/make_pictures.py`` writes them beside this file, the same each time."""
+"""Draws the pictures of the documentation, beside this file and the same each time: ``python docs/make_pictures.py``."""
 
 from pathlib import Path
 
