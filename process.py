@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,11 @@ from mcbo import __version__
 from mcbo.config import Preset
 from mcbo.dataset import SPLITS, Dataset, open_input, select_cases, single_pair
 from mcbo.errors import InputError, McboError
+from mcbo.ledger import Outcome
 from mcbo.nifti import FORMATS
 from mcbo.options import ON_FAILURE, Options
-from mcbo.outputs import output_files
 from mcbo.progress import log, set_up_logging
-from mcbo.runner import Outcome, run
+from mcbo.runner import run
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
 ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED = 0, 1, 2, 143
@@ -175,6 +176,43 @@ def process(
             help="Write the best of identity, rigid part and full result, by features; cascade does so anyway.",
         ),
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            envvar="MCBO_SHARD",
+            help="Only every Nth case from the Ith on, for job arrays; the report is report-I-of-N.json.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            envvar="MCBO_WORKERS",
+            help="Spread the cases over N processes: one a GPU, or with an Nth of the threads each. With --scheduler: how many "
+            "cases it gets at a time.",
+            show_default=False,
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            envvar="MCBO_SCHEDULER",
+            help="Spread the cases over the workers of this Dask scheduler (tcp://HOST:PORT).",
+            show_default=False,
+        ),
+    ] = None,
+    case_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            envvar="MCBO_CASE_TIMEOUT",
+            help="Give a case up after so many seconds on a worker; needs --workers or --scheduler.",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", envvar="MCBO_QUIET", help="Tell warnings and errors alone.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", envvar="MCBO_VERBOSE", help="Tell more.")] = False,
     log_json: Annotated[
@@ -201,6 +239,7 @@ def process(
         _check_choice("--on-failure", on_failure, ON_FAILURE)
         if memory_gb is not None and not 0 < memory_gb < math.inf:
             raise InputError(f"--memory-gb: expected a number above 0, got {memory_gb:g}")
+        _check_workers(workers, scheduler, case_timeout)
         options = Options(
             output=output,
             suffix=f".{file_format}",
@@ -212,9 +251,15 @@ def process(
             strict=strict,
             on_failure=on_failure,
             fallback=fallback,
+            shard=_parse_shard(shard),
+            workers=workers,
+            scheduler=scheduler,
+            case_timeout_s=case_timeout,
         )
         if demo:
             _check_alone(inputs)
+            if options.shard:
+                raise InputError("--demo: expected no --shard, since it has one case")
             from mcbo.demo import run_demo  # here, because it brings matplotlib, which writes to the home folder
 
             outcome = run_demo(options, config=find_config(task or DEFAULT_TASK, preset))
@@ -258,13 +303,11 @@ def _three_paths(inputs: Sequence[str], options: Options) -> tuple[Dataset, Opti
         raise InputError(f"{output_file}: expected an output file ending in .nii.gz, .nii or .npz")
     if options.movings:
         raise InputError("--moving or MCBO_MOVING: expected no channel, since the moving image is given by its path")
+    if options.shard:
+        raise InputError("--shard or MCBO_SHARD: expected none, since three paths are one case")
     stem = output_file.name.removesuffix(suffix)
     written = replace(options, output=output_file.parent, suffix=suffix, report_name=f"{stem}.report.json")
-    dataset = single_pair(fixed, moving, output_file)
-    for target in output_files(dataset.cases[0].pairs[0], written):
-        if target.exists() and any(path.exists() and path.samefile(target) for path in (fixed, moving)):
-            raise InputError(f"{target}: expected another output file than an input, which would be lost")
-    return dataset, written
+    return single_pair(fixed, moving, output_file), written
 
 
 def _choose_config(dataset: Dataset, task: str | None, preset: str | None, *, optional: bool) -> Preset:
@@ -291,6 +334,29 @@ def _conclude(outcome: Outcome) -> int:
 
 def _split_commas(values: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
+
+
+def _parse_shard(text: str | None) -> tuple[int, int] | None:
+    """``3/8``: the third of eight."""
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isascii() and index.isdecimal() and count.isascii() and count.isdecimal() and len(text) <= 20):
+        raise InputError(f"--shard: expected I/N, as 3/8, got {text[:40]!r}")
+    if not 1 <= int(index) <= int(count):
+        raise InputError(f"--shard: expected I from 1 to N, got {text}")
+    return int(index), int(count)
+
+
+def _check_workers(workers: int | None, scheduler: str | None, case_timeout: float | None) -> None:
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers: expected 1 or more, got {workers}")
+    if case_timeout is not None and not 0 < case_timeout < threading.TIMEOUT_MAX:
+        raise InputError(f"--case-timeout: expected a number of seconds above 0, got {case_timeout:g}")
+    if case_timeout is not None and workers is None and scheduler is None:
+        raise InputError(
+            "--case-timeout: expected --workers or --scheduler with it, since only a worker can be stopped in mid-case"
+        )
 
 
 def _check_choice(option: str, value: str, known: Sequence[str]) -> None:

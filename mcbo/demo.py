@@ -18,10 +18,11 @@ from mcbo.figure import draw_case
 from mcbo.files import prepare_folder, write_whole
 from mcbo.findings import look_at
 from mcbo.html_report import write_page
+from mcbo.ledger import Outcome
 from mcbo.nifti import read_displacement, write_volume
 from mcbo.options import Options
 from mcbo.phantom import Phantom, make_phantom
-from mcbo.runner import Outcome, run
+from mcbo.runner import run
 
 log = logging.getLogger("mcbo")
 

@@ -31,3 +31,7 @@ class OutputError(McboError):
 
 class DiskSpaceError(OutputError):
     """There is no room for the results of a case; it was not started."""
+
+
+class ClusterError(McboError):
+    """Workers that were asked for are not there, or are not of the same kind as the client."""

@@ -129,14 +129,14 @@ def _clear_if_left(partial: Path) -> None:
         os.close(descriptor)
 
 
-def lock_file(descriptor: int, *, wait: bool) -> bool:
+def lock_file(descriptor: int, *, wait: bool, shared: bool = False) -> bool:
     """Locks an open file against other processes until it is closed; whether its file system can.
 
     Raises:
         BlockingIOError: if another process holds it and this one shall not wait.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise
     except OSError as error:

@@ -130,8 +130,9 @@ class _Coarse:
         dilation: int,
         kernels: Kernels,
     ) -> None:
-        longest = max(n * s for n, s in zip(shape_of(fixed), spacing_mm, strict=True))
-        steps = [max(1, round(longest / size / s)) for s in spacing_mm]
+        sides = list(zip(shape_of(fixed), spacing_mm, strict=True))
+        longest = max(n * s for n, s in sides)
+        steps = [min(max(1, round(longest / size / s)), n) for n, s in sides]  # up to the whole axis, where it is thin
         self._spacing = steps[0], steps[1], steps[2]
         self.cell_mm = steps[0] * spacing_mm[0], steps[1] * spacing_mm[1], steps[2] * spacing_mm[2]
         self._radius, self._dilation, self._kernels = radius, dilation, kernels

@@ -1,5 +1,6 @@
 """Headers of image files: what a file claims to hold, judged before anything of that size is read or allocated."""
 
+import io
 import math
 import zlib
 from collections.abc import Iterator
@@ -24,8 +25,14 @@ MAX_VOXELS = 2**30
 MAX_OFFSET = 2**26
 """Bytes before the voxels. Headers end at 352 or 544; what people keep behind them, up to whole DICOM headers, is smaller."""
 
+MAX_SURPLUS = 2**26
+"""Bytes of a file beyond what its header claims. Files with holes may have any size, and all of it would be digested."""
+
 MAX_RATIO = 1032
 """Bytes that deflate can make of one: 258 of two bits (zlib's technical notes)."""
+
+_HEAD_BYTES = 2**20
+"""Of a file, in which its header has to be. Zeros behind the end of a stream are skipped by gzip: without a limit, for ever."""
 
 _STREAM_BYTES = 2**16
 """What gzip's own header and trailer may add to a small file, generously."""
@@ -76,8 +83,12 @@ def read_header(path: Path) -> Header:
     """
     size = regular_size(path, "a NIfTI image")
     try:
-        with _open(path) as (stream, compressed):
-            block = stream.read(540)
+        with path.open("rb") as file:
+            block = file.read(_HEAD_BYTES)
+        compressed = block.startswith(_GZIP)
+        if compressed:
+            with igzip.IGzipFile("", "rb", fileobj=io.BytesIO(block)) as stream:
+                block = stream.read(540)
     except UNREADABLE as error:
         raise InputError(f"{path}: expected a whole NIfTI image, but it cannot be read: {_reason(error)}") from error
     header = _parse(path, block)
@@ -86,6 +97,11 @@ def read_header(path: Path) -> Header:
         raise InputError(
             f"{path}: expected a whole NIfTI image, but its header claims {header.claimed_bytes} bytes, more than "
             f"{'a compressed file' if compressed else 'a file'} of {size} bytes can hold"
+        )
+    if size > header.claimed_bytes + MAX_SURPLUS:
+        raise InputError(
+            f"{path}: expected a whole NIfTI image, found a file of {size} bytes, although its header claims no more than "
+            f"{header.claimed_bytes}"
         )
     return header
 
@@ -109,7 +125,7 @@ def read_values(header: Header, *, dtype: type[np.float32 | np.int32 | np.int64]
     lead, last = header.shape[:-1], header.shape[-1]
     thick = max(1, BLOCK_VALUES // math.prod(lead))
     try:
-        with _open(header.path) as (stream, _), np.errstate(over="ignore", invalid="ignore"):
+        with _open(header.path) as stream, np.errstate(over="ignore", invalid="ignore"):
             stream.seek(header.offset)
             for low in range(0, last, thick):
                 high = min(low + thick, last)
@@ -140,14 +156,14 @@ def _read_exactly(stream: IO[bytes], count: int) -> bytes:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
-    """The bytes of a file without compression, and whether it is compressed; its first bytes tell, not its name."""
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file without compression; its first bytes tell whether there is any, not its name."""
     with path.open("rb") as file:
         if file.peek(2)[:2] != _GZIP:
-            yield file, False
+            yield file
             return
         with igzip.IGzipFile("", "rb", fileobj=file) as stream:
-            yield cast(IO[bytes], stream), True
+            yield cast(IO[bytes], stream)
 
 
 def _parse(path: Path, block: bytes) -> Header:

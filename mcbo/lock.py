@@ -35,6 +35,24 @@ def hold(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def refuse_if_held(path: Path) -> None:
+    """Refuses to go on beside another run that holds a lock file.
+
+    Raises:
+        OutputError: if one does; with what it wrote into the file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # there is none
+        return
+    try:
+        lock_file(descriptor, wait=False, shared=True)
+    except BlockingIOError as error:
+        raise _refusal(path, descriptor) from error
+    finally:
+        os.close(descriptor)
+
+
 def _acquire(path: Path) -> int:
     """Opens and locks the file; returns its descriptor."""
     while True:
@@ -42,12 +60,9 @@ def _acquire(path: Path) -> int:
         try:
             supported = lock_file(descriptor, wait=False)
         except BlockingIOError as error:
-            holder = os.read(descriptor, 1000).decode("utf-8", "replace").strip() or "it has not said yet which"
+            refusal = _refusal(path, descriptor)
             os.close(descriptor)
-            raise OutputError(
-                f"{path.parent}: expected no other run with the same report, but one is at work there ({holder}): wait for it, "
-                "stop it, or choose another --output"
-            ) from error
+            raise refusal from error
         except OSError:
             os.close(descriptor)
             raise
@@ -61,3 +76,11 @@ def _acquire(path: Path) -> int:
             since = time.strftime("%Y-%m-%d %H:%M:%S %z")
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
         return descriptor
+
+
+def _refusal(path: Path, descriptor: int) -> OutputError:
+    holder = os.read(descriptor, 1000).decode("utf-8", "replace").strip() or "it has not said yet which"
+    return OutputError(
+        f"{path.parent}: expected no other run with the same report, but one is at work there ({holder}): wait for it, "
+        "stop it, or choose another --output"
+    )

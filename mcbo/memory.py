@@ -99,6 +99,34 @@ def cascade_bytes(shape: Shape, config: Cascade, *, movings: int) -> int:
     return int(FLOAT_BYTES * (held + max(peaks)))
 
 
+def image_bytes(shape: Shape, *, movings: int) -> int:
+    """Bytes of the images of a case as they are read: a fixed and ``movings`` moving ones."""
+    return FLOAT_BYTES * (1 + movings) * _cells(shape)
+
+
+def result_bytes(shape: Shape, *, pairs: int, warped: bool) -> int:
+    """Bytes of the displacements of a case, and of its warped images if they are written."""
+    return FLOAT_BYTES * (4 if warped else 3) * pairs * _cells(shape)
+
+
+def least_bytes(shape: Shape, config: Preset, *, movings: int) -> int:
+    """The memory model of a case of which only the shape is known yet: bytes with the thinnest slabs.
+
+    Args:
+        shape: voxels.
+        config: the preset, not fitted to the shape.
+        movings: moving images that are fused; 1 where they are not.
+
+    Raises:
+        InputError: if the shape is too small for the preset.
+    """
+    if isinstance(config, Cascade):
+        check_size(shape)
+        return cascade_bytes(shape, config, movings=movings)
+    fitted, _ = fit_to_shape(config, shape)
+    return needed_bytes(shape, fitted, movings=movings, rows=[1] * len(fitted.levels))
+
+
 def check_budget(shape: Shape, config: Preset, *, movings: int, budget_bytes: int) -> None:
     """Refuses a case of which only the shape is known yet.
 
@@ -112,11 +140,7 @@ def check_budget(shape: Shape, config: Preset, *, movings: int, budget_bytes: in
         InputError: if the shape is too small for the preset.
         MemoryBudgetError: if even the thinnest slabs need more than the budget; the message says how much would do.
     """
-    if isinstance(config, Cascade):
-        check_cascade(shape, config, movings=movings, budget_bytes=budget_bytes)
-    else:
-        fitted, _ = fit_to_shape(config, shape)
-        rows_per_level(shape, fitted, movings=movings, budget_bytes=budget_bytes, thickest=1)
+    _check_budget(shape, movings, least_bytes(shape, config, movings=movings), budget_bytes)
 
 
 def check_cascade(shape: Shape, config: Cascade, *, movings: int, budget_bytes: int) -> None:

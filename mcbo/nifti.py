@@ -83,7 +83,7 @@ def read_grid(path: Path) -> tuple[Shape, NDArray[np.float64]]:
     """Shape, ``(H, W, D)``, and affine, ``(4, 4)`` float64, of an image, from its header alone.
 
     Raises:
-        InputError: if that cannot be read or is not of a 3D image.
+        InputError: if that cannot be read, or is not of a 3D image of one number per voxel.
     """
     header = read_header(path)
     return check_image(header), header.affine

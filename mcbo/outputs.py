@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from mcbo.dataset import Case, Pair, wanted
 from mcbo.errors import InputError, MemoryBudgetError
-from mcbo.field import warp
 from mcbo.files import check_room, format_bytes, free_disk_bytes
-from mcbo.nifti import Image, read_grid, write_displacement, write_volume
+from mcbo.nifti import read_grid, write_displacement, write_volume
 from mcbo.options import Options
 from mcbo.progress import log
-from mcbo.types import Displacement, Shape
+from mcbo.types import Displacement, Shape, Volume
 
 _DISPLACEMENT_BYTES = 12
 """A voxel, float32. Compressed files are smaller, by how much nobody knows before: from a few percent to nearly all."""
@@ -29,6 +28,28 @@ def output_files(pair: Pair, options: Options) -> list[Path]:
     if options.warped:
         paths.append(options.output / f"warped_{pair.field_name.removeprefix('disp_')}.nii.gz")
     return paths
+
+
+def check_inputs_stay(cases: Iterable[Case], options: Options) -> None:
+    """Refuses a run that would write over an image that it reads, as where images are named as results are.
+
+    Raises:
+        InputError: with the first such file.
+    """
+    pairs = [pair for case in cases for pair in case.pairs]
+    inputs = {_identity(path) for path in dict.fromkeys(path for pair in pairs for path in (pair.fixed, pair.moving))} - {None}
+    for target in (path for pair in pairs for path in output_files(pair, options)):
+        if _identity(target) in inputs:
+            raise InputError(f"{target}: expected another output than an input, which would be lost")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from all others, by whatever path; None if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def check_case_room(pairs: Sequence[Pair], shape: Shape, options: Options) -> None:
@@ -61,17 +82,25 @@ def _pair_bytes(shape: Shape, options: Options) -> int:
     return math.prod(shape) * (_DISPLACEMENT_BYTES + (_WARPED_BYTES if options.warped else 0))
 
 
-def write_pair(pair: Pair, displacement: Displacement, fixed: Image, movings: dict[str, Image], options: Options) -> Path:
+def write_pair(
+    pair: Pair, displacement: Displacement, warped: Volume | None, affine: NDArray[np.float64], options: Options
+) -> Path:
     """Writes what belongs to a pair, the displacement last, so that where it is, all is; returns its path.
+
+    Args:
+        pair: whose files these are.
+        displacement: ``(1, 3, H, W, D)`` voxels.
+        warped: the warped moving image ``(1, 1, H, W, D)``, if asked for.
+        affine: of the fixed image.
+        options: of the run.
 
     Raises:
         OutputError: if that fails.
     """
     path, *warped_path = output_files(pair, options)
-    if warped_path:
-        warped = warp(movings[pair.field_name].volume.to(displacement.device), displacement)
-        write_volume(warped_path[0], warped, fixed.affine)
-    write_displacement(path, displacement, fixed.affine)
+    if warped is not None:
+        write_volume(warped_path[0], warped, affine)
+    write_displacement(path, displacement, affine)
     return path
 
 
@@ -108,9 +137,16 @@ def _grid_of(pair: Pair) -> tuple[Shape, NDArray[np.float64]]:
             raise InputError(f"of neither image can the header be read: {fixed_error}; {error}") from error
 
 
-def remove(path: Path) -> None:
-    """Takes away what is left under the name of a result that a run owes and has not: it would be taken for that run's."""
-    if path.is_file():
-        with contextlib.suppress(OSError):
-            path.unlink()
-            log.warning("%s is removed, since it is not of this run", path)
+def remove(path: Path) -> bool:
+    """Takes away what is left under the name of a result that a run owes and has not: it would be taken for that run's.
+
+    Returns:
+        Whether there was something, and it is gone.
+    """
+    if not path.is_file():
+        return False
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True

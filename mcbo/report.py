@@ -14,25 +14,20 @@ import torch
 
 from mcbo.config import Preset
 from mcbo.files import write_whole
-from mcbo.runtime import describe_device, versions
-
-_DECIDING = ("mcbo", "torch", "cuda")
-"""Versions on which a result depends; a new kernel or cluster node makes no old result stale."""
+from mcbo.runtime import DECIDING, versions
 
 Entry = dict[str, Any]
-"""What the report says of a case; see ``runner.py``."""
+"""What the report says of a case; see ``case_*.py``."""
 
 
-def write_report(
-    path: Path, entries: Mapping[str, Entry], config: Preset, device: torch.device, *, stopped: str | None = None
-) -> None:
+def write_report(path: Path, entries: Mapping[str, Entry], config: Preset, device: str, *, stopped: str | None = None) -> None:
     """Writes the report, whole or not at all.
 
     Args:
         path: of the report.
         entries: by the case's name.
         config: the preset.
-        device: where it ran.
+        device: where it ran, for people.
         stopped: why the run ended before all cases were tried, if it did.
 
     Raises:
@@ -40,7 +35,7 @@ def write_report(
     """
     content = {
         "versions": versions(),
-        "device": describe_device(device),
+        "device": device,
         "threads": torch.get_num_threads(),
         "config": asdict(config),
         "stopped": stopped,
@@ -61,7 +56,7 @@ def read_entries(path: Path, config: Preset) -> dict[str, Entry]:
             return {}
         here = versions()
         same = content["config"] == json.loads(json.dumps(asdict(config))) and all(
-            content["versions"][name] == here[name] for name in _DECIDING
+            content["versions"][name] == here[name] for name in DECIDING
         )
         return {name: entry for name, entry in content["cases"].items() if isinstance(entry, dict)} if same else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # no report of ours

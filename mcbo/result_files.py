@@ -19,6 +19,7 @@ from mcbo.nifti import write_displacement
 from mcbo.progress import log
 from mcbo.report import Entry, digest, read_entries, write_report
 from mcbo.resample import resample
+from mcbo.runtime import describe_device
 from mcbo.transform import Transform
 from mcbo.types import Volume
 
@@ -117,7 +118,7 @@ def write_result(
             written.setdefault(name[kind], digest(folder / name[kind]))
             log.debug("%s written", folder / name[kind])
     pairs = {label: {kind: name[kind] for kind in ("displacement", *kinds)} for label, name in zip(labels, names, strict=True)}
-    write_report(folder / REPORT, {CASE: entry | {"files": pairs, "written": written}}, config, device)
+    write_report(folder / REPORT, {CASE: entry | {"files": pairs, "written": written}}, config, describe_device(device))
     return [*(folder / name for name in written), folder / REPORT]
 
 

@@ -27,7 +27,7 @@ class JudgementReport(BaseModel):
 
 
 class CaseReport(BaseModel):
-    """What the report says of a case; see ``runner.py``. What has a default here, not every run says."""
+    """What the report says of a case; see ``case_write.py``. What has a default here, not every run says."""
 
     inputs: dict[str, str | None] = {}
     written: dict[str, str | None]

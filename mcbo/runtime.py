@@ -17,6 +17,9 @@ from mcbo.types import Kernels
 MEMORY_SHARE = 0.8
 """Part of the free memory that a case may take unless told otherwise; the rest is for Python, files and other programs."""
 
+DECIDING = ("mcbo", "torch", "cuda")
+"""Versions on which a result depends; a new kernel or cluster node makes no old result stale."""
+
 SAMPLE_EVERY_S = 0.02
 """How often resident memory is looked at."""
 
@@ -41,6 +44,14 @@ def select_device(name: str) -> torch.device:
             f"device {name!r} is not there: found {found}; with Docker, was --gpus all given? --device cpu works without"
         )
     return torch.device(name)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that torch can use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    if not torch.cuda.is_available():
+        return []
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[: torch.cuda.device_count()] or [str(index) for index in range(torch.cuda.device_count())]
 
 
 def describe_device(device: torch.device) -> str:
@@ -99,6 +110,11 @@ def _container_free_bytes() -> list[int]:
         except (OSError, ValueError):  # not this version, or "max": no limit
             continue
     return []
+
+
+def resident_bytes() -> int:
+    """Memory that this process has."""
+    return _status_bytes("VmRSS")
 
 
 class CpuPeakMeter:

@@ -53,8 +53,14 @@ def json_of(content: object) -> Callable[[Path], object]:
 def sparse(size: int) -> Callable[[Path], object]:
     """A file of any size that takes no room."""
 
+    return with_hole(b"", size)
+
+
+def with_hole(data: bytes, size: int = 2**40) -> Callable[[Path], object]:
+    """Bytes, and nothing up to that size behind them."""
+
     def build(path: Path) -> None:
-        path.touch()
+        path.write_bytes(data)
         os.truncate(path, size)
 
     return build

@@ -10,7 +10,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from malformed import CLAIM, NO_IMAGE, SHAPE, SHORT, WHOLE, Sample, bytes_of
+from malformed import CLAIM, NO_IMAGE, SHAPE, SHORT, WHOLE, Sample, bytes_of, with_hole
 from numpy.typing import NDArray
 
 
@@ -149,6 +149,9 @@ def image_samples() -> Iterator[Sample]:
     yield Sample(
         "an image of one value", "image", bytes_of(nifti(np.full(SHAPE, 3, np.uint8))), "found only the value 3", None, ".nii"
     )
+    yield Sample("a TiB behind the image", "image", with_hole(nifti(ramp(*SHAPE))), "although its header claims", None, ".nii")
+    packed_image = gzip.compress(nifti(ramp(*SHAPE)))
+    yield Sample("a TiB behind, packed", "image", with_hole(packed_image), "although its header claims", None, ".nii.gz")
     yield Sample("two images in one", "image", bytes_of(nifti(ramp(*SHAPE, 2))), "expected a 3D image, found 4D", None, ".nii")
     yield Sample("a tiny image", "image", bytes_of(nifti(ramp(2, 3, 2))), "expected", None, ".nii")
 

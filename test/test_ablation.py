@@ -10,7 +10,7 @@ from helpers import write_nifti
 
 from evaluation.settings import from_options
 from evaluation.summary import score, to_table
-from mcbo import runner
+from mcbo import case_compute
 from mcbo.__main__ import main
 from mcbo.ablation import Plan, make_studies
 from mcbo.config import Cascade, Config
@@ -177,7 +177,7 @@ def test_the_table_says_what_evaluation_says_and_a_second_run_does_nothing(
     assert f" {content['rows'][1]['tre_mm']:.2f} |" in table
     assert "commit: " in table
 
-    monkeypatch.setattr(runner, "register", None)  # would fail if it were called
+    monkeypatch.setattr(case_compute, "register", None)  # would fail if it were called
     assert main(arguments) == 0
     assert json.loads((tmp_path / "table.json").read_text())["rows"] == content["rows"]
     assert main([*arguments, "--preset", "mcbo2024", "--overwrite"]) == 2  # now it is called

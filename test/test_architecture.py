@@ -17,7 +17,8 @@ LAYERS: list[set[str]] = [
     {"cascade", "pipeline", "tasks", "dataset", "nifti", "runtime", "phantom", "progress", "figure", "variants", "truth"}
     | {"lock", "itk", "itk_files", "images", "landmarks", "initial", "image_like", "working_grid", "world"}
     | {"plane", "picture", "view", "result_folder"},
-    {"report", "outputs", "transform"},
+    {"report", "outputs", "transform", "case_result", "resume"},
+    {"case_run", "case_load", "case_compute", "case_write", "ledger", "assembly_line", "worker", "cluster"},
     {"runner", "result_files"},
     {"api"},
     {"demo", "benchmark", "ablation", "transform_commands", "register_command"} | {"findings", "html_report"},
@@ -89,6 +90,8 @@ def test_the_judge_and_the_method_share_nothing() -> None:
         ("rich", {"progress"}),
         ("numba", {"kernels"}),
         ("isal", {"nifti", "header"}),
+        ("dask", {"cluster"}),
+        ("distributed", {"cluster"}),
         ("scipy", {"phantom", "figure", "mask", "picture", "view"}),
     ],
 )

@@ -25,7 +25,7 @@ import torch
 from helpers import paper_config, write_dataset, write_nifti
 
 import process
-from mcbo import files, outputs, runner
+from mcbo import files, ledger, outputs
 from mcbo.memory import needed_bytes
 from mcbo.nifti import read_displacement
 from mcbo.phantom import make_phantom
@@ -124,7 +124,7 @@ def after_first_case(monkeypatch: pytest.MonkeyPatch, action: Callable[[], objec
         if calls == 1:
             action()
 
-    monkeypatch.setattr(runner, "write_report", write_then_act)
+    monkeypatch.setattr(ledger, "write_report", write_then_act)
 
 
 def test_kill_9_loses_nothing_that_was_finished(original: Path, truth: dict[str, str | None], tmp_path: Path) -> None:
@@ -299,12 +299,12 @@ def test_an_input_that_is_deleted_in_mid_run_costs_its_own_pair(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    victim = data / "imagesTr" / "ReMIND2Reg_0003_0001.nii.gz"
+    victim = data / "imagesTr" / "ReMIND2Reg_0004_0001.nii.gz"  # by then, the second is computed and the third was read
     after_first_case(monkeypatch, victim.unlink)
     out = tmp_path / "out"
     assert process.main(arguments(data, out)) == process.SOME_FAILED
-    assert "ReMIND2Reg_0003_0001.nii.gz: no such file" in capsys.readouterr().err
-    assert digests(out) == {name: value for name, value in truth.items() if "0003" not in name}
+    assert "ReMIND2Reg_0004_0001.nii.gz: no such file" in capsys.readouterr().err
+    assert digests(out) == {name: value for name, value in truth.items() if "0004" not in name}
 
 
 def test_a_clock_that_was_set_back_changes_nothing(

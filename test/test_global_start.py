@@ -24,6 +24,21 @@ def test_the_ball_of_rotations_begins_with_none_and_is_symmetric() -> None:
     assert {tuple(v[axis] for axis in order) for v in vectors for order in itertools.permutations(range(3))} == set(vectors)
 
 
+def test_voxels_that_are_absurdly_thin_take_no_more_time_or_memory() -> None:
+    """A cell as thick as it is wide would have 10¹⁵ of them."""
+    config = find_config("ReMIND2Reg", "cascade")
+    assert isinstance(config, Cascade)
+    assert config.start
+    phantom = make_phantom((32, 28, 36), seed=2)
+    known = field_of_view(phantom.fixed)
+    kernels = select_kernels(known.device)
+    found = find_start(
+        phantom.fixed, known, [phantom.fixed], [known], spacing_mm=(1e-15, 1.0, 1.0), settings=config.start, kernels=kernels
+    )
+    u = rigid.to_displacement(found, (32, 28, 36), offset=(0, 0, 0), spacing_mm=(1e-15, 1.0, 1.0), like=phantom.fixed)
+    assert not u.any()
+
+
 @pytest.mark.parametrize(
     ("rotation_deg", "shift_mm"), [((0.0, 0.0, 0.0), (18.0, 0.0, -9.0)), ((0.0, 0.0, 14.0), (0.0, 20.0, 5.0))]
 )

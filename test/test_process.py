@@ -19,10 +19,11 @@ import torch
 from helpers import write_dataset, write_nifti
 
 import process
-from mcbo import __version__, demo, pipeline, runner
+from mcbo import __version__, case_compute, demo, ledger, pipeline, resume
+from mcbo.errors import OutputError
 from mcbo.nifti import read_displacement
 from mcbo.phantom import make_phantom
-from mcbo.report import read_entries
+from mcbo.report import read_entries, write_report
 
 SHAPE = (14, 12, 17)
 
@@ -221,6 +222,19 @@ def test_a_report_that_cannot_be_written_does_not_stop_the_cases(data: Path, tmp
     assert len(files(tmp_path)) == 3
 
 
+def test_a_report_that_is_written_in_the_end_is_no_failure(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [OutputError("the disk is full")]
+
+    def fail_once(*args: Any, **kwargs: Any) -> None:
+        if errors:
+            raise errors.pop()
+        write_report(*args, **kwargs)
+
+    monkeypatch.setattr(ledger, "write_report", fail_once)
+    assert process.main([str(data), "--output", str(tmp_path)]) == 0
+    assert set(json.loads((tmp_path / "report.json").read_text())["cases"]) == {"0098", "0099"}
+
+
 def test_a_failed_pair_leaves_no_field_of_an_earlier_run(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,6 +245,28 @@ def test_a_failed_pair_leaves_no_field_of_an_earlier_run(
     assert process.main(arguments) == process.BAD_INPUT
     assert files(tmp_path / "out") == ["report.json"]
     assert "is removed, since it is not of this run" in capsys.readouterr().err
+
+
+def test_what_was_written_stays_while_its_images_are_out_of_reach(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = broken_dataset(tmp_path, data, "none")
+    out = tmp_path / "out"
+    arguments = [str(dataset), "--output", str(out), "--case", "0099"]
+    assert process.main(arguments) == 0
+    before = {path.name: path.read_bytes() for path in out.glob("disp_*")}
+    (tmp_path / "imagesTr").rename(tmp_path / "unmounted")
+    for more in ([], ["--overwrite"], ["--on-failure", "zero"]):
+        assert process.main([*arguments, *more]) == process.SOME_FAILED
+        assert "no such file; what an earlier run wrote of this pair stays" in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in out.glob("disp_*")} == before
+    (tmp_path / "unmounted").rename(tmp_path / "imagesTr")
+    (tmp_path / "imagesTr" / "ReMIND2Reg_0099_0002.nii.gz").unlink()
+    assert process.main(arguments) == process.SOME_FAILED
+    told = capsys.readouterr()
+    assert "disp_0099_0000_0099_0002 is not done" in told.err
+    assert "disp_0099_0000_0099_0001" not in told.err
+    assert {path.name: path.read_bytes() for path in out.glob("disp_*")} == before
 
 
 def test_channels_written_one_after_the_other_are_both_remembered(
@@ -271,7 +307,22 @@ def test_an_input_is_never_overwritten(data: Path, tmp_path: Path, capsys: pytes
     fixed = data / "imagesTr" / "ReMIND2Reg_0099_0000.nii.gz"
     assert process.main([str(fixed), str(moving), str(moving)]) == process.BAD_INPUT
     assert moving.read_bytes() == before
-    assert "expected another output file than an input" in capsys.readouterr().err
+    assert "expected another output than an input" in capsys.readouterr().err
+
+
+def test_images_that_are_named_like_results_are_not_overwritten_either(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = [tmp_path / f"disp_0001_0000_0001_000{channel}.nii.gz" for channel in range(2)]
+    for channel, path in enumerate(named):
+        path.write_bytes((data / "imagesTr" / f"ReMIND2Reg_0099_000{channel}.nii.gz").read_bytes())
+    before = named[1].read_bytes()
+    arguments = [str(tmp_path), "--task", "ReMIND2Reg", "--output"]
+    assert process.main([*arguments, str(tmp_path)]) == process.BAD_INPUT
+    assert "expected another output than an input" in capsys.readouterr().err
+    assert files(tmp_path) == [path.name for path in named]
+    assert named[1].read_bytes() == before
+    assert process.main([*arguments, str(tmp_path / "out")]) == 0
 
 
 def test_an_interrupted_run_reports_what_was_done(
@@ -287,7 +338,7 @@ def test_an_interrupted_run_reports_what_was_done(
             raise KeyboardInterrupt
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(runner, "register", interrupted)
+    monkeypatch.setattr(case_compute, "register", interrupted)
     assert process.main([str(data), "--output", str(tmp_path)]) == 130
     assert list(json.loads((tmp_path / "report.json").read_text())["cases"]) == ["0098"]
     assert "stopped after 1 of 2 case(s)" in capsys.readouterr().err
@@ -324,7 +375,7 @@ def test_what_is_stale_is_done_again(
     elif change == "output":
         (out / "disp_0099_0000_0099_0001.nii.gz").write_bytes(b"foreign")
     elif change == "config":
-        monkeypatch.setattr(runner, "read_entries", lambda path, config: read_entries(path, replace(config, mind_radius=2)))
+        monkeypatch.setattr(resume, "read_entries", lambda path, config: read_entries(path, replace(config, mind_radius=2)))
     elif change == "warped":
         arguments.append("--warped")
     else:

@@ -25,7 +25,7 @@ from evaluation.errors import EvaluationError
 from evaluation.images import read_affine, read_grid, read_volume
 from evaluation.landmarks import read_landmarks
 from evaluation.pairs import Pair
-from mcbo import runner
+from mcbo import case_load
 from mcbo.dataset import open_input, parse_name
 from mcbo.errors import InputError
 from mcbo.header import read_header, read_values
@@ -199,7 +199,7 @@ def test_a_case_beyond_the_budget_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_around(tmp_path)
-    monkeypatch.setattr(runner, "read_image", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(case_load, "read_image", lambda path: pytest.fail(f"{path} was read"))
     for preset in ("cascade", "mcbo2024"):
         arguments = [str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--preset", preset, "--memory-gb", "0.00001"]
         (tmp_path / "data" / PAIR["fixed"]).write_bytes(nibabel.Nifti1Image(np.zeros((21, 22, 23)), np.eye(4)).to_bytes())
