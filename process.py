@@ -23,9 +23,11 @@ from mcbo.config import Preset
 from mcbo.dataset import SPLITS, Dataset, open_input, select_cases, single_pair
 from mcbo.errors import InputError, McboError
 from mcbo.ledger import Outcome
+from mcbo.location import is_url, shown_url
 from mcbo.nifti import FORMATS
 from mcbo.options import ON_FAILURE, Options
 from mcbo.progress import log, set_up_logging
+from mcbo.remote import locate, open_url
 from mcbo.runner import run
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
@@ -80,14 +82,17 @@ def process(
         list[str] | None,
         typer.Argument(
             metavar="[DATASET_JSON | FIXED MOVING OUTPUT_FILE]",
-            help="A Learn2Reg dataset JSON; or two images and the displacement file to write. Without: all of --input.",
+            help="A Learn2Reg dataset JSON; or two images and the displacement file to write. Without: all of --input. "
+            "What is read may be a URL.",
             show_default=False,
         ),
     ] = None,
     input_folder: Annotated[
-        Path,
-        typer.Option("--input", metavar="DIR", envvar="MCBO_INPUT", help="Folder with a *_dataset.json, or images alone."),
-    ] = Path("/input"),
+        str,
+        typer.Option(
+            "--input", metavar="DIR", envvar="MCBO_INPUT", help="Folder with a *_dataset.json, or images alone; or its URL."
+        ),
+    ] = "/input",
     output: Annotated[
         Path, typer.Option(metavar="DIR", envvar="MCBO_OUTPUT", help="Folder for displacements and report.json.")
     ] = Path("/output"),
@@ -237,6 +242,7 @@ def process(
         _check_choice("--split", split, list(SPLITS))
         _check_choice("--format", file_format, list(FORMATS))
         _check_choice("--on-failure", on_failure, ON_FAILURE)
+        _check_local("--output", str(output))
         if memory_gb is not None and not 0 < memory_gb < math.inf:
             raise InputError(f"--memory-gb: expected a number above 0, got {memory_gb:g}")
         _check_workers(workers, scheduler, case_timeout)
@@ -274,7 +280,7 @@ def process(
 
 def _run(
     inputs: Sequence[str],
-    input_folder: Path,
+    input_folder: str,
     options: Options,
     task: str | None,
     preset: str | None,
@@ -285,7 +291,11 @@ def _run(
     if len(inputs) == 3:
         dataset, options = _three_paths(inputs, options)
     elif len(inputs) <= 1:
-        dataset = open_input(Path(inputs[0]) if inputs else input_folder, split=split, trust_paths=trust_paths)
+        where = inputs[0] if inputs else input_folder
+        if is_url(where):
+            dataset = open_url(where, split=split, trust_paths=trust_paths)
+        else:
+            dataset = open_input(Path(where), split=split, trust_paths=trust_paths)
     else:
         raise InputError(
             f"expected no path, one (a dataset JSON) or three (fixed, moving, output file), got {len(inputs)}: "
@@ -297,7 +307,8 @@ def _run(
 
 def _three_paths(inputs: Sequence[str], options: Options) -> tuple[Dataset, Options]:
     """A dataset of one pair; folder and format of its result follow from the output file."""
-    fixed, moving, output_file = map(Path, inputs)
+    _check_local("the output file", inputs[2])
+    fixed, moving, output_file = locate(inputs[0]), locate(inputs[1]), Path(inputs[2])
     suffix = next((s for s in (".nii.gz", ".nii", ".npz") if output_file.name.endswith(s)), None)
     if suffix is None or output_file.name == suffix:
         raise InputError(f"{output_file}: expected an output file ending in .nii.gz, .nii or .npz")
@@ -362,6 +373,11 @@ def _check_workers(workers: int | None, scheduler: str | None, case_timeout: flo
 def _check_choice(option: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise InputError(f"{option}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def _check_local(what: str, path: str) -> None:
+    if is_url(path):
+        raise InputError(f"{what}: expected a folder of this machine, or one that is mounted, got the URL {shown_url(path)}")
 
 
 def _check_alone(inputs: Sequence[str] | None) -> None:

@@ -15,6 +15,7 @@ from mcbo.dataset import SPLITS
 from mcbo.errors import InputError, McboError
 from mcbo.files import write_whole
 from mcbo.options import Options
+from mcbo.plan_command import plan_run
 from mcbo.progress import printable, set_up_logging
 from mcbo.result_folder import find_report
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
@@ -61,7 +62,7 @@ def benchmark(
         torch.set_num_threads(threads)
     config = find_config(task, preset)
     sizes = _parse_sizes(scaling) if scaling else [size]
-    about = describe_run(config, device)
+    about = {"task": task, **describe_run(config, device)}
     options = Options(output=Path(), device=device)
     measurements = measure(sizes, config=config, options=options, movings=modalities, repeat=repeat)
     typer.echo(to_text(about, measurements))
@@ -71,6 +72,9 @@ def benchmark(
         typer.echo(f"\nplain torch:\n\n{to_text({}, plain)}\n\nplain torch takes {ratios} times as long")
     if json_file:
         write_json(json_file, about, measurements)
+
+
+app.command("plan")(plan_run)
 
 
 def _parse_sizes(text: str) -> list[int]:

@@ -21,6 +21,7 @@ from mcbo.field import shape_of
 from mcbo.files import free_disk_bytes
 from mcbo.header import read_header
 from mcbo.ledger import Ledger
+from mcbo.location import RemotePath
 from mcbo.memory import image_bytes, least_bytes, result_bytes
 from mcbo.nifti import check_image
 from mcbo.options import Options
@@ -28,6 +29,7 @@ from mcbo.progress import ProgressView
 from mcbo.resume import used_pairs
 from mcbo.runtime import budget_bytes, wait_for
 from mcbo.timing import PeakMeter, StageTimer
+from mcbo.types import Shape
 
 
 class AssemblyLine:
@@ -115,7 +117,8 @@ class AssemblyLine:
         """Bytes to keep free for what is read and written while a case is computed; None if there is no room for that."""
         host = torch.device("cpu")
         budget = budget_bytes(host, self._options.memory_gb if self._device.type == "cpu" else None)
-        neighbors = self._writing_bytes + (_images_of(following, self._config, self._options) if following else 0)
+        here = None if case_run.fixed is None else shape_of(case_run.fixed.volume)
+        neighbors = self._writing_bytes + (_images_of(following, self._config, self._options, like=here) if following else 0)
         needed = 0
         if case_run.fixed is not None:
             shape, there = shape_of(case_run.fixed.volume), len(case_run.movings)
@@ -136,9 +139,15 @@ class AssemblyLine:
         return needed + self._writing_bytes > free_disk_bytes(self._options.output)
 
 
-def _images_of(case: Case, config: Preset, options: Options) -> int:
-    """Bytes that reading a case takes, by its fixed image's header; 0 if that is broken, since nothing is read then."""
+def _images_of(case: Case, config: Preset, options: Options, *, like: Shape | None) -> int:
+    """Bytes that reading a case takes, by its fixed image's header; 0 if that is broken, since nothing is read then.
+
+    A header that is not on this machine yet is taken to be ``like`` that of the case before.
+    """
     try:
-        return image_bytes(check_image(read_header(case.fixed)), movings=len(used_pairs(case, config, options)))
+        shape = check_image(read_header(case.fixed))
     except InputError:
-        return 0
+        if like is None or not isinstance(case.fixed, RemotePath):
+            return 0
+        shape = like
+    return image_bytes(shape, movings=len(used_pairs(case, config, options)))

@@ -15,6 +15,7 @@ from mcbo.header import read_header
 from mcbo.memory import check_budget
 from mcbo.nifti import Image, check_image, read_image
 from mcbo.options import Options
+from mcbo.remote import fetched
 from mcbo.report import Entry
 from mcbo.resume import deciding, done_before, input_digests, used_pairs
 from mcbo.runtime import budget_bytes
@@ -45,20 +46,20 @@ def load(
     """
     run = CaseRun(case)
     result = run.result
-    with run.span("read"), timer.stage("read"):
-        before = done_before(case, earlier, config, options)
+    with run.span("read"), timer.stage("read"), fetched(case, used_pairs(case, config, options)) as here:
+        before = done_before(here, earlier, config, options)
         if before is not None:
             run.result = before
             return run
         with failing(run, options):
-            result.entry |= {"inputs": input_digests(case, config, options), "options": deciding(config, options)}
+            result.entry |= {"inputs": input_digests(here, config, options), "options": deciding(config, options)}
             if not ahead:
-                _check_memory(case, config, options, device)
-            fixed = read_image(case.fixed)
-            movings, refused = _read_movings(used_pairs(case, config, options), fixed, result)
+                _check_memory(here, config, options, device)
+            fixed = read_image(here.fixed)
+            movings, refused = _read_movings(used_pairs(here, config, options), fixed, result)
             for message in refused.values() if movings else ():
                 result.caution(f"case {case.name} goes on without this image: {message}")
-            asked = wanted(case, options.movings)
+            asked = wanted(here, options.movings)
             result.failed = {pair.field_name: refused[pair.field_name] for pair in asked if pair.field_name in refused}
             if any(pair.field_name in movings for pair in asked):
                 run.fixed, run.movings, run.affine = fixed, movings, fixed.affine

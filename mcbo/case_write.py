@@ -1,7 +1,5 @@
 """The last step of a case: its displacements become files, its failures are dealt with, and its entry is complete."""
 
-from collections.abc import Sequence
-
 import torch
 
 from mcbo.case_result import CaseResult
@@ -10,6 +8,7 @@ from mcbo.dataset import Case, Pair, wanted
 from mcbo.errors import McboError, OutputError
 from mcbo.options import ON_FAILURE, Options
 from mcbo.outputs import output_files, remove, write_pair, write_placeholder
+from mcbo.remote import fetched
 from mcbo.report import digest
 from mcbo.runtime import budget_bytes, describe_device
 from mcbo.timing import StageTimer
@@ -33,7 +32,7 @@ def write(run: CaseRun, options: Options, device: torch.device, *, timer: StageT
                     else:
                         result.written.append(written)
         run.displacements, run.warped = {}, {}
-        _clear_up(asked, result, options)
+        _clear_up(run.case, result, options)
         files = [path for pair in asked if pair.field_name not in result.failed for path in output_files(pair, options)]
         written_digests = {path.name: digest(path) for path in files}
     result.entry |= {
@@ -54,24 +53,26 @@ def fail(case: Case, message: str, options: Options, device: torch.device) -> Ca
     return write(run, options, device, timer=StageTimer())
 
 
-def _clear_up(asked: Sequence[Pair], result: CaseResult, options: Options) -> None:
+def _clear_up(case: Case, result: CaseResult, options: Options) -> None:
     """Says what failed, and leaves under the names of its results nothing but what may stand in for it."""
-    for pair in asked:
+    for pair in wanted(case, options.movings):
         if pair.field_name in result.failed:
             result.complain(f"{pair.field_name} is not written: {result.failed[pair.field_name]}")
-            _stand_in(pair, result, options)
+            _stand_in(case, pair, result, options)
             for path in output_files(pair, options):
                 result.lost.append(path.name)
                 if path not in result.placeholders and remove(path):
                     result.caution(f"{path} is removed, since it is not of this run")
 
 
-def _stand_in(pair: Pair, result: CaseResult, options: Options) -> None:
+def _stand_in(case: Case, pair: Pair, result: CaseResult, options: Options) -> None:
     """Writes a displacement of no motion for a failed pair, if that was asked for and can be done."""
     if options.on_failure == ON_FAILURE[0]:
         return
     try:
-        path = write_placeholder(pair, options, budget_bytes=budget_bytes(torch.device("cpu"), options.memory_gb))
+        with fetched(case, [pair]) as here:  # once more, for its header
+            same = next(other for other in here.pairs if other.field_name == pair.field_name)
+            path = write_placeholder(same, options, budget_bytes=budget_bytes(torch.device("cpu"), options.memory_gb))
     except (McboError, MemoryError, RuntimeError) as error:
         result.complain(f"{pair.field_name}: nothing can stand in for it either: {error}")
         return

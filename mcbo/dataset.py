@@ -14,7 +14,7 @@ from pydantic import BaseModel, FailFast, TypeAdapter, ValidationError
 
 from mcbo.description import read_description
 from mcbo.errors import InputError
-from mcbo.paths import Folder, shown
+from mcbo.paths import Folder, RemoteFolder, shown
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "val": ("registration_val", "validation_paired", "validation"),
@@ -92,19 +92,22 @@ def open_input(path: Path, *, split: str, trust_paths: bool = False) -> Dataset:
             raise InputError(f"{path}: no such file or folder; expected a dataset JSON or a folder of images")
         if not path.is_dir():
             return read_json(path, split=split, trust_paths=trust_paths)
-        found = sorted(path.glob("*_dataset.json"))
-        if len(found) > 1:
-            names = ", ".join(file.name for file in found)
-            raise InputError(f"{path}: expected one *_dataset.json, found {names}; name the one to use")
+        found = one_json(sorted(file.name for file in path.glob("*_dataset.json")), str(path))
         if found:
-            return read_json(found[0], split=split, trust_paths=trust_paths)
+            return read_json(path / found, split=split, trust_paths=trust_paths)
         return scan_folder(path, trust_paths=trust_paths)
     except OSError as error:
         raise InputError(f"{path}: expected a readable file or folder, but: {error.strerror or error}") from error
 
 
-def read_json(path: Path, *, split: str, trust_paths: bool = False) -> Dataset:
+def read_json(path: Path, *, split: str, trust_paths: bool = False, folder: RemoteFolder | None = None) -> Dataset:
     """Reads the pairs of a split from a Learn2Reg dataset JSON; keys that are not needed are ignored.
+
+    Args:
+        path: of the JSON.
+        split: as ``open_input``.
+        trust_paths: as ``open_input``.
+        folder: that its paths start from, if not the one it lies in.
 
     Raises:
         InputError: as ``open_input``.
@@ -128,9 +131,9 @@ def read_json(path: Path, *, split: str, trust_paths: bool = False) -> Dataset:
             f'{path}: expected {key} to be a list of {{"fixed": PATH, "moving": PATH}}, but {key}{where} is missing '
             "or of another kind"
         ) from error
-    folder = Folder(path.parent, trusted=trust_paths)
+    root = folder or Folder(path.parent, trusted=trust_paths)
     pairs = [
-        (folder.join(entry.fixed, f"{path}: {key}[{i}]['fixed']"), folder.join(entry.moving, f"{path}: {key}[{i}]['moving']"))
+        (root.join(entry.fixed, f"{path}: {key}[{i}]['fixed']"), root.join(entry.moving, f"{path}: {key}[{i}]['moving']"))
         for i, entry in enumerate(entries)
     ]
     return Dataset(task=name, cases=group_pairs(pairs))
@@ -144,26 +147,50 @@ def scan_folder(folder: Path, *, trust_paths: bool = False) -> Dataset:
     """
     bounds = Folder(folder, trusted=trust_paths)
     for subfolder in IMAGE_FOLDERS:
-        files = [file for file in sorted((folder / subfolder).glob("*.nii*")) if _IMAGE_NAME.fullmatch(file.name)]
-        names = [parse_name(file) for file in files]
-        fixed = {
-            (task, case): file for file, (task, case, channel) in zip(files, names, strict=True) if channel == FIXED_CHANNEL
-        }
-        pairs = [
-            (fixed[task, case], file)
-            for file, (task, case, channel) in zip(files, names, strict=True)
-            if channel != FIXED_CHANNEL and (task, case) in fixed
-        ]
-        if not pairs:
-            continue
-        for file in dict.fromkeys(file for pair in pairs for file in pair):
-            bounds.join(str(file.relative_to(folder)), str(file))
-        tasks = sorted({parse_name(file)[0] for _, file in pairs})
-        if len(tasks) > 1:
-            raise InputError(f"{folder / subfolder}: expected images of one task, found {', '.join(tasks)}")
-        return Dataset(task=tasks[0], cases=group_pairs(pairs))
-    raise InputError(
-        f"{folder}: expected a *_dataset.json or images TASK_CASE_CHANNEL.nii.gz "
+        pairs = pair_images(sorted((folder / subfolder).glob("*.nii*")))
+        if pairs:
+            for file in dict.fromkeys(file for pair in pairs for file in pair):
+                bounds.join(str(file.relative_to(folder)), str(file))
+            return dataset_of(pairs, str(folder / subfolder))
+    raise nothing_found(str(folder))
+
+
+def pair_images(files: Iterable[Path]) -> list[tuple[Path, Path]]:
+    """Fixed and moving images among files, by their names; what has another name is left out."""
+    named = [(file, parse_name(file)) for file in files if _IMAGE_NAME.fullmatch(file.name)]
+    fixed = {(task, case): file for file, (task, case, channel) in named if channel == FIXED_CHANNEL}
+    return [
+        (fixed[task, case], file) for file, (task, case, channel) in named if channel != FIXED_CHANNEL and (task, case) in fixed
+    ]
+
+
+def dataset_of(pairs: Sequence[tuple[Path, Path]], where: str) -> Dataset:
+    """The dataset of all pairs of a folder, which their names tell.
+
+    Raises:
+        InputError: if they are of more than one task.
+    """
+    tasks = sorted({parse_name(moving)[0] for _, moving in pairs})
+    if len(tasks) > 1:
+        raise InputError(f"{where}: expected images of one task, found {', '.join(tasks)}")
+    return Dataset(task=tasks[0], cases=group_pairs(pairs))
+
+
+def one_json(found: Sequence[str], where: str) -> str | None:
+    """The dataset JSON of a folder, of those that are there; None if there is none.
+
+    Raises:
+        InputError: if there are several.
+    """
+    if len(found) > 1:
+        raise InputError(f"{where}: expected one *_dataset.json, found {', '.join(found)}; name the one to use")
+    return found[0] if found else None
+
+
+def nothing_found(where: str) -> InputError:
+    """What is said of a folder that is no dataset."""
+    return InputError(
+        f"{where}: expected a *_dataset.json or images TASK_CASE_CHANNEL.nii.gz "
         f"with channel {FIXED_CHANNEL} (fixed) and at least one other (moving), found neither"
     )
 

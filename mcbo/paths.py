@@ -1,12 +1,15 @@
 """Paths that others wrote: where they may lead, and how they are shown."""
 
 import os
+import posixpath
 import reprlib
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from mcbo.errors import InputError
+from mcbo.location import RemotePath, shown_url
 
 TRUST_REMEDY = "copy the files into the dataset's folder, or allow it with --trust-paths or MCBO_TRUST_PATHS=1"
 
@@ -106,6 +109,40 @@ class Folder:
         if folder not in self._parents:
             self._parents[folder] = folder.resolve()
         return self._parents[folder]
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """The same at a URL. Nothing is a link there, so the text of a path tells where it leads.
+
+    Attributes:
+        url: of the folder, with or without a slash at its end.
+        trusted: whether paths may lead to other folders of the same bucket or server.
+    """
+
+    url: str
+    trusted: bool = False
+
+    def join(self, text: str, where: str) -> RemotePath:
+        """The place of an entry; as ``Folder.join``.
+
+        Raises:
+            InputError: if it is no path, or leads out of the folder.
+        """
+        wrong = _wrong_with(text)
+        if wrong:
+            raise InputError(f"{where}: expected the path of an image, found {shown(text)}, {wrong}; correct the entry")
+        relative = posixpath.normpath(text)
+        if text.startswith("/") or "://" in text or (relative.split("/")[0] == ".." and not self.trusted):
+            raise InputError(
+                f"{where}: expected a path inside the dataset's folder {shown_url(self.url)}, found {shown(text)}; "
+                "paths there have to be relative to it" + ("" if self.trusted else " and to stay below it")
+            )
+        parts = urlsplit(self.url)
+        if parts.scheme in ("http", "https"):
+            relative = quote(relative)  # else a server might take %2e%2e for "..", or what follows a "?" for a question
+        path = posixpath.normpath(posixpath.join(parts.path or "/", relative))
+        return RemotePath(urlunsplit((parts.scheme, parts.netloc, path, "", "")))
 
 
 def _wrong_with(text: str) -> str | None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,9 +251,9 @@ def test_a_failed_pair_leaves_no_field_of_an_earlier_run(
 def test_what_was_written_stays_while_its_images_are_out_of_reach(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dataset = broken_dataset(tmp_path, data, "none")
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
     out = tmp_path / "out"
-    arguments = [str(dataset), "--output", str(out), "--case", "0099"]
+    arguments = [str(tmp_path), "--output", str(out), "--case", "0098"]
     assert process.main(arguments) == 0
     before = {path.name: path.read_bytes() for path in out.glob("disp_*")}
     (tmp_path / "imagesTr").rename(tmp_path / "unmounted")
@@ -261,11 +262,11 @@ def test_what_was_written_stays_while_its_images_are_out_of_reach(
         assert "no such file; what an earlier run wrote of this pair stays" in capsys.readouterr().err
         assert {path.name: path.read_bytes() for path in out.glob("disp_*")} == before
     (tmp_path / "unmounted").rename(tmp_path / "imagesTr")
-    (tmp_path / "imagesTr" / "ReMIND2Reg_0099_0002.nii.gz").unlink()
+    (tmp_path / "imagesTr" / "ReMIND2Reg_0098_0002.nii.gz").unlink()
     assert process.main(arguments) == process.SOME_FAILED
     told = capsys.readouterr()
-    assert "disp_0099_0000_0099_0002 is not done" in told.err
-    assert "disp_0099_0000_0099_0001" not in told.err
+    assert "disp_0098_0000_0098_0002 is not done" in told.err
+    assert "disp_0098_0000_0098_0001" not in told.err
     assert {path.name: path.read_bytes() for path in out.glob("disp_*")} == before
 
 
