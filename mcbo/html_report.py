@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mcbo.findings import RunFindings
 from mcbo.picture import color_steps
 from mcbo.view import DETERMINANT_SCALE, Landmarks, View
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _BAR_SHARE = 0.3
 """A scale bar is at most this part of the picture's width."""
 
@@ -27,8 +29,8 @@ def write_page(path: Path, run: RunFindings) -> int:
     Raises:
         OutputError: if that fails.
     """
-    # File names may hold what no encoding can write.
-    content = report_page(run).encode("utf-8", errors="backslashreplace")
+    # File names may hold what no encoding can write, and what a terminal would obey.
+    content = _CONTROL.sub("\ufffd", report_page(run)).encode("utf-8", errors="backslashreplace")
     write_whole(path, lambda file: file.write_bytes(content))
     return len(content)
 

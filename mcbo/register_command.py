@@ -1,6 +1,7 @@
 """The command ``register``: any two images or more, of any grid. All of it is done by ``api.py``."""
 
 import math
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -123,3 +124,4 @@ def register_files(
         result.entry["settings"] = settings
         for path in result.save(output, without=without or ()):
             log.info("%s", path)
+    log.info("python -m mcbo report %s makes a page to look at", shlex.quote(str(output)))
