@@ -307,6 +307,24 @@ def test_what_cannot_be_meant(
     assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a.nii", f"https://user:{SECRETS[1]}@host/b.nii?sig={SECRETS[2]}"],
+        ["--demo", f"https://user:{SECRETS[1]}@host/b.nii?sig={SECRETS[2]}"],
+        ["x.json", "--output", f"https://user:{SECRETS[1]}@host/out?sig={SECRETS[2]}"],
+        ["--input", f"https:/user:{SECRETS[1]}@host/x.json?sig={SECRETS[2]}"],
+    ],
+)
+def test_what_cannot_be_meant_is_told_without_secrets(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("--output", str(tmp_path / "out"), *arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "host/" in line
+    assert not any(secret in line for secret in SECRETS)
+
+
 def test_without_the_extra_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
     with pytest.raises(InputError, match=r"expected the package s3fs to read s3://.*pip install '\.\[remote\]'"):
