@@ -299,7 +299,7 @@ def _run(
     else:
         raise InputError(
             f"expected no path, one (a dataset JSON) or three (fixed, moving, output file), got {len(inputs)}: "
-            f"{' '.join(inputs)}"
+            f"{' '.join(map(shown_url, inputs))}"
         )
     config = _choose_config(dataset, task, preset, optional=len(inputs) == 3)
     return run(select_cases(dataset.cases, names=names, movings=options.movings), config, options)
@@ -382,7 +382,7 @@ def _check_local(what: str, path: str) -> None:
 
 def _check_alone(inputs: Sequence[str] | None) -> None:
     if inputs:
-        raise InputError(f"--demo makes its own input: expected no path, got {' '.join(inputs)}")
+        raise InputError(f"--demo makes its own input: expected no path, got {' '.join(map(shown_url, inputs))}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ The client hands out as many cases as there are workers, so that what it and the
 import logging
 import queue
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from mcbo.errors import ClusterError, McboError
 from mcbo.ledger import Ledger, Outcome
 from mcbo.options import Options
 from mcbo.progress import ProgressView, log, show_progress
-from mcbo.runtime import budget_bytes, versions, visible_gpus
+from mcbo.runtime import budget_bytes, select_device, versions, visible_gpus
 from mcbo.worker import Assignment, check_versions, do_case, entry_of_run, timeout_message
 
 RETRIES = 2
@@ -43,6 +44,12 @@ _LOOPBACK = "127.0.0.1"
 _LOOK_EVERY_S = 1.0
 """How often is seen whether the scheduler is there, and how many workers it has."""
 
+_ALONE_S = 30.0
+"""How long no worker has to be there until that is told. One that its nanny starts anew is back in seconds."""
+
+_DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""Run by each local worker: Ctrl-C reaches all processes of a terminal, and the client ends the others in order."""
+
 _GPU = "GPU"
 """The resource that workers announce who hold a GPU each."""
 
@@ -54,7 +61,7 @@ def run_on_cluster(cases: Sequence[Case], config: Preset, options: Options) -> O
         ClusterError: if Dask is not installed, workers cannot be had, or are not of the same kind as this process.
     """
     cases = [_with_absolute_paths(case) for case in cases]
-    with _connect(options) as (client, per_worker):
+    with _connect(options, len(cases)) as (client, per_worker):
         names = f"{_check_workers(client)} worker(s) of {client.scheduler.address}"
         log.info("device: %s", names)
         if client.dashboard_link and find_spec("bokeh"):
@@ -89,6 +96,7 @@ class _Dealer:
         self._out: dict[str, tuple[Any, Assignment]] = {}
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._run = secrets.token_hex(8)
+        self._alone_since: float | None = None
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         self._resources = {_GPU: 1} if any(_GPU in worker["resources"] for worker in workers) else {}
 
@@ -126,8 +134,10 @@ class _Dealer:
         return bool(self._client.status != "running")
 
     def _hand_out(self) -> None:
-        """As many cases as there are workers, or as were asked for: each has one, and a lost worker costs no other case."""
-        room = max(self._options.workers or 1, len(self._client.nthreads()))
+        """As many cases as were asked for, or as there are workers: each has one, and a lost worker costs no other case."""
+        workers = len(self._client.nthreads())
+        self._tell_if_alone(workers)
+        room = self._options.workers or max(1, workers)
         while self._left and len(self._out) < room:
             case = self._left.pop()
             assignment = Assignment(
@@ -145,6 +155,16 @@ class _Dealer:
             self._view.stage(f"{len(self._out)} at work", 0.0)
             future.add_done_callback(self._done.put)
 
+    def _tell_if_alone(self, workers: int) -> None:
+        """The run waits for workers, since a cluster may grow again; but not without a word."""
+        if workers:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = time.monotonic()
+        elif time.monotonic() - self._alone_since >= _ALONE_S:
+            log.warning("no worker is left: waiting for one to come")
+            self._alone_since = float("inf")  # told once
+
     def _take_in(self, future: Any) -> None:
         _, assignment = self._out[future.key]
         error = future.exception()
@@ -152,6 +172,7 @@ class _Dealer:
             result: CaseResult = future.result()
         else:
             result = fail(assignment.case, _sentence(error, assignment), self._options, torch.device("cpu"))
+        future.release()  # else Dask does the case again if its worker is lost after this
         del self._out[future.key]
         self._ledger.settle(assignment.case, result)
         self._view.end_case()
@@ -192,7 +213,7 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _connect(options: Options) -> Iterator[tuple[Any, Options]]:
+def _connect(options: Options, cases: int) -> Iterator[tuple[Any, Options]]:
     """A client of Dask, and the options that its workers get."""
     if find_spec("distributed") is None:
         raise ClusterError(
@@ -203,7 +224,7 @@ def _connect(options: Options) -> Iterator[tuple[Any, Options]]:
     _quiet()
     for_workers = replace(options, output=options.output.absolute())
     if options.scheduler is None:
-        with _local_cluster(options) as (cluster, memory_gb), distributed.Client(cluster, timeout=_WAIT_S) as client:
+        with _local_cluster(options, cases) as (cluster, memory_gb), distributed.Client(cluster, timeout=_WAIT_S) as client:
             yield client, replace(for_workers, memory_gb=memory_gb)
         return
     try:
@@ -215,8 +236,11 @@ def _connect(options: Options) -> Iterator[tuple[Any, Options]]:
 
 
 @contextmanager
-def _local_cluster(options: Options) -> Iterator[tuple[Any, float | None]]:
-    """Workers on this machine, and the memory for a case that each may use; the scheduler listens on the loopback alone."""
+def _local_cluster(options: Options, cases: int) -> Iterator[tuple[Any, float | None]]:
+    """Workers on this machine, no more than cases, and the memory for a case that each may use.
+
+    The scheduler listens on the loopback alone.
+    """
     import dask
     import distributed
 
@@ -224,9 +248,11 @@ def _local_cluster(options: Options) -> Iterator[tuple[Any, float | None]]:
     gpus = visible_gpus() if options.device != "cpu" else []
     if options.device.startswith("cuda:"):
         raise ClusterError(f"--device {options.device}: expected auto, cpu or cuda with --workers, which take a GPU each")
+    select_device(options.device)  # fails here, not in each case
     if gpus and count > len(gpus):
         raise ClusterError(f"--workers: expected at most one for each of {len(gpus)} GPU(s), got {count}; or --device cpu")
     threads = max(1, torch.get_num_threads() // count)
+    count = min(count, max(1, cases))
     environments = [
         {"OMP_NUM_THREADS": str(threads)} | ({"CUDA_VISIBLE_DEVICES": gpus[number]} if gpus else {}) for number in range(count)
     ]
@@ -240,6 +266,7 @@ def _local_cluster(options: Options) -> Iterator[tuple[Any, float | None]]:
                 "host": _LOOPBACK,
                 "env": environment,
                 "resources": {_GPU: 1} if gpus else {},
+                "preload": [_DEAF_TO_INTERRUPTS],
             },
         }
         for number, environment in enumerate(environments)

@@ -22,6 +22,7 @@ _CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetr
 }
 _TIMEOUTS = {"TimeoutError", "ConnectTimeoutError", "ReadTimeoutError", "Timeout"}
 _UNREACHABLE = {"ClientConnectorError", "EndpointConnectionError", "ConnectionRefusedError", "gaierror", "SSLError"}
+_UNTRUSTED = {"SSLCertVerificationError", "ClientConnectorCertificateError"}
 _BROKEN_OFF = {"ClientPayloadError", "ServerDisconnectedError", "ClientOSError", "ConnectionError", "IncompleteReadError"} | {
     "HTTPClientError",
     "ResponseStreamingError",
@@ -54,6 +55,10 @@ def explain(error: Exception, credentials: str, silence: str) -> FetchError:
         return FetchError(f"access is denied: expected credentials that allow it: {credentials}")
     if names & _TIMEOUTS:
         return FetchError(silence, transient=True)
+    if names & _UNTRUSTED:
+        return FetchError(
+            "the server's certificate is not trusted here: SSL_CERT_FILE (s3: AWS_CA_BUNDLE) names a private authority"
+        )
     if names & _UNREACHABLE:
         return FetchError("the server cannot be reached: is there a network, and is the host's name right?", transient=True)
     if names & _BROKEN_OFF:

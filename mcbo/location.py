@@ -8,7 +8,7 @@ from pathlib import Path, PosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)(/+)")
 """With one slash, since a path drops the second."""
 
 _NOT_FETCHED = "it was not fetched"
@@ -20,12 +20,18 @@ def is_url(text: str) -> bool:
 
 
 def shown_url(url: str) -> str:
-    """A URL for logs and reports, without what may be secret: a password before the host, a signature behind ``?``."""
+    """A URL for logs and reports, without what may be secret: a password before the host, a signature behind ``?``.
+
+    With as many slashes as it has, since a password may also stand in what a path made of a URL. What is no URL stays.
+    """
+    match = _URL.match(url)
+    if match is None:
+        return url
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(f"//{url[match.end() :]}")
     except ValueError:  # no address that could be taken apart
-        return f"{url.partition(':')[0]}://…"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return f"{match[1]}//…"
+    return f"{match[1].lower()}{match[2]}{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 class RemotePath(PosixPath):

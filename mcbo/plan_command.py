@@ -68,6 +68,9 @@ def plan_run(
     ] = None,
 ) -> None:
     """Seconds, memory, disk and cost of a run, from benchmark figures and the memory model, with what they rest on."""
+    device = device.strip()
+    if device.lower() in ("", "auto"):
+        raise InputError(f"--device: expected cpu, or the name of a GPU, got {device!r}")
     config = find_config(task, preset)
     request = Request(
         cases=cases,
@@ -75,7 +78,7 @@ def plan_run(
         movings=movings,
         task=task,
         config=config,
-        is_gpu=device != "cpu",
+        is_gpu=device.lower() != "cpu",
         workers=workers,
         price_per_hour=price_per_hour,
     )

@@ -14,7 +14,7 @@ from mcbo.lock import hold, refuse_if_held
 from mcbo.options import REPORT, Options
 from mcbo.outputs import check_inputs_stay, warn_of_room
 from mcbo.progress import log, show_progress
-from mcbo.runtime import CpuPeakMeter, describe_device, is_gpu_unused, peak_meter, select_device
+from mcbo.runtime import CpuPeakMeter, check_device_name, describe_device, is_gpu_unused, peak_meter, select_device
 
 
 def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
@@ -35,6 +35,7 @@ def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
         cases = cases[index - 1 :: count]
         options = replace(options, report_name=f"report-{index}-of-{count}.json")
     on_cluster = options.workers is not None or options.scheduler is not None
+    check_device_name(options.device)
     device = torch.device("cpu") if on_cluster else select_device(options.device)
     check_inputs_stay(cases, options)
     prepare_folder(options.output)

@@ -30,13 +30,12 @@ def select_device(name: str) -> torch.device:
     Raises:
         DeviceError: if there is no such device.
     """
+    check_device_name(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or not (index.isdecimal() or name == "cuda"):
-        raise DeviceError(f"device {name!r} is not known: expected auto, cpu, cuda or cuda:N")
+    index = name.partition(":")[2]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(index or 0) >= count:
         found = f"{count} CUDA device(s)" if count else "no CUDA device"
@@ -44,6 +43,17 @@ def select_device(name: str) -> torch.device:
             f"device {name!r} is not there: found {found}; with Docker, was --gpus all given? --device cpu works without"
         )
     return torch.device(name)
+
+
+def check_device_name(name: str) -> None:
+    """Sees whether a name is that of a device, be it here or on a worker.
+
+    Raises:
+        DeviceError: if it is none.
+    """
+    kind, _, index = name.partition(":")
+    if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdecimal()):
+        raise DeviceError(f"device {name!r} is not known: expected auto, cpu, cuda or cuda:N")
 
 
 def visible_gpus() -> list[str]:

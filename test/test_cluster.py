@@ -186,6 +186,8 @@ def test_an_address_without_a_scheduler(
         (["--case-timeout", "5"], "--case-timeout: expected --workers or --scheduler with it"),
         (["--case-timeout", "0", "--workers", "1"], "--case-timeout: expected a number of seconds above 0, got 0"),
         (["--workers", "1", "--device", "cuda:1"], "expected auto, cpu or cuda with --workers"),
+        (["--workers", "1", "--device", "gpu"], "device 'gpu' is not known: expected auto, cpu, cuda or cuda:N"),
+        (["--scheduler", "tcp://127.0.0.1:1", "--device", "gpu"], "device 'gpu' is not known"),
     ],
 )
 def test_options_that_make_no_sense(

@@ -111,6 +111,8 @@ def test_the_command_says_what_it_rests_on(tmp_path: Path, capsys: pytest.Captur
     content = json.loads(file.read_text())
     assert content["request"]["shape"] == [256, 256, 256]
     assert content["estimate"]["seconds"] == pytest.approx(5600)
+    assert main(["plan", "--cases", "1", "--size", "256", "--device", "auto"]) == 1
+    assert "--device: expected cpu, or the name of a GPU, got 'auto'" in capsys.readouterr().err
     assert main(["plan", "--cases", "1", "--size", "256", "--device", "T4"]) == 0
     said = capsys.readouterr().out
     assert "not measured on a GPU" in said

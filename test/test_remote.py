@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pickle
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 import process
 from mcbo import remote
 from mcbo.errors import InputError
+from mcbo.fetch_error import explain
 from mcbo.header import read_header
 from mcbo.location import RemotePath, is_url, shown_url
 from mcbo.paths import RemoteFolder
@@ -305,6 +307,32 @@ def test_what_cannot_be_meant(
     (line,) = capsys.readouterr().err.splitlines()
     assert sentence in line
     assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a.nii", f"https://user:{SECRETS[1]}@host/b.nii?sig={SECRETS[2]}"],
+        ["--demo", f"https://user:{SECRETS[1]}@host/b.nii?sig={SECRETS[2]}"],
+        ["x.json", "--output", f"https://user:{SECRETS[1]}@host/out?sig={SECRETS[2]}"],
+        ["--input", f"https:/user:{SECRETS[1]}@host/x.json?sig={SECRETS[2]}"],
+    ],
+)
+def test_what_cannot_be_meant_is_told_without_secrets(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("--output", str(tmp_path / "out"), *arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "host/" in line
+    assert not any(secret in line for secret in SECRETS)
+
+
+def test_a_certificate_that_is_not_trusted_is_not_called_an_absent_server() -> None:
+    error = ConnectionError()
+    error.__cause__ = ssl.SSLCertVerificationError()
+    reason = explain(error, "credentials", "silence")
+    assert "certificate is not trusted" in str(reason)
+    assert not reason.transient
 
 
 def test_without_the_extra_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
