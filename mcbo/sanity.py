@@ -21,6 +21,8 @@ from mcbo.types import Displacement, Features, Kernels, Mask, Shape, Triple, Vol
 
 MAX_CELLS = 96
 """Along any axis of the coarse grid: 256³ voxels make 86³ cells, and a comparison takes well under a second."""
+_ENOUGH = 48
+"""Voxels along the shortest axis from which on two make a cell: at 64³ that takes 0.03 s instead of 0.15."""
 _RADIUS, _DILATION = 1, 2
 _BORDER = 2
 """Voxels at every face whose determinants are not looked at, as in the challenge's regularity metrics."""
@@ -158,8 +160,8 @@ def examine(
 
 
 def coarse_spacing(shape: Shape) -> int:
-    """Voxels per cell of the coarse grid."""
-    return -(-max(shape) // MAX_CELLS)
+    """Voxels per cell of the coarse grid: as few as keep it small, but two where there are enough, to see past the noise."""
+    return max(-(-max(shape) // MAX_CELLS), 2 if min(shape) >= _ENOUGH else 1)
 
 
 def coarsen(volume: Volume, spacing: int) -> Coarse:

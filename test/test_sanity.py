@@ -118,6 +118,7 @@ def test_what_is_not_finite_is_refused(phantom: Phantom) -> None:
 
 def test_the_coarse_grid() -> None:
     assert [coarse_spacing((8, n, 20)) for n in (96, 97, 256)] == [1, 2, 3]
+    assert coarse_spacing((48, 64, 96)) == 2
     ramp = torch.arange(9.0).view(1, 1, 9, 1, 1).expand(1, 1, 9, 9, 9)
     assert at_centers(ramp, 3)[0, 0, :, 0, 0].tolist() == [1, 4, 7]
     assert torch.equal(at_centers(ramp, 1), ramp)
