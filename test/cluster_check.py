@@ -32,7 +32,8 @@ def check_bits(folder: Path) -> None:
     assert (status, errors) == (0, ""), errors
     assert fields(folder / "out") == truth
     workers = {entry["worker"] for entry in reported(folder / "out").values()}
-    print(f"bits: {len(truth)} digests as in one process, by {len(workers)} workers; left over: {leftovers(folder / 'out')}")
+    print(f"bits: {len(truth)} digests as in one process, by {len(workers)} workers")
+    assert leftovers(folder / "out") == []
     assert output.count(": done, ") == 8
 
 
@@ -49,7 +50,8 @@ def check_worker(folder: Path) -> None:
     assert (status, errors, sorted(done)) == (0, "", sorted(reported(out))), (status, errors, done)
     assert len(done) == 8
     assert fields(out) == truth
-    print(f"worker: killed in mid-case; {len(done)} done, none twice, digests as in one process; left over: {leftovers(out)}")
+    print(f"worker: killed in mid-case; {len(done)} done, none twice, digests as in one process")
+    assert leftovers(out) == []
 
 
 def check_scheduler(folder: Path) -> None:
