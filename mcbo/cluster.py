@@ -105,7 +105,7 @@ class _Dealer:
         try:
             self._deal()
         except (OSError, CancelledError, RuntimeError):  # whatever Dask was asked when the scheduler died
-            if not self._is_lost():
+            if not self._is_lost_soon():
                 raise
             self._lose()
         finally:
@@ -132,6 +132,14 @@ class _Dealer:
 
     def _is_lost(self) -> bool:
         return bool(self._client.status != "running")
+
+    def _is_lost_soon(self) -> bool:
+        """Whether the scheduler is lost; a broken connection may be seen a moment before the client calls it so."""
+        for _ in range(20):
+            if self._is_lost():
+                return True
+            time.sleep(_LOOK_EVERY_S / 4)
+        return False
 
     def _hand_out(self) -> None:
         """As many cases as were asked for, or as there are workers: each has one, and a lost worker costs no other case."""
