@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from mcbo.config import Cascade, Config, Preset, check_size, fit_to_shape, format_shape
+from mcbo.config import Cascade, Config, Preset, check_size, format_shape
 from mcbo.errors import InputError, McboError
 from mcbo.grid import Grid
 from mcbo.image_like import Geometry, ImageLike, name_of, to_intensities, to_volume
 from mcbo.initial import check_matrix, read_initial
-from mcbo.memory import needed_bytes
+from mcbo.memory import least_bytes
 from mcbo.pipeline import Registration
 from mcbo.progress import log, show_progress
 from mcbo.report import Entry, digest
@@ -260,10 +260,7 @@ def _working_grid(images: Sequence[Placed], motion: NDArray[np.float64], preset:
     joined = len(movings) if config.modality_fusion else 1
 
     def fits(shape: tuple[int, int, int]) -> bool:
-        fitted, rows = (
-            (config, None) if isinstance(config, Cascade) else (fit_to_shape(config, shape)[0], [1] * len(config.levels))
-        )
-        return needed_bytes(shape, fitted, movings=joined, rows=rows) <= budget
+        return least_bytes(shape, config, movings=joined) <= budget
 
     working, is_coarser = working_grid(fixed, movings, initial=motion, fits=fits)
     check_size(working.shape)

@@ -72,6 +72,7 @@ def solve(
 
     A pass needs what the pass before picked one row further on, and no more. So the passes follow each other over the rows,
     each one row behind the last: a slab's cost is made once, used by every pass, and dropped when the last pass has left it.
+    Of what a pass picked, too, only the rows that the next one still needs are kept.
     The result does not depend on how many rows a slab has.
 
     Args:
@@ -87,44 +88,48 @@ def solve(
     """
     height, width, depth = shape_of(fixed)
     passes = len(coupling_weights) + 1
-    picked = [fixed.new_empty((3, height, width, depth)) for _ in range(passes)]
+    weights = (0.0, *coupling_weights)
+    total = fixed.new_zeros((3, height, width, depth))
+    picked = [fixed.new_empty((3, 0, width, depth))] * passes  # of each pass, the rows from the one before done[k + 1] on
+    done = [0] * (passes + 1)  # the last turn picks no more, it only smooths
     keep = slabs_behind(passes, rows)
     held: deque[tuple[int, CostSlab]] = deque()  # with the row that each begins with
-    done = [0] * passes
     slabs = kernels.cost_slabs(fixed, moving, search_radius=search_radius, rows=rows, keep=keep)
     for start, slab in zip(range(0, height, rows), slabs, strict=True):
         held.append((start, slab))
-        for k in range(passes):
-            ready = height if start + rows >= height else max(start + rows - k, 0)
-            weight = 0.0 if k == 0 else coupling_weights[k - 1]
-            first = done[k]
-            before = smooth_rows(picked[k - 1], first, ready) if k and first < ready else None
-            for begin, costs in held:
-                low, high = max(first, begin), min(ready, begin + rows)
-                if low < high:
-                    picked[k][:, low:high] = kernels.coupled_argmin(
-                        costs,
-                        None if before is None else before[:, low - first : high - first],
-                        first=low - begin,
-                        last=high - begin,
-                        search_radius=search_radius,
-                        coupling_weight=weight,
-                    )
+        for k in range(passes + 1):
+            first, ready = done[k], height if start + rows >= height else max(start + rows - k, 0)
+            if first == ready:
+                continue
+            u = None
+            if k:
+                low = max(first - 1, 0)
+                u = box_mean(picked[k - 1], size=BOX_SIZE)[:, first - low : ready - low]
+                picked[k - 1] = picked[k - 1][:, max(ready - 1, 0) - low :].clone()  # a view would hold all
+            if u is not None and k > 1:
+                total[:, first:ready] += u
+            if k < passes:
+                chosen = [picked[k]]
+                for begin, costs in held:
+                    low, high = max(first, begin), min(ready, begin + rows)
+                    if low < high:
+                        chosen.append(
+                            kernels.coupled_argmin(
+                                costs,
+                                None if u is None else u[:, low - first : high - first],
+                                first=low - begin,
+                                last=high - begin,
+                                search_radius=search_radius,
+                                coupling_weight=weights[k],
+                            )
+                        )
+                picked[k] = torch.cat(chosen, dim=1)
             done[k] = ready
         if len(held) > keep:
             held.popleft()
-    total = torch.zeros_like(picked[0])
-    for field in picked[1:]:
-        total += box_mean(field, size=BOX_SIZE)
     return total.div_(len(coupling_weights)).unsqueeze(0)
 
 
 def slabs_behind(passes: int, rows: int) -> int:
     """How many slabs before the newest the last pass may still be in."""
     return -(-(passes - 1) // rows)
-
-
-def smooth_rows(field: Tensor, start: int, stop: int) -> Tensor:
-    """Rows ``[start, stop)`` of the box mean of a whole field ``(3, h, w, d)``."""
-    low, high = max(start - 1, 0), min(stop + 1, field.shape[1])
-    return box_mean(field[:, low:high], size=BOX_SIZE)[:, start - low : stop - low]

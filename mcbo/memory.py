@@ -6,19 +6,36 @@ device, since the torch reference needs the most. A process adds what Python and
 what lies between tensors: up to 1.2 GB in all were seen at 256³.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from mcbo.config import Cascade, Config, DeformStage, Level, Preset, SearchStage, check_size, fit_to_shape, format_shape
 from mcbo.convex import slabs_behind
 from mcbo.cost_volume import HALO
 from mcbo.errors import MemoryBudgetError
-from mcbo.types import Shape
+from mcbo.types import Kernels, Shape
 
 FLOAT_BYTES = 4
 FEATURE_CHANNELS = 12
 MAX_SLAB_CELLS = 2**16
 """Thicker slabs leave the processor's caches. Seconds for R = 4 on two cores (AMD EPYC, 2026-11-23, medians of 3):
 64×60×68 cells with 16, 8, 4, 2 rows 2.35, 2.51, 2.82, 3.45; 40×128×128 cells 7.96, 7.16, 5.61, 6.29."""
+SMALL_ROW_CELLS = 2**12
+"""Two solves run at a time only if their rows have no more cells. Seconds for both, R = 4, in turn and at a time, on two cores
+(AMD EPYC, 2026-11-24): 32³ cells 0.076, 0.057; 64³ 0.58, 0.55; 128³ 4.8, 5.2."""
+
+
+@dataclass(frozen=True)
+class Slabs:
+    """How the two solves of a level share the memory.
+
+    Attributes:
+        rows: of a slab.
+        at_once: solves that run at a time, 1 or 2.
+    """
+
+    rows: int
+    at_once: int = 1
 
 
 def held_bytes(shape: Shape, *, movings: int) -> int:
@@ -40,27 +57,29 @@ def refine_bytes(shape: Shape) -> int:
     return FLOAT_BYTES * 22 * _cells(shape)
 
 
-def solve_bytes(grid: Shape, *, search_radius: int, passes: int, rows: int) -> int:
-    """Bytes that ``convex.solve`` needs on top on a grid of cells.
+def solve_bytes(grid: Shape, *, search_radius: int, passes: int, slabs: Slabs) -> int:
+    """Bytes that the two solves of a level need on top on a grid of cells.
 
     Costs: the slabs that the passes are in, the rows that the box means of the next slab need (twice, while they are handed
-    over), and what ``coupled_argmin`` reduces. Beside them, per cell: the features of both images, once more for the padded
-    moving one, and a displacement for every pass and three in work.
+    over), and what ``coupled_argmin`` reduces. Rows of displacements: two of every pass, and four times those in work. Beside
+    them, per cell: the features of both images, what each solve that runs lays out anew of them, and two displacements.
     """
-    slabs = min(slabs_behind(passes, rows) + 1, -(-grid[0] // rows))
-    cost_rows = slabs * rows + (4 if slabs > 1 else 2) * HALO + rows / 8
-    costs = FLOAT_BYTES * (2 * search_radius + 1) ** 3 * grid[1] * grid[2] * cost_rows
-    return int(costs) + FLOAT_BYTES * (3 * FEATURE_CHANNELS + 3 * (passes + 3)) * _cells(grid)
+    rows = slabs.rows
+    held = min(slabs_behind(passes, rows) + 1, -(-grid[0] // rows))
+    cost_rows = held * rows + (4 if held > 1 else 2) * HALO + rows / 8
+    row_floats = (2 * search_radius + 1) ** 3 * cost_rows + 3 * (2 * passes + 4 * (rows + 2))
+    cell_floats = FEATURE_CHANNELS * (1 + 2 * slabs.at_once) + 3 * 2
+    return int(FLOAT_BYTES * (slabs.at_once * row_floats * grid[1] * grid[2] + cell_floats * _cells(grid)))
 
 
-def needed_bytes(shape: Shape, config: Preset, *, movings: int, rows: Sequence[int] | None = None) -> int:
+def needed_bytes(shape: Shape, config: Preset, *, movings: int, slabs: Sequence[Slabs] | None = None) -> int:
     """The memory model: bytes of all tensors of a case at their peak.
 
     Args:
         shape: voxels.
         config: already fitted to the shape.
         movings: moving images that are fused; 1 where they are not.
-        rows: of a slab, per level; the thickest that are worth it, if None.
+        slabs: of every level; the thickest that are worth it, if None.
     """
     if isinstance(config, Cascade):
         return cascade_bytes(shape, config, movings=movings)
@@ -68,9 +87,8 @@ def needed_bytes(shape: Shape, config: Preset, *, movings: int, rows: Sequence[i
     peaks = [refine_bytes(shape)]
     for k, level in enumerate(config.levels):
         grid = tile_grid(shape, level)
-        peaks.append(
-            solve_bytes(grid, search_radius=level.search_radius, passes=passes, rows=rows[k] if rows else max_rows(grid))
-        )
+        its_slabs = slabs[k] if slabs else Slabs(max_rows(grid))
+        peaks.append(solve_bytes(grid, search_radius=level.search_radius, passes=passes, slabs=its_slabs))
     return held_bytes(shape, movings=movings) + max(peaks)
 
 
@@ -124,7 +142,7 @@ def least_bytes(shape: Shape, config: Preset, *, movings: int) -> int:
         check_size(shape)
         return cascade_bytes(shape, config, movings=movings)
     fitted, _ = fit_to_shape(config, shape)
-    return needed_bytes(shape, fitted, movings=movings, rows=[1] * len(fitted.levels))
+    return needed_bytes(shape, fitted, movings=movings, slabs=thinnest(fitted))
 
 
 def check_budget(shape: Shape, config: Preset, *, movings: int, budget_bytes: int) -> None:
@@ -172,15 +190,20 @@ def tile_grid(shape: Shape, level: Level) -> Shape:
     return height, width, depth
 
 
-def rows_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: int, thickest: int) -> Sequence[int]:
-    """The thickest slabs that fit, one number per level.
+def thinnest(config: Config) -> list[Slabs]:
+    """The slabs of every level that need the least memory."""
+    return [Slabs(1)] * len(config.levels)
+
+
+def slabs_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: int, kernels: Kernels) -> list[Slabs]:
+    """Per level the thickest slabs that fit, and both solves at a time where the kernels can and it pays and fits.
 
     Args:
         shape: voxels.
         config: already fitted to the shape.
         movings: moving images that are fused.
         budget_bytes: what the case may use in all.
-        thickest: rows of a slab at most.
+        kernels: that know how thick is worth it.
 
     Raises:
         MemoryBudgetError: if slabs of one row do not fit; the message says how much would do.
@@ -188,21 +211,21 @@ def rows_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: 
     held = held_bytes(shape, movings=movings)
     passes = len(config.coupling_weights) + 1
 
-    def needed(level: Level, rows: int) -> int:
-        grid = tile_grid(shape, level)
-        solving = solve_bytes(grid, search_radius=level.search_radius, passes=passes, rows=rows)
+    def needed(level: Level, slabs: Slabs) -> int:
+        solving = solve_bytes(tile_grid(shape, level), search_radius=level.search_radius, passes=passes, slabs=slabs)
         return held + max(solving, refine_bytes(shape))
 
-    least = max(needed(level, 1) for level in config.levels)
+    def choices(level: Level) -> Iterator[Slabs]:
+        """The best first."""
+        grid = tile_grid(shape, level)
+        rows = min(max_rows(grid), kernels.max_rows)
+        if kernels.at_once > 1 and grid[1] * grid[2] <= SMALL_ROW_CELLS:
+            yield Slabs(-(-rows // kernels.at_once), kernels.at_once)
+        yield from (Slabs(thinner) for thinner in range(rows, 0, -1))
+
+    least = max(needed(level, Slabs(1)) for level in config.levels)
     _check_budget(shape, movings, least, budget_bytes)
-    return [
-        max(
-            rows
-            for rows in range(1, min(max_rows(tile_grid(shape, level)), thickest) + 1)
-            if needed(level, rows) <= budget_bytes
-        )
-        for level in config.levels
-    ]
+    return [next(slabs for slabs in choices(level) if needed(level, slabs) <= budget_bytes) for level in config.levels]
 
 
 def max_rows(grid: Shape) -> int:

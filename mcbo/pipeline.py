@@ -7,6 +7,7 @@ where the level says so → fuse modalities → fuse levels.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch.nn import functional
 
@@ -16,7 +17,8 @@ from mcbo.convex import solve
 from mcbo.errors import ShapeError
 from mcbo.field import check_finite, resize, shape_of
 from mcbo.fusion import fuse_levels, fuse_modalities
-from mcbo.memory import check_cascade, rows_per_level
+from mcbo.kernels import in_turn
+from mcbo.memory import Slabs, check_cascade, slabs_per_level
 from mcbo.refinement import refine
 from mcbo.timing import StageTimer
 from mcbo.types import Displacement, Features, Judgement, Kernels, Masks, Shape, Triple, Volume
@@ -115,7 +117,7 @@ def _register_levels(
     """The paper's way: every level for itself, then the weighted sum."""
     shape = shape_of(fixed)
     fitted, dropped = fit_to_shape(config, shape)
-    rows = rows_per_level(shape, fitted, movings=len(groups[0]), budget_bytes=budget_bytes, thickest=kernels.max_rows)
+    slabs = slabs_per_level(shape, fitted, movings=len(groups[0]), budget_bytes=budget_bytes, kernels=kernels)
     share = 1 / _total_work(shape, sum(len(group) for group in groups), fitted)
 
     def features_of(image: Volume) -> Features:
@@ -129,8 +131,8 @@ def _register_levels(
         levels = (
             fuse_modalities([_solve_level(fixed_features, m, solver) for m in moving_features])
             for solver in (
-                _LevelSolver(fitted, level, level_rows, kernels, timer, share)
-                for level, level_rows in zip(fitted.levels, rows, strict=True)
+                _LevelSolver(fitted, level, its_slabs, kernels, timer, share)
+                for level, its_slabs in zip(fitted.levels, slabs, strict=True)
             )
         )
         fused = fuse_levels(levels, [level.weight for level in fitted.levels])
@@ -140,11 +142,11 @@ def _register_levels(
 
 @dataclass(frozen=True)
 class _LevelSolver:
-    """What a level is solved with: its numbers, slab thickness, hot steps, clock, and the case's share of a unit of work."""
+    """What a level is solved with: its numbers, slabs, hot steps, clock, and the case's share of a unit of work."""
 
     config: Config
     level: Level
-    rows: int
+    slabs: Slabs
     kernels: Kernels
     timer: StageTimer
     share: float
@@ -157,19 +159,16 @@ def _solve_level(fixed: Features, moving: Features, solver: _LevelSolver) -> Dis
     field = fixed.new_empty((1, 3, *fixed.shape[2:]))
     for tile in tiles(shape_of(fixed), level.tiles):
         with timer.stage(f"{name} solve", work=share * _solve_work(shape_of(fixed[tile]), level)):
-            f = functional.avg_pool3d(fixed[tile], level.grid_spacing, stride=level.grid_spacing)
-            m = functional.avg_pool3d(moving[tile], level.grid_spacing, stride=level.grid_spacing)
-            forward, backward = (
-                solve(
-                    a,
-                    b,
-                    search_radius=level.search_radius,
-                    coupling_weights=config.coupling_weights,
-                    rows=solver.rows,
-                    kernels=solver.kernels,
-                )
-                for a, b in ((f, m), (m, f))
+            f, m = _pool(fixed[tile], level.grid_spacing), _pool(moving[tile], level.grid_spacing)
+            solve_one = partial(
+                solve,
+                search_radius=level.search_radius,
+                coupling_weights=config.coupling_weights,
+                rows=solver.slabs.rows,
+                kernels=solver.kernels,
             )
+            both = solver.kernels.both if solver.slabs.at_once > 1 else in_turn
+            forward, backward = both(partial(solve_one, f, m), partial(solve_one, m, f))
         with timer.stage(f"{name} consistency"):
             forward, _ = solver.kernels.make_consistent(
                 forward, backward, rounds=config.consistency_rounds, stretch=config.stretch
@@ -182,6 +181,11 @@ def _solve_level(fixed: Features, moving: Features, solver: _LevelSolver) -> Dis
             field = refine(fixed, moving, field, settings=level.refinement, stretch=config.stretch, kernels=solver.kernels)
         check_finite(field, f"{name} refine")
     return field
+
+
+def _pool(features: Features, spacing: int) -> Features:
+    """Means over cells; no copy where a cell is a voxel."""
+    return features if spacing == 1 else functional.avg_pool3d(features, spacing, stride=spacing)
 
 
 def tiles(shape: Shape, parts: int) -> list[tuple[slice, ...]]:

@@ -43,7 +43,9 @@ class Kernels:
 
     Attributes:
         name: how logs and reports call it.
-        max_rows: rows of the thickest slab that is worth its memory.
+        max_rows: rows of the thickest slab that is worth its memory, of all solves that run at a time together.
+        at_once: of the two solves of a level, forward and backward, how many ``both`` runs at a time.
+        both: ``(one, other)`` calls both and returns what they return, as a pair.
         cost_slabs: ``(fixed, moving, search_radius=R, rows=n, keep=k)`` yields the cost of rows ``[0, n)``, ``[n, 2n)``, … of
             axis 0, in that order, each once. See ``cost_volume.cost_slabs``.
         coupled_argmin: ``(cost_slab, displacement, first=a, last=b, search_radius=R, coupling_weight=w)`` picks, per cell of
@@ -58,6 +60,8 @@ class Kernels:
 
     name: str
     max_rows: int
+    at_once: int
+    both: Callable[[Callable[[], Any], Callable[[], Any]], tuple[Any, Any]]
     cost_slabs: Callable[..., Iterator[CostSlab]]
     coupled_argmin: Callable[..., Tensor]
     mind_ssc: Callable[..., Features]

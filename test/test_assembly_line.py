@@ -22,7 +22,7 @@ from mcbo.dataset import open_input
 from mcbo.errors import OutputError
 from mcbo.ledger import Ledger
 from mcbo.lock import hold
-from mcbo.memory import image_bytes, needed_bytes
+from mcbo.memory import image_bytes, needed_bytes, thinnest
 from mcbo.options import Options
 from mcbo.phantom import make_phantom
 from mcbo.report import digest
@@ -116,7 +116,12 @@ def test_without_memory_for_neighbors_cases_take_turns(
     config = paper_config()
     fitted = replace(config, levels=config.levels[2:])
     images, results = image_bytes(SHAPE, movings=1), 12 * 20 * 18 * 22
-    budget = needed_bytes(SHAPE, fitted, movings=1, rows=[1] * 2) + 2 * results + images - (0 if neighbors else results + 1)
+    budget = (
+        needed_bytes(SHAPE, fitted, movings=1, slabs=thinnest(fitted))
+        + 2 * results
+        + images
+        - (0 if neighbors else results + 1)
+    )
     outcome = run(open_input(data, split="val").cases, config, Options(tmp_path / "out", device="cpu", memory_gb=budget / 1e9))
     assert not outcome.failed
     assert ahead == [False, *([True] * 3 if neighbors else [False] * 3)]

@@ -1,6 +1,9 @@
 """The compiled kernels against the torch reference. (Parity with the golden arrays is tested with both, in test_parity.py.)"""
 
 import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from mcbo.errors import ShapeError
 from mcbo.kernels import REFERENCE
 from mcbo.kernels.cpu import COMPILED
-from mcbo.kernels.lanes import aligned_floats, in_threads
+from mcbo.kernels.lanes import aligned_floats, in_threads, side_by_side
 from mcbo.phantom import Phantom
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 9), st.integers(1, 35))
@@ -165,6 +168,42 @@ def test_an_error_in_a_thread_is_not_lost() -> None:
 
     with pytest.raises(ValueError, match=r"\d \d"):
         in_threads(fail, 4)
+
+
+@pytest.mark.parametrize(("threads", "halves"), [(1, (1, 1)), (2, (1, 1)), (5, (2, 2))])
+def test_two_calls_side_by_side_share_the_threads(threads: int, halves: tuple[int, int]) -> None:
+    """Each waits for the other, which only calls that run at a time survive; a call that torch computes for comes first."""
+    before = torch.get_num_threads()
+    meeting = threading.Barrier(2 if threads > 1 else 1, timeout=60)
+
+    def count() -> int:
+        torch.ones(10**6).mul_(2)
+        meeting.wait()
+        return torch.get_num_threads()
+
+    try:
+        torch.set_num_threads(threads)
+        assert side_by_side(count, count) == halves
+        assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(1) as late:
+            assert late.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_on_one_side_waits_for_the_other() -> None:
+    done = []
+
+    def fail() -> None:
+        raise ValueError("one side")
+
+    def work() -> None:
+        time.sleep(0.2)
+        done.append(True)
+
+    with pytest.raises(ValueError, match="one side"):
+        side_by_side(fail, work)
+    assert done or torch.get_num_threads() == 1
 
 
 def test_arrays_begin_on_cache_lines() -> None:

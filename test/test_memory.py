@@ -7,7 +7,8 @@ from helpers import TensorCounter, paper_config, run_register
 from mcbo.config import Cascade, Level
 from mcbo.errors import MemoryBudgetError
 from mcbo.kernels import REFERENCE
-from mcbo.memory import check_cascade, max_rows, needed_bytes, rows_per_level, solve_bytes, tile_grid
+from mcbo.kernels.cpu import COMPILED
+from mcbo.memory import Slabs, check_cascade, max_rows, needed_bytes, slabs_per_level, solve_bytes, tile_grid
 from mcbo.phantom import make_phantom
 from mcbo.tasks import find_config
 
@@ -22,23 +23,39 @@ def test_the_largest_tile_counts() -> None:
 
 def test_a_smaller_budget_means_thinner_slabs_that_fit() -> None:
     for budget in (10**10, 8 * 10**8, 7 * 10**8):
-        rows = rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=budget, thickest=64)
-        assert needed_bytes(SHAPE, CONFIG, movings=2, rows=rows) <= budget
-        assert all(1 <= count <= max_rows(tile_grid(SHAPE, level)) for level, count in zip(CONFIG.levels, rows, strict=True))
-    thick = rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=10**10, thickest=64)
-    assert rows[-1] < thick[-1] == max_rows((64, 60, 68)) == 16
+        slabs = slabs_per_level(SHAPE, CONFIG, movings=2, budget_bytes=budget, kernels=REFERENCE)
+        assert needed_bytes(SHAPE, CONFIG, movings=2, slabs=slabs) <= budget
+        for level, its_slabs in zip(CONFIG.levels, slabs, strict=True):
+            assert 1 <= its_slabs.rows <= max_rows(tile_grid(SHAPE, level))
+    thick = slabs_per_level(SHAPE, CONFIG, movings=2, budget_bytes=10**10, kernels=REFERENCE)
+    assert slabs[-1].rows < thick[-1].rows == max_rows((64, 60, 68)) == 16
     assert max_rows((4, 1000, 1000)) == 1
-    assert max(rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=10**10, thickest=8)) == 8
+
+
+def test_small_solves_run_at_a_time_where_both_fit() -> None:
+    shape = (120, 128, 124)  # tiles of 60×64×62 cells; the next shape has larger ones
+    roomy = slabs_per_level(shape, CONFIG, movings=1, budget_bytes=10**10, kernels=COMPILED)
+    assert roomy[-1] == Slabs(rows=4, at_once=2)
+    both = needed_bytes(shape, CONFIG, movings=1, slabs=roomy)
+    assert slabs_per_level(shape, CONFIG, movings=1, budget_bytes=both, kernels=COMPILED)[-1] == roomy[-1]
+    tight = slabs_per_level(shape, CONFIG, movings=1, budget_bytes=both - 1, kernels=COMPILED)
+    assert tight[-1] == Slabs(rows=8, at_once=1)
+    assert slabs_per_level((120, 128, 132), CONFIG, movings=1, budget_bytes=10**10, kernels=COMPILED)[-1] == Slabs(8)
+    assert all(
+        slabs.at_once == 1 for slabs in slabs_per_level(shape, CONFIG, movings=1, budget_bytes=10**10, kernels=REFERENCE)
+    )
 
 
 def test_too_small_a_budget_is_refused_with_figures() -> None:
     with pytest.raises(MemoryBudgetError, match=r"128×120×136 voxels .* at least \d\.\d\d GB .* may use 0\.50 GB"):
-        rows_per_level(SHAPE, CONFIG, movings=2, budget_bytes=5 * 10**8, thickest=64)
+        slabs_per_level(SHAPE, CONFIG, movings=2, budget_bytes=5 * 10**8, kernels=REFERENCE)
 
 
 def test_fewer_passes_need_less() -> None:
     grid = (64, 60, 68)
-    assert solve_bytes(grid, search_radius=4, passes=2, rows=4) < solve_bytes(grid, search_radius=4, passes=7, rows=4)
+    assert solve_bytes(grid, search_radius=4, passes=2, slabs=Slabs(4)) < solve_bytes(
+        grid, search_radius=4, passes=7, slabs=Slabs(4)
+    )
 
 
 def test_both_modalities_of_a_challenge_case_fit_a_16_gb_gpu_twice() -> None:

@@ -1,5 +1,8 @@
 """The hot steps, ready to be chosen: the torch reference here, compiled twins for the CPU in ``cpu.py``."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from mcbo.consistency import make_consistent
 from mcbo.convex import coupled_argmin
 from mcbo.cost_volume import cost_slabs
@@ -7,9 +10,19 @@ from mcbo.mind import mind_ssc
 from mcbo.refinement import gradient_of
 from mcbo.types import Kernels
 
+Result = TypeVar("Result")
+
+
+def in_turn(one: Callable[[], Result], other: Callable[[], Result]) -> tuple[Result, Result]:
+    """What two calls return, one after the other."""
+    return one(), other()
+
+
 REFERENCE = Kernels(
     name="torch",
     max_rows=2**16,
+    at_once=1,
+    both=in_turn,
     cost_slabs=cost_slabs,
     coupled_argmin=coupled_argmin,
     as_slab=lambda cost: cost,

@@ -2,14 +2,18 @@
 
 from mcbo.kernels.correlation import as_slab, cost_slabs, coupled_argmin
 from mcbo.kernels.features import mind_ssc
+from mcbo.kernels.lanes import side_by_side
 from mcbo.kernels.sampling import gradient_of, make_consistent
 from mcbo.types import Kernels
 
 COMPILED = Kernels(
     name="numba",
-    # Seconds of a solve of 64³ cells, R = 4, with 2, 4, 8, 16 rows: 0.66, 0.57, 0.48, 0.52; of 32³ with 2, 4, 8, 16, 32 rows:
-    # 0.055, 0.049, 0.045, 0.069, 0.062 (two cores, AMD EPYC, 2026-11-24).
+    # Seconds of both solves of 32³ cells, R = 4, at a time with 1, 2, 3, 4, 8 rows: 0.083, 0.063, 0.057, 0.055, 0.057; of 64³
+    # with 1, 2, 4, 8: 0.64, 0.54, 0.51, 0.54; of a solve of 64³ with 2, 4, 8, 16: 0.66, 0.57, 0.48, 0.52 (two cores, AMD EPYC,
+    # 2026-11-24).
     max_rows=8,
+    at_once=2,
+    both=side_by_side,
     cost_slabs=cost_slabs,
     coupled_argmin=coupled_argmin,
     as_slab=as_slab,

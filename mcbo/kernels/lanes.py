@@ -7,7 +7,7 @@ cost more than short rows save. Arithmetic on ``Lanes`` becomes vector instructi
 
 import operator
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -24,6 +24,7 @@ LANES = 16
 
 Floats = NDArray[np.float32]
 Function = TypeVar("Function", bound=Callable[..., Any])
+Result = TypeVar("Result")
 Generator = Callable[[Any, Any, Any, Any], Any]
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
@@ -45,7 +46,7 @@ def compiled(function: Function) -> Function:
 def in_threads(function: Callable[..., None], count: int, *arguments: object) -> None:
     """Calls ``function(*arguments, first, last)`` for parts of ``range(count)`` that together are all of it.
 
-    As many parts run side by side as torch has threads. What is computed may not depend on how the range was cut.
+    As many parts run at a time as torch has threads. What is computed may not depend on how the range was cut.
     """
     threads = max(1, min(torch.get_num_threads(), count))
     edges = [count * part // threads for part in range(threads + 1)]
@@ -57,7 +58,31 @@ def in_threads(function: Callable[..., None], count: int, *arguments: object) ->
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="mcbo")
+    return ThreadPoolExecutor(2 * threads, thread_name_prefix="mcbo")  # enough for both halves of ``side_by_side``
+
+
+def side_by_side(one: Callable[[], Result], other: Callable[[], Result]) -> tuple[Result, Result]:
+    """What two calls return that run at a time, each with half of torch's threads; in turn where there is one only.
+
+    Two long calls that never wait for each other keep two cores busier than two threads that meet after every short step.
+    """
+    threads = torch.get_num_threads()
+    if threads < 2:
+        return one(), other()
+    calls = [half.submit(call) for half, call in zip(_halves(threads), (one, other), strict=True)]
+    wait(calls)  # for both, also if one fails
+    return calls[0].result(), calls[1].result()
+
+
+@cache
+def _halves(threads: int) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
+    """Two threads for which torch has half of the threads each."""
+    halves = tuple(ThreadPoolExecutor(1, thread_name_prefix="mcbo") for _ in range(2))
+    for half in halves:
+        half.submit(torch.set_num_threads, threads // 2).result()
+        half.submit(torch.get_num_threads).result()  # or torch's first use there would take the number for all
+    torch.set_num_threads(threads)  # torch keeps a number for each thread, and one for threads that are yet to come
+    return halves[0], halves[1]
 
 
 def aligned_floats(*shape: int) -> Floats:
