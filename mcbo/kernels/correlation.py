@@ -44,8 +44,10 @@ from mcbo.kernels.lanes import (
 )
 from mcbo.types import Features
 
-STRIPE = 16
-"""Columns worked on together: what their box means need stays in a cache of 1 MB."""
+STRIPE_FLOATS = 9 * 2**12
+"""What the box means of the columns need that are worked on together, so that it stays in a core's cache (144 KB).
+
+With 16 columns throughout, 128³ cells took 8 to 15 % longer (two cores, AMD EPYC, 2026-11-24)."""
 WINDOW = 2 * HALO + 1
 """Width of the two box means together."""
 
@@ -185,14 +187,15 @@ def _fill_costs(
     columns = aligned_zeros((reach - done) * WINDOW * size).reshape((reach - done, WINDOW, size))
     flat = columns.reshape(-1)
     last_lane = (depth - 1) // LANES * side * LANES + (depth - 1) % LANES
-    step = STRIPE * size
+    stripe = max(2, STRIPE_FLOATS // ((stop - start + 2 * HALO) * size))
+    step = stripe * size
     summed = aligned_zeros((stop - start + 2 * HALO) * step)  # from row start − HALO on
     two, three = spread(2.0), spread(3.0)
     for pair in range(first, last):
         c0, c1 = pair % side, pair // side
         columns[:] = 0
-        for low in range(0, width, STRIPE):
-            high = min(low + STRIPE, width)
+        for low in range(0, width, stripe):
+            high = min(low + stripe, width)
             for i in range(max(start - HALO, 0), done):
                 there = ((pair * 2 * HALO + i % (2 * HALO)) * width + low) * size
                 here = (i - start + HALO) * step
