@@ -28,6 +28,7 @@ from mcbo.kernels.lanes import (
     in_threads,
     lesser,
     load,
+    prefetch,
     round_up,
     settle,
     slide_1,
@@ -349,6 +350,7 @@ def _pick_coupled(
     where = np.empty(LANES, np.float32)
     known = np.zeros(LANES, np.float32)
     heavy = spread(weight)
+    hopeful = np.empty(side * side, np.int64)
     for line in range(first, last):
         i, j = line // width, line % width
         for block in range(blocks):
@@ -366,26 +368,34 @@ def _pick_coupled(
                 c0, c1, c2 = number % side, number // side % side, number // (side * side)
                 known[lane] = cost[i, j, block, number, lane] + apart[0, c0, lane] + apart[1, c1, lane] + apart[2, c2, lane]
             bound = load(known, 0)
-            best, best_line, number = spread(np.inf), spread(0.0), 0
+            number, hopes = 0, 0
             for c2 in range(side):
                 apart_2 = load(apart, (2 * side + c2) * LANES)
                 for c1 in range(side):
                     apart_1 = load(apart, (side + c1) * LANES)
                     # Not summed in another order than below: rounding must not push the minimum above the line's best.
                     if any_at_most(load(minima, (at + number) * LANES) + apart_1 + apart_2, bound):
-                        least = _least_of_line(cost, apart, (at + number) * side * LANES, side) + apart_1 + apart_2
-                        best_line = where_less(least, best, spread(number), best_line)
-                        best = lesser(least, best)
-                        bound = lesser(least, bound)
+                        hopeful[hopes] = number
+                        hopes += 1
+                        for c0 in range(side):
+                            prefetch(cost, ((at + number) * side + c0) * LANES)
                     number += 1
+            best, best_line, best_c0 = spread(np.inf), spread(0.0), spread(0.0)
+            for hope in range(hopes):
+                number = hopeful[hope]
+                apart_1 = load(apart, (side + number % side) * LANES)
+                apart_2 = load(apart, (2 * side + number // side) * LANES)
+                if any_at_most(load(minima, (at + number) * LANES) + apart_1 + apart_2, bound):
+                    least, least_c0 = _least_of_line(cost, apart, (at + number) * side * LANES, side)
+                    least = least + apart_1 + apart_2
+                    best_c0 = where_less(least, best, least_c0, best_c0)
+                    best_line = where_less(least, best, spread(number), best_line)
+                    best = lesser(least, best)
+                    bound = lesser(least, bound)
             store(where, 0, best_line)
+            store(known, 0, best_c0)
             for lane in range(count):
-                number = int(where[lane])
-                c0, least_cost = 0, np.float32(np.inf)
-                for c in range(side):
-                    one = cost[i, j, block, number * side + c, lane] + apart[0, c, lane]
-                    if one < least_cost:
-                        c0, least_cost = c, one
+                number, c0 = int(where[lane]), int(known[lane])
                 numbers[i, j, block, lane] = number * side + c0
                 z = block * LANES + lane
                 picked[0, i, j, z] = c0 - search_radius
@@ -395,8 +405,10 @@ def _pick_coupled(
 
 @compiled
 def _least_of_line(cost: Floats, apart: Floats, at: int, side: int) -> Any:
-    """Per lane, the least cost + w·(c₀ − u₀)² of a line of candidates along axis 0."""
-    least = load(cost, at) + load(apart, 0)
+    """Per lane, the least cost + w·(c₀ − u₀)² of a line of candidates along axis 0, and the number of the first that has it."""
+    least, least_c0 = load(cost, at) + load(apart, 0), spread(0.0)
     for c0 in range(1, side):
-        least = lesser(load(cost, at + c0 * LANES) + load(apart, c0 * LANES), least)
-    return least
+        one = load(cost, at + c0 * LANES) + load(apart, c0 * LANES)
+        least_c0 = where_less(one, least, spread(c0), least_c0)
+        least = lesser(one, least)
+    return least, least_c0

@@ -157,6 +157,22 @@ def store(_: Any, array: Any, index: Any, value: Any) -> tuple[Any, Generator]:
 
 
 @_vector
+def prefetch(_: Any, array: Any, index: Any) -> tuple[Any, Generator]:
+    """Asks for the cache line of a flat index, which may lie beyond the array, without waiting for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(fetch, [place, number(0), number(3), number(1)])  # to read, keep in all caches, data
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64), generate
+
+
+@_vector
 def stream(_: Any, array: Any, index: Any, value: Any) -> tuple[Any, Generator]:
     """As ``store``, past the caches, to a multiple of ``LANES`` in an array of ``aligned_floats``; ``settle`` has to follow."""
 
