@@ -1,4 +1,4 @@
-"""Reads the JSON of a dataset, whoever wrote it: within limits, and with a sentence for whatever is wrong."""
+"""Reads a JSON that describes something, whoever wrote it: within limits, and with a sentence for whatever is wrong."""
 
 import json
 from pathlib import Path
@@ -16,32 +16,36 @@ MAX_DIGITS = 400
 """Of a whole number: as many as the largest float has, and more."""
 
 
-def read_description(path: Path) -> dict[str, object]:
+def read_description(path: Path, *, kind: str = "a dataset JSON") -> dict[str, object]:
     """The object that a JSON file holds.
+
+    Args:
+        path: of the file.
+        kind: what it should be, for messages.
 
     Raises:
         InputError: if the file is not that, too large, nested too deeply, or has a key twice in one object.
     """
-    size = regular_size(path, "a dataset JSON")
+    size = regular_size(path, kind)
     if size > MAX_BYTES:
-        raise InputError(f"{path}: expected a dataset JSON of at most {MAX_BYTES} bytes, found {size}")
+        raise InputError(f"{path}: expected {kind} of at most {MAX_BYTES} bytes, found {size}")
     try:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES).decode("utf-8-sig")
         content = json.loads(text, object_pairs_hook=_once, parse_int=_integer)
     except RecursionError as error:
-        raise InputError(_too_deep(path)) from error
+        raise InputError(_too_deep(path, kind)) from error
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON, numbers of too many digits
-        raise InputError(f"{path}: expected a dataset JSON, but it cannot be read: {error}") from error
+        raise InputError(f"{path}: expected {kind}, but it cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object with a list of pairs, found a {type(content).__name__}")
+        raise InputError(f"{path}: expected {kind}, which is an object, found a {type(content).__name__}")
     if _depth(content) > MAX_DEPTH:
-        raise InputError(_too_deep(path))
+        raise InputError(_too_deep(path, kind))
     return content
 
 
-def _too_deep(path: Path) -> str:
-    return f"{path}: expected a dataset JSON of at most {MAX_DEPTH} levels of brackets, found more"
+def _too_deep(path: Path, kind: str) -> str:
+    return f"{path}: expected {kind} of at most {MAX_DEPTH} levels of brackets, found more"
 
 
 def _integer(digits: str) -> int:

@@ -112,7 +112,7 @@ def read_figures(path: Path) -> FigureSet:
     Raises:
         InputError: if it is none.
     """
-    content = read_description(path)
+    content = read_description(path, kind="what python -m mcbo benchmark --json writes")
     try:
         benchmark = _Benchmark.model_validate(content)
     except ValidationError as error:

@@ -153,6 +153,15 @@ def test_a_file_that_is_no_benchmark(tmp_path: Path, content: object, where: str
         read_figures(file)
 
 
+@pytest.mark.parametrize("text", ["[]", "not JSON", None])
+def test_what_is_no_benchmark_file_is_not_called_another_kind_of_file(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "figures.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(InputError, match=r"figures\.json: .*expected what python -m mcbo benchmark --json writes"):
+        read_figures(file)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
