@@ -66,12 +66,13 @@ def benchmark(
     options = Options(output=Path(), device=device)
     measurements = measure(sizes, config=config, options=options, movings=modalities, repeat=repeat)
     typer.echo(to_text(about, measurements))
+    plain = None
     if reference:
         plain = measure(sizes, config=config, options=replace(options, reference=True), movings=modalities, repeat=repeat)
         ratios = ", ".join(f"{b.seconds / a.seconds:.1f}" for a, b in zip(measurements, plain, strict=True))
         typer.echo(f"\nplain torch:\n\n{to_text({}, plain)}\n\nplain torch takes {ratios} times as long")
     if json_file:
-        write_json(json_file, about, measurements)
+        write_json(json_file, about, measurements, plain)
 
 
 app.command("plan")(plan_run)

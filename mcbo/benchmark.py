@@ -154,11 +154,21 @@ def to_text(about: dict[str, str], measurements: Sequence[Measurement]) -> str:
     return "\n".join([*lines, "", "ratio: microseconds per voxel against those of the first size"])
 
 
-def write_json(path: Path, about: dict[str, str], measurements: Sequence[Measurement]) -> None:
+def write_json(
+    path: Path, about: dict[str, str], measurements: Sequence[Measurement], plain: Sequence[Measurement] | None = None
+) -> None:
     """Writes figures and circumstances.
+
+    Args:
+        path: of the file.
+        about: the circumstances.
+        measurements: the figures.
+        plain: those of the plain torch code, if it was measured too.
 
     Raises:
         OutputError: if that fails.
     """
-    content = {"about": about, "measurements": [asdict(m) for m in measurements]}
+    content: dict[str, object] = {"about": about, "measurements": [asdict(m) for m in measurements]}
+    if plain is not None:
+        content["plain_torch"] = [asdict(m) for m in plain]
     write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii"))

@@ -38,6 +38,9 @@ def test_stages_and_reference(tmp_path: Path) -> None:
     assert one["shape"] == [24, 24, 24]
     assert 0 < one["seconds"] < 600
     assert 0 < one["model_gb"] < one["peak_memory_gb"] < 5
+    (plain,) = content["plain_torch"]
+    assert plain["shape"] == one["shape"]
+    assert set(plain["stages"]) == set(one["stages"])
     assert {"read", "features", "level 4 solve", "level 1 refine", "write"} <= set(one["stages"])
 
 
