@@ -182,7 +182,7 @@ def register(
             for image, mask, number in zip(several, masks, range(1, len(several) + 1), strict=True):
                 images.append(_place(image, mask, f"moving image {number}", geometry, on))
         motion = _initial(initial, center, images)
-        working = _working_grid(images, motion, preset, config, budget)
+        working = _working_grid(images, motion, preset, config, budget, select_kernels(on).lanes)
         registration, checks = _register(images, motion, working, config, budget, on, timer, name_of(fixed, "fixed image"))
         view.end_case()
     grids = [image.grid for image in images]
@@ -249,7 +249,9 @@ def _initial(initial: NDArray[np.generic] | str | Path | None, center: bool, ima
     return motion
 
 
-def _working_grid(images: Sequence[Placed], motion: NDArray[np.float64], preset: str, config: Preset, budget: int) -> Grid:
+def _working_grid(
+    images: Sequence[Placed], motion: NDArray[np.float64], preset: str, config: Preset, budget: int, lanes: int
+) -> Grid:
     """The fixed grid, or with ``auto`` one of its own."""
     fixed, *movings = (image.grid for image in images)
     size = fixed.spacing_mm
@@ -260,7 +262,7 @@ def _working_grid(images: Sequence[Placed], motion: NDArray[np.float64], preset:
     joined = len(movings) if config.modality_fusion else 1
 
     def fits(shape: tuple[int, int, int]) -> bool:
-        return least_bytes(shape, config, movings=joined) <= budget
+        return least_bytes(shape, config, movings=joined, lanes=lanes) <= budget
 
     working, is_coarser = working_grid(fixed, movings, initial=motion, fits=fits)
     check_size(working.shape)

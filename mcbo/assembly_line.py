@@ -27,7 +27,7 @@ from mcbo.nifti import check_image
 from mcbo.options import Options
 from mcbo.progress import ProgressView
 from mcbo.resume import used_pairs
-from mcbo.runtime import budget_bytes, wait_for
+from mcbo.runtime import budget_bytes, select_kernels, wait_for
 from mcbo.timing import PeakMeter, StageTimer
 from mcbo.types import Shape
 
@@ -126,7 +126,7 @@ class AssemblyLine:
             if self._device.type == "cpu":
                 fused = there if self._config.modality_fusion else 1
                 with contextlib.suppress(InputError):  # told when it is computed
-                    needed += least_bytes(shape, self._config, movings=fused)
+                    needed += least_bytes(shape, self._config, movings=fused, lanes=select_kernels(self._device).lanes)
         if needed + neighbors > budget:
             return None
         return neighbors if self._device.type == "cpu" else 0

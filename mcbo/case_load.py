@@ -18,7 +18,7 @@ from mcbo.options import Options
 from mcbo.remote import fetched
 from mcbo.report import Entry
 from mcbo.resume import deciding, done_before, input_digests, used_pairs
-from mcbo.runtime import budget_bytes
+from mcbo.runtime import budget_bytes, select_kernels
 from mcbo.timing import StageTimer
 
 
@@ -76,8 +76,9 @@ def _check_memory(case: Case, config: Preset, options: Options, device: torch.de
     shape = check_image(read_header(case.fixed))
     there = sum(pair.moving.is_file() for pair in used_pairs(case, config, options))
     fused = max(there, 1) if config.modality_fusion else 1
+    budget = budget_bytes(device, options.memory_gb)
     try:
-        check_budget(shape, config, movings=fused, budget_bytes=budget_bytes(device, options.memory_gb))
+        check_budget(shape, config, movings=fused, budget_bytes=budget, lanes=select_kernels(device).lanes)
     except McboError as error:
         raise type(error)(f"{case.fixed}: {error}") from error
 

@@ -4,9 +4,6 @@ The whole cost volume of a 256³ pair at full resolution would take 46 GiB. ``co
 everything else is counted here per voxel. A test counts the bytes of all tensors of a run of the torch reference and compares.
 A process adds what Python and its libraries take (0.4 GB) and, on the CPU, what lies between tensors: up to 1.2 GB in all were
 seen at 256³.
-
-Not counted for ``Config``: the compiled kernels fill lines of cells along axis 2 up to multiples of 16. The arrays of both
-solves took 1.8 times the figure on 100×100×17 cells, and less than it where the last axis is such a multiple, or nearly.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,10 +32,12 @@ class Slabs:
     Attributes:
         rows: of a slab.
         at_once: solves that run at a time, 1 or 2.
+        lanes: cells along axis 2 are filled up to multiples of it.
     """
 
     rows: int
     at_once: int = 1
+    lanes: int = 1
 
 
 def held_bytes(shape: Shape, *, movings: int) -> int:
@@ -70,8 +69,9 @@ def solve_bytes(grid: Shape, *, search_radius: int, passes: int, slabs: Slabs) -
     rows = slabs.rows
     held = min(slabs_behind(passes, rows) + 1, -(-grid[0] // rows))
     cost_rows = held * rows + (4 if held > 1 else 2) * HALO + rows / 8
-    row_floats = (2 * search_radius + 1) ** 3 * cost_rows + 3 * (2 * passes + 4 * (rows + 2))
-    cell_floats = FEATURE_CHANNELS * (1 + 2 * slabs.at_once) + 3 * 2
+    filled = -(-grid[2] // slabs.lanes) * slabs.lanes / grid[2]
+    row_floats = (2 * search_radius + 1) ** 3 * cost_rows * filled + 3 * (2 * passes + 4 * (rows + 2))
+    cell_floats = FEATURE_CHANNELS * (2 + 2 * slabs.at_once * filled) + 3 * 2
     return int(FLOAT_BYTES * (slabs.at_once * row_floats * grid[1] * grid[2] + cell_floats * _cells(grid)))
 
 
@@ -130,13 +130,14 @@ def result_bytes(shape: Shape, *, pairs: int, warped: bool) -> int:
     return FLOAT_BYTES * (4 if warped else 3) * pairs * _cells(shape)
 
 
-def least_bytes(shape: Shape, config: Preset, *, movings: int) -> int:
+def least_bytes(shape: Shape, config: Preset, *, movings: int, lanes: int) -> int:
     """The memory model of a case of which only the shape is known yet: bytes with the thinnest slabs.
 
     Args:
         shape: voxels.
         config: the preset, not fitted to the shape.
         movings: moving images that are fused; 1 where they are not.
+        lanes: of the kernels.
 
     Raises:
         InputError: if the shape is too small for the preset.
@@ -145,10 +146,10 @@ def least_bytes(shape: Shape, config: Preset, *, movings: int) -> int:
         check_size(shape)
         return cascade_bytes(shape, config, movings=movings)
     fitted, _ = fit_to_shape(config, shape)
-    return needed_bytes(shape, fitted, movings=movings, slabs=thinnest(fitted))
+    return needed_bytes(shape, fitted, movings=movings, slabs=thinnest(fitted, lanes=lanes))
 
 
-def check_budget(shape: Shape, config: Preset, *, movings: int, budget_bytes: int) -> None:
+def check_budget(shape: Shape, config: Preset, *, movings: int, budget_bytes: int, lanes: int) -> None:
     """Refuses a case of which only the shape is known yet.
 
     Args:
@@ -156,12 +157,13 @@ def check_budget(shape: Shape, config: Preset, *, movings: int, budget_bytes: in
         config: the preset, not fitted to the shape.
         movings: moving images that are fused; 1 where they are not.
         budget_bytes: what the case may use in all.
+        lanes: of the kernels.
 
     Raises:
         InputError: if the shape is too small for the preset.
         MemoryBudgetError: if even the thinnest slabs need more than the budget; the message says how much would do.
     """
-    _check_budget(shape, movings, least_bytes(shape, config, movings=movings), budget_bytes)
+    _check_budget(shape, movings, least_bytes(shape, config, movings=movings, lanes=lanes), budget_bytes)
 
 
 def check_cascade(shape: Shape, config: Cascade, *, movings: int, budget_bytes: int) -> None:
@@ -193,9 +195,9 @@ def tile_grid(shape: Shape, level: Level) -> Shape:
     return height, width, depth
 
 
-def thinnest(config: Config) -> list[Slabs]:
+def thinnest(config: Config, *, lanes: int) -> list[Slabs]:
     """The slabs of every level that need the least memory."""
-    return [Slabs(1)] * len(config.levels)
+    return [Slabs(1, lanes=lanes)] * len(config.levels)
 
 
 def slabs_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: int, kernels: Kernels) -> list[Slabs]:
@@ -223,10 +225,10 @@ def slabs_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes:
         grid = tile_grid(shape, level)
         rows = min(max_rows(grid), kernels.max_rows)
         if kernels.at_once > 1 and grid[1] * grid[2] <= SMALL_ROW_CELLS:
-            yield Slabs(-(-rows // kernels.at_once), kernels.at_once)
-        yield from (Slabs(thinner) for thinner in range(rows, 0, -1))
+            yield Slabs(-(-rows // kernels.at_once), kernels.at_once, kernels.lanes)
+        yield from (Slabs(thinner, lanes=kernels.lanes) for thinner in range(rows, 0, -1))
 
-    least = max(needed(level, Slabs(1)) for level in config.levels)
+    least = max(needed(level, Slabs(1, lanes=kernels.lanes)) for level in config.levels)
     _check_budget(shape, movings, least, budget_bytes)
     return [next(slabs for slabs in choices(level) if needed(level, slabs) <= budget_bytes) for level in config.levels]
 

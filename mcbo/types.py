@@ -45,6 +45,7 @@ class Kernels:
         name: how logs and reports call it.
         max_rows: rows of the thickest slab that is worth its memory, of all solves that run at a time together.
         at_once: of the two solves of a level, forward and backward, how many ``both`` runs at a time.
+        lanes: cells along axis 2 that the layout of costs is filled up to multiples of.
         both: ``(one, other)`` calls both and returns what they return, as a pair.
         cost_slabs: ``(fixed, moving, search_radius=R, rows=n, keep=k)`` yields the cost of rows ``[0, n)``, ``[n, 2n)``, … of
             axis 0, in that order, each once. See ``cost_volume.cost_slabs``.
@@ -61,6 +62,7 @@ class Kernels:
     name: str
     max_rows: int
     at_once: int
+    lanes: int
     both: Callable[[Callable[[], Any], Callable[[], Any]], tuple[Any, Any]]
     cost_slabs: Callable[..., Iterator[CostSlab]]
     coupled_argmin: Callable[..., Tensor]

@@ -20,6 +20,7 @@ from mcbo.case_load import load
 from mcbo.case_write import write
 from mcbo.dataset import open_input
 from mcbo.errors import OutputError
+from mcbo.kernels.lanes import LANES
 from mcbo.ledger import Ledger
 from mcbo.lock import hold
 from mcbo.memory import image_bytes, needed_bytes, thinnest
@@ -117,12 +118,14 @@ def test_without_memory_for_neighbors_cases_take_turns(
     fitted = replace(config, levels=config.levels[2:])
     images, results = image_bytes(SHAPE, movings=1), 12 * 20 * 18 * 22
     budget = (
-        needed_bytes(SHAPE, fitted, movings=1, slabs=thinnest(fitted))
+        needed_bytes(SHAPE, fitted, movings=1, slabs=thinnest(fitted, lanes=LANES))
         + 2 * results
         + images
         - (0 if neighbors else results + 1)
     )
-    outcome = run(open_input(data, split="val").cases, config, Options(tmp_path / "out", device="cpu", memory_gb=budget / 1e9))
+    outcome = run(
+        open_input(data, split="val").cases, config, Options(tmp_path / "out", device="cpu", memory_gb=(budget + 0.5) / 1e9)
+    )
     assert not outcome.failed
     assert ahead == [False, *([True] * 3 if neighbors else [False] * 3)]
     assert process.main(arguments(data, tmp_path / "other")) == 0

@@ -26,6 +26,7 @@ from helpers import paper_config, write_dataset, write_nifti
 
 import process
 from mcbo import files, ledger, outputs
+from mcbo.kernels.lanes import LANES
 from mcbo.memory import needed_bytes, thinnest
 from mcbo.nifti import read_displacement
 from mcbo.phantom import make_phantom
@@ -227,7 +228,7 @@ def test_memory_for_half_of_a_case_refuses_it_and_no_other(
     phantom = make_phantom(large, seed=2)
     for channel, image in enumerate((phantom.fixed, phantom.cet1)):
         write_nifti(data / "imagesTr" / f"ReMIND2Reg_0002_000{channel}.nii.gz", image[0, 0].numpy().astype(np.int16))
-    half = needed_bytes(large, paper_config(), movings=1, slabs=thinnest(paper_config())) / 2
+    half = needed_bytes(large, paper_config(), movings=1, slabs=thinnest(paper_config(), lanes=LANES)) / 2
     out = tmp_path / "out"
     assert process.main([*arguments(data, out), "--memory-gb", f"{half / 1e9}"]) == process.SOME_FAILED
     error = capsys.readouterr().err
@@ -243,7 +244,7 @@ def test_memory_that_the_system_denies_costs_that_case_and_no_other(
     noise = np.random.default_rng(0).integers(1, 200, large, dtype=np.int16)
     for channel in range(2):
         write_nifti(data / "imagesTr" / f"ReMIND2Reg_0001_000{channel}.nii.gz", noise)
-    half = needed_bytes(large, paper_config(), movings=1, slabs=thinnest(paper_config())) // 2
+    half = needed_bytes(large, paper_config(), movings=1, slabs=thinnest(paper_config(), lanes=LANES)) // 2
     program = f"""
 import resource, sys
 sys.path.insert(0, {str(Path(process.__file__).parent)!r})

@@ -170,7 +170,7 @@ def test_an_error_in_a_thread_is_not_lost() -> None:
         in_threads(fail, 4)
 
 
-@pytest.mark.parametrize(("threads", "halves"), [(1, (1, 1)), (2, (1, 1)), (5, (2, 2))])
+@pytest.mark.parametrize(("threads", "halves"), [(1, (1, 1)), (2, (1, 1)), (5, (3, 2))])
 def test_two_calls_side_by_side_share_the_threads(threads: int, halves: tuple[int, int]) -> None:
     """Each waits for the other, which only calls that run at a time survive; a call that torch computes for comes first."""
     before = torch.get_num_threads()

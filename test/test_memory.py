@@ -1,16 +1,22 @@
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from helpers import TensorCounter, paper_config, run_register
+from helpers import TensorCounter, paper_config, random_tensor, run_register
+from numpy.typing import NDArray
 
 from mcbo.config import Cascade, Level
+from mcbo.convex import solve
 from mcbo.errors import MemoryBudgetError
-from mcbo.kernels import REFERENCE
+from mcbo.kernels import REFERENCE, correlation
 from mcbo.kernels.cpu import COMPILED
+from mcbo.kernels.lanes import aligned_floats
 from mcbo.memory import Slabs, check_cascade, max_rows, needed_bytes, slabs_per_level, solve_bytes, tile_grid
 from mcbo.phantom import make_phantom
 from mcbo.tasks import find_config
+from mcbo.types import Shape
 
 CONFIG = paper_config()
 SHAPE = (128, 120, 136)
@@ -35,12 +41,12 @@ def test_a_smaller_budget_means_thinner_slabs_that_fit() -> None:
 def test_small_solves_run_at_a_time_where_both_fit() -> None:
     shape = (120, 128, 124)  # tiles of 60×64×62 cells; the next shape has larger ones
     roomy = slabs_per_level(shape, CONFIG, movings=1, budget_bytes=10**10, kernels=COMPILED)
-    assert roomy[-1] == Slabs(rows=4, at_once=2)
+    assert roomy[-1] == Slabs(rows=4, at_once=2, lanes=16)
     both = needed_bytes(shape, CONFIG, movings=1, slabs=roomy)
     assert slabs_per_level(shape, CONFIG, movings=1, budget_bytes=both, kernels=COMPILED)[-1] == roomy[-1]
     tight = slabs_per_level(shape, CONFIG, movings=1, budget_bytes=both - 1, kernels=COMPILED)
-    assert tight[-1] == Slabs(rows=8, at_once=1)
-    assert slabs_per_level((120, 128, 132), CONFIG, movings=1, budget_bytes=10**10, kernels=COMPILED)[-1] == Slabs(8)
+    assert tight[-1] == Slabs(rows=8, at_once=1, lanes=16)
+    assert slabs_per_level((120, 128, 132), CONFIG, movings=1, budget_bytes=10**10, kernels=COMPILED)[-1] == Slabs(8, lanes=16)
     assert all(
         slabs.at_once == 1 for slabs in slabs_per_level(shape, CONFIG, movings=1, budget_bytes=10**10, kernels=REFERENCE)
     )
@@ -60,6 +66,26 @@ def test_fewer_passes_need_less() -> None:
 
 def test_both_modalities_of_a_challenge_case_fit_a_16_gb_gpu_twice() -> None:
     assert needed_bytes((256, 256, 256), CONFIG, movings=2) < 8e9
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 32), (18, 40, 17), (30, 24, 33)])
+@pytest.mark.parametrize("slabs", [Slabs(4, at_once=2, lanes=16), Slabs(8, lanes=16)])
+def test_the_model_agrees_with_the_arrays_of_the_compiled_solve(
+    shape: Shape, slabs: Slabs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are held until the solve ends; with them, the features of both images."""
+    made = []
+
+    def counting(*sizes: int) -> NDArray[np.float32]:
+        made.append(4 * math.prod(sizes))
+        return aligned_floats(*sizes)
+
+    monkeypatch.setattr(correlation, "aligned_floats", counting)
+    fixed, moving = random_tensor(1, 12, *shape, seed=1), random_tensor(1, 12, *shape, seed=2)
+    solve(fixed, moving, search_radius=4, coupling_weights=(0.1,) * 6, rows=slabs.rows, kernels=COMPILED)
+    counted = slabs.at_once * sum(made) + 2 * 4 * 12 * math.prod(shape)
+    model = solve_bytes(shape, search_radius=4, passes=7, slabs=slabs)
+    assert counted == pytest.approx(model, rel=0.2)
 
 
 @pytest.mark.parametrize("movings", [1, 2])

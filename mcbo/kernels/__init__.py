@@ -22,6 +22,7 @@ REFERENCE = Kernels(
     name="torch",
     max_rows=2**16,
     at_once=1,
+    lanes=1,
     both=in_turn,
     cost_slabs=cost_slabs,
     coupled_argmin=coupled_argmin,

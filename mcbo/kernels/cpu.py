@@ -2,7 +2,7 @@
 
 from mcbo.kernels.correlation import as_slab, cost_slabs, coupled_argmin
 from mcbo.kernels.features import mind_ssc
-from mcbo.kernels.lanes import side_by_side
+from mcbo.kernels.lanes import LANES, side_by_side
 from mcbo.kernels.sampling import gradient_of, make_consistent
 from mcbo.types import Kernels
 
@@ -13,6 +13,7 @@ COMPILED = Kernels(
     # 2026-11-24).
     max_rows=8,
     at_once=2,
+    lanes=LANES,
     both=side_by_side,
     cost_slabs=cost_slabs,
     coupled_argmin=coupled_argmin,

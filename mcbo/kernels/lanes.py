@@ -62,7 +62,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def side_by_side(one: Callable[[], Result], other: Callable[[], Result]) -> tuple[Result, Result]:
-    """What two calls return that run at a time, each with half of torch's threads; in turn where there is one only.
+    """What two calls return that run at a time, each with its half of torch's threads; in turn where there is one only.
 
     Two long calls that never wait for each other keep two cores busier than two threads that meet after every short step.
     """
@@ -75,14 +75,20 @@ def side_by_side(one: Callable[[], Result], other: Callable[[], Result]) -> tupl
 
 
 @cache
-def _halves(threads: int) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
-    """Two threads for which torch has half of the threads each."""
-    halves = tuple(ThreadPoolExecutor(1, thread_name_prefix="mcbo") for _ in range(2))
-    for half in halves:
-        half.submit(torch.set_num_threads, threads // 2).result()
-        half.submit(torch.get_num_threads).result()  # or torch's first use there would take the number for all
-    torch.set_num_threads(threads)  # torch keeps a number for each thread, and one for threads that are yet to come
-    return halves[0], halves[1]
+def _halves(threads: int) -> list[ThreadPoolExecutor]:
+    """Two threads for which torch has half of the threads each.
+
+    Torch keeps a number for every thread, taken at its first use there from one for all threads that are yet to come. To set
+    any is to set that one too, so a passing thread sets it back.
+    """
+    halves = [ThreadPoolExecutor(1, thread_name_prefix="mcbo") for _ in range(2)]
+    with ThreadPoolExecutor(1) as passing:
+        number = passing.submit(torch.get_num_threads).result()
+        for half, its_threads in zip(halves, (threads - threads // 2, threads // 2), strict=True):
+            half.submit(torch.get_num_threads).result()
+            half.submit(torch.set_num_threads, its_threads).result()
+        passing.submit(torch.set_num_threads, number).result()
+    return halves
 
 
 def aligned_floats(*shape: int) -> Floats:
