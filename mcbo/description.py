@@ -38,7 +38,7 @@ def read_description(path: Path, *, kind: str = "a dataset JSON") -> dict[str, o
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON, numbers of too many digits
         raise InputError(f"{path}: expected {kind}, but it cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected {kind}, which is an object, found a {type(content).__name__}")
+        raise InputError(f"{path}: expected a JSON object ({kind}), found a {type(content).__name__}")
     if _depth(content) > MAX_DEPTH:
         raise InputError(_too_deep(path, kind))
     return content

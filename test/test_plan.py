@@ -158,7 +158,7 @@ def test_what_is_no_benchmark_file_is_not_called_another_kind_of_file(tmp_path: 
     file = tmp_path / "figures.json"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(InputError, match=r"figures\.json: .*expected what python -m mcbo benchmark --json writes"):
+    with pytest.raises(InputError, match=r"figures\.json: .*what python -m mcbo benchmark --json writes"):
         read_figures(file)
 
 
