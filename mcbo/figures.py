@@ -48,8 +48,8 @@ PUBLISHED = FigureSet(
     is_gpu=False,
     origin="README, Results: two cores of an AMD EPYC, two threads, torch 2.13.0 on the CPU, 2026-11-24",
     figures=(
-        _scaled("mcbo2024", 96, 3.17),
-        _scaled("mcbo2024", 128, 2.98),
+        _scaled("mcbo2024", 96, 3.16),
+        _scaled("mcbo2024", 128, 3.01),
         _scaled("mcbo2024", 192, 3.34),
         _scaled("mcbo2024", 256, 3.67, 4.7),
         Figure("mcbo2024", 2, 256**3, 119, 5.8),

@@ -20,7 +20,6 @@ from mcbo.types import Shape
 
 CONFIG = paper_config()
 SHAPE = (128, 120, 136)
-TWO = replace(COMPILED, at_once=2)
 
 
 def test_the_largest_tile_counts() -> None:
@@ -41,13 +40,13 @@ def test_a_smaller_budget_means_thinner_slabs_that_fit() -> None:
 
 def test_small_solves_run_at_a_time_where_both_fit() -> None:
     shape = (120, 128, 124)  # tiles of 60×64×62 cells; the next shape has larger ones
-    roomy = slabs_per_level(shape, CONFIG, movings=1, budget_bytes=10**10, kernels=TWO)
+    roomy = slabs_per_level(shape, CONFIG, movings=1, budget_bytes=10**10, kernels=COMPILED)
     assert roomy[-1] == Slabs(rows=4, at_once=2, lanes=16)
     both = needed_bytes(shape, CONFIG, movings=1, slabs=roomy)
-    assert slabs_per_level(shape, CONFIG, movings=1, budget_bytes=both, kernels=TWO)[-1] == roomy[-1]
-    tight = slabs_per_level(shape, CONFIG, movings=1, budget_bytes=both - 1, kernels=TWO)
+    assert slabs_per_level(shape, CONFIG, movings=1, budget_bytes=both, kernels=COMPILED)[-1] == roomy[-1]
+    tight = slabs_per_level(shape, CONFIG, movings=1, budget_bytes=both - 1, kernels=COMPILED)
     assert tight[-1] == Slabs(rows=8, at_once=1, lanes=16)
-    assert slabs_per_level((120, 128, 132), CONFIG, movings=1, budget_bytes=10**10, kernels=TWO)[-1] == Slabs(8, lanes=16)
+    assert slabs_per_level((120, 128, 132), CONFIG, movings=1, budget_bytes=10**10, kernels=COMPILED)[-1] == Slabs(8, lanes=16)
     assert all(
         slabs.at_once == 1 for slabs in slabs_per_level(shape, CONFIG, movings=1, budget_bytes=10**10, kernels=REFERENCE)
     )
