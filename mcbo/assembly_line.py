@@ -57,6 +57,8 @@ class AssemblyLine:
         self._meters = meters
         self._reader = ThreadPoolExecutor(1, "mcbo-read")
         self._writer = ThreadPoolExecutor(1, "mcbo-write")
+        for thread in (self._reader, self._writer):
+            thread.submit(lambda: None)  # so that it is there before a case leaves no memory for its stack
         self._ahead: Future[tuple[CaseRun, StageTimer]] | None = None
         self._writing: Future[None] | None = None
         self._writing_bytes = 0

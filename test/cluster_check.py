@@ -11,14 +11,15 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-from clusters import cluster, fields, finish, leftovers, make_cases, reported, start, wait_until  # noqa: E402
+from clusters import cluster, finish, leftovers, make_cases, reported, start, wait_until  # noqa: E402
+from helpers import fields  # noqa: E402
 
 SMALL = (32, 28, 36)
 MIDDLE = (96, 80, 88)
 TINY = (8, 8, 8)
 
 
-def alone(data: Path, out: Path) -> dict[str, str | None]:
+def alone(data: Path, out: Path) -> dict[str, str]:
     status, _, errors = finish(start(data, out))
     assert (status, errors) == (0, "")
     return fields(out)

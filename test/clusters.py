@@ -17,7 +17,6 @@ from helpers import write_dataset, write_nifti
 
 import process
 from mcbo.phantom import make_phantom
-from mcbo.report import digest
 from mcbo.types import Shape
 
 PATIENCE_S = 120.0
@@ -119,11 +118,6 @@ def finish(running: subprocess.Popen[str]) -> tuple[int, str, str]:
     finally:
         running.kill()
     return running.returncode, output, errors
-
-
-def fields(out: Path) -> dict[str, str | None]:
-    """Digests of the displacements."""
-    return {path.name: digest(path) for path in sorted(out.glob("disp_*"))}
 
 
 def leftovers(out: Path) -> list[str]:

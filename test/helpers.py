@@ -1,5 +1,6 @@
 """What several tests need."""
 
+import hashlib
 import json
 import weakref
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcbo.config import Config, Preset
+from mcbo.nifti import read_displacement
 from mcbo.pipeline import Registration, register
+from mcbo.report import digest
 from mcbo.runtime import select_kernels
 from mcbo.tasks import find_config
 from mcbo.timing import StageTimer
@@ -29,6 +32,20 @@ TOLERANCE = {
 
 TURNS = st.tuples(st.permutations((0, 1, 2)), st.sets(st.integers(0, 2)).map(sorted))
 """For ``turned``: an order of the axes, and which are reversed. There are 48, and a method must not care."""
+
+
+def fields(out: Path) -> dict[str, str]:
+    """What each displacement of a folder is: of its bytes and of its voxels a digest, and the sum of its magnitudes.
+
+    So a comparison that fails says whether only the compression differs, and by how much else.
+    """
+    return {path.name: _told(path) for path in sorted(out.glob("disp_*"))}
+
+
+def _told(path: Path) -> str:
+    voxels = read_displacement(path).numpy()
+    total = np.abs(voxels).sum(dtype=np.float64)
+    return f"file {digest(path)}, voxels {hashlib.sha256(voxels.tobytes()).hexdigest()[:16]}, {total:.9g} in all"
 
 
 def random_tensor(*shape: int, seed: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import paper_config, write_dataset, write_nifti
+from helpers import fields, paper_config, write_dataset, write_nifti
 
 import process
 from mcbo import assembly_line
@@ -26,7 +26,6 @@ from mcbo.lock import hold
 from mcbo.memory import image_bytes, needed_bytes, thinnest
 from mcbo.options import Options
 from mcbo.phantom import make_phantom
-from mcbo.report import digest
 from mcbo.resume import read_earlier
 from mcbo.runner import run
 from mcbo.timing import StageTimer
@@ -49,10 +48,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
     return [str(data), "--output", str(out), "--preset", "mcbo2024", "--device", "cpu", *more]
-
-
-def fields(out: Path) -> dict[str, str | None]:
-    return {path.name: digest(path) for path in sorted(out.glob("disp_*"))}
 
 
 def reported(out: Path, name: str = "report.json") -> dict[str, Any]:
@@ -142,6 +137,26 @@ def test_what_goes_wrong_in_a_thread_is_not_swallowed(data: Path, tmp_path: Path
             patch.setattr(assembly_line, step, broken)
             with pytest.raises(ZeroDivisionError, match="a bug"):
                 run(cases, paper_config(), options)
+
+
+def test_no_thread_of_the_line_has_to_be_started_once_a_case_fills_the_memory(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, start = threading.Event(), threading.Thread.start
+
+    def start_early(thread: threading.Thread) -> None:
+        if begun.is_set() and thread.name.startswith(("mcbo-read", "mcbo-write")):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def begin(*args: Any, **kwargs: Any) -> None:
+        begun.set()
+        compute(*args, **kwargs)
+
+    monkeypatch.setattr(threading.Thread, "start", start_early)
+    monkeypatch.setattr(assembly_line, "compute", begin)
+    assert process.main(arguments(data, tmp_path)) == 0
+    assert len(fields(tmp_path)) == 4
 
 
 def test_an_interrupt_lets_the_case_that_is_written_be_finished(

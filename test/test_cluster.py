@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("distributed", reason="the extra 'cluster' is not installed: pip install '.[cluster]'")
 
 import torch
-from clusters import ROOT, cluster, fields, finish, leftovers, make_cases, reported, start, wait_until
-from helpers import paper_config
+from clusters import ROOT, cluster, finish, leftovers, make_cases, reported, start, wait_until
+from helpers import fields, paper_config
 
 import process
 from mcbo import cluster as client
@@ -33,8 +33,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def truth(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
-    """Digests of the fields of one process with one thread, as each worker has."""
+def truth(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The fields of one process with one thread, as each worker has."""
     out = tmp_path_factory.mktemp("alone")
     assert alone(data, out) == 0
     return fields(out)
@@ -58,7 +58,7 @@ def assignment(data: Path, tmp_path: Path) -> Assignment:
 
 
 def test_workers_are_killed_and_the_scheduler_too(
-    data: Path, truth: dict[str, str | None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, truth: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     with cluster(tmp_path / "cluster") as running:
@@ -87,7 +87,7 @@ def test_workers_are_killed_and_the_scheduler_too(
     assert leftovers(out) == []
 
 
-def test_local_workers(data: Path, truth: dict[str, str | None], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_local_workers(data: Path, truth: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "imagesTr" / "ReMIND2Reg_0003_0001.nii.gz").rename(tmp_path / "hidden")
     try:
         status, output, errors = finish(start(data, tmp_path / "out", "--workers", "2"))
@@ -103,7 +103,7 @@ def test_local_workers(data: Path, truth: dict[str, str | None], tmp_path: Path,
     assert capsys.readouterr().out.count("done before") == CASES - 1
 
 
-def test_a_result_that_no_client_heard_of_is_not_done_again(assignment: Assignment, truth: dict[str, str | None]) -> None:
+def test_a_result_that_no_client_heard_of_is_not_done_again(assignment: Assignment, truth: dict[str, str]) -> None:
     case, options = assignment.case, assignment.options
     assert do_case(assignment).is_fresh
     assert not do_case(assignment).is_fresh  # another worker, after the first died without an answer

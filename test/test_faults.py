@@ -22,7 +22,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from helpers import paper_config, write_dataset, write_nifti
+from helpers import fields, paper_config, write_dataset, write_nifti
 
 import process
 from mcbo import files, ledger, outputs
@@ -51,11 +51,11 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def truth(original: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
-    """Digests of the fields of an undisturbed run."""
+def truth(original: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The fields of an undisturbed run."""
     out = tmp_path_factory.mktemp("undisturbed")
     assert process.main(arguments(original, out)) == 0
-    return digests(out)
+    return fields(out)
 
 
 @pytest.fixture
@@ -88,10 +88,6 @@ def make_read_only(folder: Path) -> None:
 
 def arguments(data: Path, out: Path) -> list[str]:
     return [str(data), "--output", str(out), "--preset", "mcbo2024", "--device", "cpu"]
-
-
-def digests(out: Path) -> dict[str, str | None]:
-    return {path.name: digest(path) for path in sorted(out.glob("disp_*"))}
 
 
 def names(out: Path) -> list[str]:
@@ -128,7 +124,7 @@ def after_first_case(monkeypatch: pytest.MonkeyPatch, action: Callable[[], objec
     monkeypatch.setattr(ledger, "write_report", write_then_act)
 
 
-def test_kill_9_loses_nothing_that_was_finished(original: Path, truth: dict[str, str | None], tmp_path: Path) -> None:
+def test_kill_9_loses_nothing_that_was_finished(original: Path, truth: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     moments = random.Random(20261124)  # noqa: S311
     kept: dict[str, tuple[str | None, int]] = {}
@@ -146,22 +142,20 @@ def test_kill_9_loses_nothing_that_was_finished(original: Path, truth: dict[str,
         assert not redone
         for name, (value, made) in kept.items():
             assert (digest(out / name), (out / name).stat().st_mtime_ns) == (value, made)
-        assert {path.name: digest(path) for path in out.glob("disp_*")}.items() <= truth.items()  # whole, or not there
+        assert fields(out).items() <= truth.items()  # whole, or not there
         finished = [out / name for case, name in zip(CASES, FIELDS, strict=True) if case in told]
         kept = {path.name: (digest(path), path.stat().st_mtime_ns) for path in finished}
         if running.returncode == 0:  # killed too late: from the beginning
             shutil.rmtree(out)
             kept, told = {}, set()
     assert process.main(arguments(original, out)) == 0
-    assert digests(out) == truth
+    assert fields(out) == truth
     assert names(out) == [*FIELDS, "report.json"]
     for name, (value, made) in kept.items():
         assert (digest(out / name), (out / name).stat().st_mtime_ns) == (value, made)
 
 
-def test_two_runs_at_once(
-    original: Path, truth: dict[str, str | None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_runs_at_once(original: Path, truth: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     running = start(original, out)
     try:
@@ -175,11 +169,11 @@ def test_two_runs_at_once(
         running.kill()
     assert (running.returncode, errors) == (0, "")
     assert names(out) == [*FIELDS, "mine.nii.gz", "mine.report.json", "report.json"]
-    assert digests(out) == truth
+    assert fields(out) == truth
 
 
 def test_a_full_disk_is_seen_before_the_work(
-    original: Path, truth: dict[str, str | None], small_disk: Path, capsys: pytest.CaptureFixture[str]
+    original: Path, truth: dict[str, str], small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert process.main(arguments(original, small_disk)) == process.SOME_FAILED
     error = capsys.readouterr().err
@@ -190,7 +184,7 @@ def test_a_full_disk_is_seen_before_the_work(
     mount("-o", "remount,size=4m", small_disk)
     assert process.main(arguments(original, small_disk)) == 0
     assert capsys.readouterr().out.count("done before") == 2
-    assert digests(small_disk) == truth
+    assert fields(small_disk) == truth
 
 
 def test_a_disk_that_fills_up_in_mid_write(
@@ -222,7 +216,7 @@ def test_a_file_size_limit_costs_what_is_larger_and_kills_nobody(original: Path,
 
 
 def test_memory_for_half_of_a_case_refuses_it_and_no_other(
-    data: Path, truth: dict[str, str | None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, truth: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     large = (64, 60, 68)
     phantom = make_phantom(large, seed=2)
@@ -234,12 +228,10 @@ def test_memory_for_half_of_a_case_refuses_it_and_no_other(
     error = capsys.readouterr().err
     assert "0002_0000.nii.gz: 64×60×68 voxels with 1 moving image(s) need at least" in error
     assert f"but the run may use {half / 1e9:.2f} GB" in error
-    assert digests(out) == {name: value for name, value in truth.items() if "0002" not in name}
+    assert fields(out) == {name: value for name, value in truth.items() if "0002" not in name}
 
 
-def test_memory_that_the_system_denies_costs_that_case_and_no_other(
-    data: Path, truth: dict[str, str | None], tmp_path: Path
-) -> None:
+def test_memory_that_the_system_denies_costs_that_case_and_no_other(data: Path, truth: dict[str, str], tmp_path: Path) -> None:
     large = (112, 104, 120)
     noise = np.random.default_rng(0).integers(1, 200, large, dtype=np.int16)
     for channel in range(2):
@@ -260,7 +252,7 @@ sys.exit(process.main([*sys.argv[1:], "--case", "0001,0002,0003"]))
     assert done.returncode == process.SOME_FAILED
     assert re.search(r"disp_0001_0000_0001_0001 is not written: .*0001_0000\.nii\.gz: .*allocate", done.stderr)
     assert "Traceback" not in done.stderr
-    assert digests(out) == {name: truth[name] for name in FIELDS[1:3]}
+    assert fields(out) == {name: truth[name] for name in FIELDS[1:3]}
 
 
 def test_a_read_only_output_is_known_before_the_work(original: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,7 +264,7 @@ def test_a_read_only_output_is_known_before_the_work(original: Path, capsys: pyt
 
 def test_an_output_that_becomes_read_only(
     original: Path,
-    truth: dict[str, str | None],
+    truth: dict[str, str],
     small_disk: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -289,13 +281,13 @@ def test_an_output_that_becomes_read_only(
     subprocess.run(["umount", small_disk], check=True)  # noqa: S607
     assert process.main(arguments(original, small_disk)) == 0
     assert "case 0001: done before" in capsys.readouterr().out
-    assert digests(small_disk) == truth
+    assert fields(small_disk) == truth
     assert names(small_disk) == [*FIELDS, "report.json"]
 
 
 def test_an_input_that_is_deleted_in_mid_run_costs_its_own_pair(
     data: Path,
-    truth: dict[str, str | None],
+    truth: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -305,11 +297,11 @@ def test_an_input_that_is_deleted_in_mid_run_costs_its_own_pair(
     out = tmp_path / "out"
     assert process.main(arguments(data, out)) == process.SOME_FAILED
     assert "ReMIND2Reg_0004_0001.nii.gz: no such file" in capsys.readouterr().err
-    assert digests(out) == {name: value for name, value in truth.items() if "0004" not in name}
+    assert fields(out) == {name: value for name, value in truth.items() if "0004" not in name}
 
 
 def test_a_clock_that_was_set_back_changes_nothing(
-    original: Path, truth: dict[str, str | None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    original: Path, truth: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert process.main([*arguments(original, out), "--case", "0001,0002"]) == 0
@@ -321,12 +313,12 @@ def test_a_clock_that_was_set_back_changes_nothing(
     assert process.main(arguments(original, out)) == 0
     assert capsys.readouterr().out.count("done before") == 2
     assert names(out) == [*FIELDS, "report.json"]
-    assert digests(out) == truth
+    assert fields(out) == truth
 
 
 @pytest.mark.parametrize("how", ["swapped", "edited", "copied", "no digest", "fallback"])
 def test_a_stale_or_foreign_field_is_never_taken_for_ours(
-    original: Path, truth: dict[str, str | None], tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+    original: Path, truth: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
     out = tmp_path / "out"
     two = [*arguments(original, out), "--case", "0001,0002"]
@@ -359,7 +351,7 @@ def test_a_stale_or_foreign_field_is_never_taken_for_ours(
     assert process.main(two) == 0
     assert "done before" not in capsys.readouterr().out
     if how != "fallback":
-        assert digests(out).items() <= truth.items()
+        assert fields(out).items() <= truth.items()
     assert process.main(two) == 0
     assert capsys.readouterr().out.count("done before") == 2
 
@@ -373,7 +365,7 @@ def spoil(data: Path, case: str, channel: str) -> Path:
 
 def test_strict_stops_after_the_first_case_that_failed(
     data: Path,
-    truth: dict[str, str | None],
+    truth: dict[str, str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -382,7 +374,7 @@ def test_strict_stops_after_the_first_case_that_failed(
     out = tmp_path / "out"
     monkeypatch.setenv("MCBO_STRICT", "1")
     assert process.main(arguments(data, out)) == process.SOME_FAILED
-    assert digests(out) == {FIELDS[0]: truth[FIELDS[0]]}
+    assert fields(out) == {FIELDS[0]: truth[FIELDS[0]]}
     sentence = "stopped after 2 of 4 case(s), since one failed and --strict was given"
     assert sentence in capsys.readouterr().err
     assert json.loads((out / "report.json").read_text())["stopped"] == sentence
@@ -392,7 +384,7 @@ def test_strict_stops_after_the_first_case_that_failed(
 
 @pytest.mark.parametrize("broken", ["moving", "fixed", "fixed's header", "both headers"])
 def test_no_motion_stands_in_for_a_failed_pair_until_a_run_succeeds(
-    data: Path, truth: dict[str, str | None], tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: str
+    data: Path, truth: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: str
 ) -> None:
     whole = tmp_path / "whole"
     shutil.copytree(data, whole)
@@ -423,8 +415,8 @@ def test_no_motion_stands_in_for_a_failed_pair_until_a_run_succeeds(
         assert not field.any()
     shutil.copytree(whole, data, dirs_exist_ok=True)
     assert process.main(two) == 0
-    assert digests(out).items() <= truth.items()
-    assert len(digests(out)) == 2
+    assert fields(out).items() <= truth.items()
+    assert len(fields(out)) == 2
     assert reported(out)["0002"]["placeholder"] == {}
     assert reported(out)["0002"]["failed"] == {}
 
