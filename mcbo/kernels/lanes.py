@@ -37,6 +37,7 @@ _MAY_FUSE = ("contract",)  # a product and a sum may become one rounding
 def compiled(function: Function) -> Function:
     """Compiles a function at its first call, kept on disk for the next run where a folder can be written for that.
 
+    What is kept is made anew when the function's own file changes, not when this one does: then delete ``__pycache__``.
     It runs without Python's lock, so that threads run side by side (``in_threads``).
     """
     try:
