@@ -191,6 +191,29 @@ def test_two_calls_side_by_side_share_the_threads(threads: int, halves: tuple[in
         torch.set_num_threads(before)
 
 
+def test_callers_at_a_time_leave_torch_its_number_of_threads() -> None:
+    """Each of them is the first, so that each would make the halves."""
+    before = torch.get_num_threads()
+    callers = 3
+    try:
+        for threads in range(2, 42):  # a number that was used before is known, and then nothing is made
+            torch.set_num_threads(threads)
+            meeting = threading.Barrier(callers, timeout=60)
+
+            def call(meeting: threading.Barrier = meeting) -> int:
+                number = torch.get_num_threads()
+                meeting.wait()
+                side_by_side(torch.get_num_threads, torch.get_num_threads)
+                return number
+
+            with ThreadPoolExecutor(callers) as pool:
+                numbers = [caller.result() for caller in [pool.submit(call) for _ in range(callers)]]
+            with ThreadPoolExecutor(1) as late:
+                assert [*numbers, late.submit(torch.get_num_threads).result()] == [threads] * (callers + 1)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_error_on_one_side_waits_for_the_other() -> None:
     done = []
 

@@ -7,6 +7,7 @@ cost more than short rows save. Arithmetic on ``Lanes`` becomes vector instructi
 
 import operator
 import platform
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -32,6 +33,7 @@ _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _BITS = ir.IntType(LANES)
 _IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 _MAY_FUSE = ("contract",)  # a product and a sum may become one rounding
+_MAKING_HALVES = threading.Lock()
 
 
 def compiled(function: Function) -> Function:
@@ -72,7 +74,9 @@ def side_by_side(one: Callable[[], Result], other: Callable[[], Result]) -> tupl
     threads = torch.get_num_threads()
     if threads < 2:
         return one(), other()
-    calls = [half.submit(call) for half, call in zip(_halves(threads), (one, other), strict=True)]
+    with _MAKING_HALVES:  # two callers at once would take each other's passing number for torch's own
+        halves = _halves(threads)
+    calls = [half.submit(call) for half, call in zip(halves, (one, other), strict=True)]
     wait(calls)  # for both, also if one fails
     return calls[0].result(), calls[1].result()
 
@@ -82,7 +86,7 @@ def _halves(threads: int) -> list[ThreadPoolExecutor]:
     """Two threads for which torch has half of the threads each.
 
     Torch keeps a number for every thread, taken at its first use there from one for all threads that are yet to come. To set
-    any is to set that one too, so a passing thread sets it back.
+    any is to set that one too, so a passing thread sets it back. A thread that first uses torch just then has too few.
     """
     halves = [ThreadPoolExecutor(1, thread_name_prefix="mcbo") for _ in range(2)]
     with ThreadPoolExecutor(1) as passing:
