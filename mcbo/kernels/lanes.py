@@ -203,7 +203,7 @@ def settle(_: Any) -> tuple[Any, Generator]:
     """What was streamed before is seen by every thread after."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if _IS_X86:  # where a fence orders common stores only, and need not wait for those past the caches
+        if _IS_X86:  # LLVM's fence promises nothing for stores past the caches
             kind = ir.FunctionType(ir.VoidType(), [])
             builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.sfence"), [])
         else:
