@@ -29,6 +29,7 @@ from mcbo.options import ON_FAILURE, Options
 from mcbo.progress import log, set_up_logging
 from mcbo.remote import locate, open_url
 from mcbo.runner import run
+from mcbo.runtime import keep_freed_memory
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
 ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED = 0, 1, 2, 143
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 all displacements written; 1 bad input or usage, nothing started; 2 some pairs failed, the others are written; 130
         and 143 stopped by SIGINT and SIGTERM.
     """
+    keep_freed_memory()
     status: list[int] = []
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

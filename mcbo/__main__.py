@@ -18,6 +18,7 @@ from mcbo.options import Options
 from mcbo.plan_command import plan_run
 from mcbo.progress import log, printable, set_up_logging
 from mcbo.result_folder import find_report
+from mcbo.runtime import keep_freed_memory
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
 SOME_FAILED = 2
@@ -29,6 +30,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 @app.callback()
 def _about() -> None:
     """MCBO: multimodal 3D image registration."""
+    keep_freed_memory()
 
 
 @app.command()

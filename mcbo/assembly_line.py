@@ -27,7 +27,7 @@ from mcbo.nifti import check_image
 from mcbo.options import Options
 from mcbo.progress import ProgressView
 from mcbo.resume import used_pairs
-from mcbo.runtime import budget_bytes, select_kernels, wait_for
+from mcbo.runtime import budget_bytes, give_back_memory, select_kernels, wait_for
 from mcbo.timing import PeakMeter, StageTimer
 from mcbo.types import Shape
 
@@ -80,7 +80,12 @@ class AssemblyLine:
             self._ahead = self._reader.submit(self._load, case, False)
         case_run, read_timer = self._ahead.result()
         self._ahead = None
-        timer = StageTimer(meter=self._meters[1], listener=self._view.stage, wait=lambda: wait_for(self._device))
+        timer = StageTimer(
+            meter=self._meters[1],
+            listener=self._view.stage,
+            wait=lambda: wait_for(self._device),
+            tidy=give_back_memory,
+        )
         reserved = self._room_for_neighbors(case_run, following)
         if reserved is None:
             self.finish_writing()

@@ -1,9 +1,11 @@
 """The machine: devices, free memory, versions. The only module that speaks of CUDA."""
 
+import ctypes
 import os
 import platform
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +21,9 @@ MEMORY_SHARE = 0.8
 
 DECIDING = ("mcbo", "torch", "cuda")
 """Versions on which a result depends; a new kernel or cluster node makes no old result stale."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+"""Parameters of ``mallopt``, from the C library's ``malloc.h``."""
 
 SAMPLE_EVERY_S = 0.02
 """How often resident memory is looked at."""
@@ -99,10 +104,40 @@ def budget_bytes(device: torch.device, memory_gb: float | None) -> int:
     return int(MEMORY_SHARE * free_bytes(device))
 
 
+def keep_freed_memory() -> None:
+    """Makes this process keep what it frees for its next arrays, until ``give_back_memory``. For programs, not for libraries.
+
+    Else the C library hands every large array back to the system and fetches the next one anew, page by page: of a case of
+    256³ voxels that was 64 s against 57, of which the refinement 7.5 against 3.9 (two cores, AMD EPYC, 2026-11-24). One pool
+    for all threads, since what one frees the next one needs. Does nothing without glibc.
+    """
+    library = _c_library()
+    if library is not None:
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+        library.mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back_memory() -> None:
+    """Hands the pages that this process holds but has no use for to the system. Does nothing without glibc."""
+    library = _c_library()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+@cache
+def _c_library() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
+
+
 def free_bytes(device: torch.device) -> int:
     """Bytes free on a device; on the CPU, those that neither the machine nor the container's limit denies."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    give_back_memory()  # what is kept is free
     meminfo = Path("/proc/meminfo").read_text()
     available = next(int(line.split()[1]) * 1024 for line in meminfo.splitlines() if line.startswith("MemAvailable"))
     return min([available, *_container_free_bytes()])

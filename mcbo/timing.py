@@ -31,6 +31,7 @@ class StageTimer:
         listener: called with ``(stage, 0)`` when a stage begins and ``(stage, work)`` when it ends, where ``work`` is the
             share of the case that is then done.
         wait: called before the clock is read; a device that computes in the background needs it.
+        tidy: called when a stage begins that was not there before, and so may need memory of another shape.
     """
 
     def __init__(
@@ -39,17 +40,21 @@ class StageTimer:
         meter: PeakMeter | None = None,
         listener: Callable[[str, float], None] | None = None,
         wait: Callable[[], None] | None = None,
+        tidy: Callable[[], None] | None = None,
     ) -> None:
         self.records: dict[str, StageRecord] = {}
         self._meter = meter
         self._listener = listener
         self._wait = wait
+        self._tidy = tidy
         self._running: list[StageRecord] = []
         self._start = 0.0
 
     @contextmanager
     def stage(self, name: str, *, work: float = 0.0) -> Iterator[None]:
         """Times the block as (a part of) stage ``name``. A stage inside it is not counted twice: meanwhile this one rests."""
+        if self._tidy and name not in self.records:
+            self._tidy()
         record = self.records.setdefault(name, StageRecord())
         self._tell(name, 0.0)
         if self._running:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +46,30 @@ def test_peaks_are_seen_even_below_an_earlier_one() -> None:
             block = np.ones(size, dtype=np.uint8)
             assert meter.peak_bytes() - before > 0.9 * size
             del block
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone can be told so")
+def test_a_program_keeps_what_it_frees_until_it_gives_it_back() -> None:
+    script = """
+import threading, numpy as np
+from mcbo.runtime import give_back_memory, keep_freed_memory, resident_bytes
+keep_freed_memory()
+def use():
+    np.ones(10**8, dtype=np.uint8)
+before = resident_bytes()
+use()
+threads = [threading.Thread(target=use) for _ in range(3)]
+for thread in threads:
+    thread.start()
+    thread.join()
+print(resident_bytes() - before)
+give_back_memory()
+print(resident_bytes() - before)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    kept, left = map(int, told)
+    assert 0.9e8 < kept < 1.5e8  # once, not once for each thread
+    assert left < 0.2e8
 
 
 def test_kernels_and_versions(device: torch.device) -> None:

@@ -48,6 +48,16 @@ def test_a_stage_rests_while_another_runs_inside_it() -> None:
     assert outer < inner
 
 
+def test_there_is_tidied_up_before_every_new_stage_alone() -> None:
+    begun: list[str] = []
+    tidied: list[list[str]] = []
+    timer = StageTimer(listener=lambda name, _: begun.append(name), tidy=lambda: tidied.append(list(begun)))
+    for name in ("solve", "upsample", "solve", "refine"):
+        with timer.stage(name):
+            pass
+    assert [len(names) for names in tidied] == [0, 2, 6]
+
+
 def test_an_error_passes_through() -> None:
     with pytest.raises(KeyError), StageTimer().stage("solve"):
         raise KeyError

@@ -351,6 +351,7 @@ def _pick_coupled(
     known = np.zeros(LANES, np.float32)
     heavy = spread(weight)
     hopeful = np.empty(side * side, np.int64)
+    all_numbers = numbers.reshape(-1)
     for line in range(first, last):
         i, j = line // width, line % width
         for block in range(blocks):
@@ -380,6 +381,11 @@ def _pick_coupled(
                         for c0 in range(side):
                             prefetch(cost, ((at + number) * side + c0) * LANES)
                     number += 1
+            # What bounds the next cells lies far apart: asked for now, it is there in time.
+            following = line * blocks + block + 1
+            if following < last * blocks:
+                for lane in range(LANES):
+                    prefetch(cost, (following * side**3 + all_numbers[following * LANES + lane]) * LANES)
             best, best_line, best_c0 = spread(np.inf), spread(0.0), spread(0.0)
             for hope in range(hopes):
                 number = hopeful[hope]
