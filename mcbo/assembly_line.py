@@ -27,7 +27,7 @@ from mcbo.nifti import check_image
 from mcbo.options import Options
 from mcbo.progress import ProgressView
 from mcbo.resume import used_pairs
-from mcbo.runtime import budget_bytes, give_back_memory, select_kernels, wait_for
+from mcbo.runtime import budget_bytes, select_kernels, tidy_memory, wait_for
 from mcbo.timing import PeakMeter, StageTimer
 from mcbo.types import Shape
 
@@ -84,7 +84,7 @@ class AssemblyLine:
             meter=self._meters[1],
             listener=self._view.stage,
             wait=lambda: wait_for(self._device),
-            tidy=give_back_memory,
+            tidy=tidy_memory,
         )
         reserved = self._room_for_neighbors(case_run, following)
         if reserved is None:

@@ -25,6 +25,9 @@ DECIDING = ("mcbo", "torch", "cuda")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 """Parameters of ``mallopt``, from the C library's ``malloc.h``."""
 
+TIDY_BYTES = 2 * 10**9
+"""A process with less resident memory does not tidy up. At 96³, where 0.1 GB were saved, to do so took 2.3 s instead of 2.2."""
+
 SAMPLE_EVERY_S = 0.02
 """How often resident memory is looked at."""
 
@@ -123,6 +126,12 @@ def give_back_memory() -> None:
     library = _c_library()
     if library is not None:
         library.malloc_trim(0)
+
+
+def tidy_memory() -> None:
+    """Gives back what was freed if this process is large."""
+    if resident_bytes() > TIDY_BYTES:
+        give_back_memory()
 
 
 @cache
