@@ -45,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 all displacements written; 1 bad input or usage, nothing started; 2 some pairs failed, the others are written; 130
         and 143 stopped by SIGINT and SIGTERM.
     """
-    keep_freed_memory()
     status: list[int] = []
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -388,4 +387,5 @@ def _check_alone(inputs: Sequence[str] | None) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

@@ -30,7 +30,6 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 @app.callback()
 def _about() -> None:
     """MCBO: multimodal 3D image registration."""
-    keep_freed_memory()
 
 
 @app.command()
@@ -218,4 +217,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

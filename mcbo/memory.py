@@ -2,8 +2,8 @@
 
 The whole cost volume of a 256³ pair at full resolution would take 46 GiB. ``convex.solve`` holds a few slabs of it at a time;
 everything else is counted here per voxel. A test counts the bytes of all tensors of a run of the torch reference and compares.
-A process adds what Python and its libraries take (0.4 GB) and, on the CPU, what lies between tensors: up to 1.2 GB in all were
-seen at 256³.
+A process adds what Python and its libraries take (0.4 GB) and, on the CPU, what lies between tensors and what is kept free
+for the next ones: up to 1.6 GB in all were seen at 256³.
 """
 
 from collections.abc import Iterator, Sequence

@@ -103,14 +103,14 @@ def test_the_command_says_what_it_rests_on(tmp_path: Path, capsys: pytest.Captur
     arguments = ["--cases", "1000", "--size", "256", "--movings", "2", "--workers", "10", "--price-per-hour", "0.5"]
     assert main(["plan", *arguments, "--json", str(file)]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"^a case +56 s$", said, flags=re.MULTILINE)
-    assert re.search(r"^the run +93 min$", said, flags=re.MULTILINE)  # 100 rounds
-    assert re.search(r"^cost +7\.78$", said, flags=re.MULTILINE)
+    assert re.search(r"^a case +58 s$", said, flags=re.MULTILINE)
+    assert re.search(r"^the run +97 min$", said, flags=re.MULTILINE)  # 100 rounds
+    assert re.search(r"^cost +8\.06$", said, flags=re.MULTILINE)
     assert "2026-11-24" in said
-    assert "2.9 GB were measured at 256³ with 2 moving image(s)" in said
+    assert "4.3 GB were measured at 256³ with 2 moving image(s)" in said
     content = json.loads(file.read_text())
     assert content["request"]["shape"] == [256, 256, 256]
-    assert content["estimate"]["seconds"] == pytest.approx(5600)
+    assert content["estimate"]["seconds"] == pytest.approx(5800)
     assert main(["plan", "--cases", "1", "--size", "256", "--device", "auto"]) == 1
     assert "--device: expected cpu, or the name of a GPU, got 'auto'" in capsys.readouterr().err
     assert main(["plan", "--cases", "1", "--size", "256", "--device", "T4"]) == 0
