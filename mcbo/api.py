@@ -22,7 +22,7 @@ from mcbo.progress import log, show_progress
 from mcbo.report import Entry, digest
 from mcbo.resample import resample
 from mcbo.result_files import KINDS, labels_of, write_result
-from mcbo.runtime import budget_bytes, describe_device, peak_meter, select_device, select_kernels, wait_for
+from mcbo.runtime import budget_bytes, describe_device, peak_meter, select_device, select_kernels, tidy_memory, wait_for
 from mcbo.sanity import Sanity
 from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 from mcbo.timing import StageTimer
@@ -175,7 +175,7 @@ def register(
     labels = labels_of([name_of(image, "") for image in several])
     with show_progress(1) as view, peak_meter(on) as meter:
         view.begin_case(Path(name_of(fixed, "fixed")).name)
-        timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(on))
+        timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(on), tidy=tidy_memory)
         with timer.stage("read"):
             geometry = Geometry(affine, spacing)
             images = [_place(fixed, fixed_mask, "fixed image", geometry, on)]
