@@ -13,7 +13,7 @@ from mcbo.config import Preset, format_shape
 from mcbo.dataset import scan_folder
 from mcbo.errors import InputError, McboError
 from mcbo.files import write_whole
-from mcbo.memory import needed_bytes
+from mcbo.memory import PROCESS_GB, needed_bytes
 from mcbo.nifti import write_volume
 from mcbo.options import Options
 from mcbo.phantom import make_phantom
@@ -141,7 +141,7 @@ def to_text(about: dict[str, str], measurements: Sequence[Measurement]) -> str:
             *(f"{name:24}{stage.seconds:10.2f}{stage.peak_memory_gb:10.2f}" for name, stage in one.stages.items()),
             f"{'all':24}{one.seconds:10.2f}{one.peak_memory_gb:10.2f}",
             "",
-            f"memory model: {one.model_gb:.2f} GB of tensors; a process adds 0.4 to 1.6 GB",
+            f"memory model: {one.model_gb:.2f} GB of tensors; a process adds {PROCESS_GB[0]:g} to {PROCESS_GB[1]:g} GB",
         ]
         return "\n".join(lines)
     lines.append(f"{'voxels':>14}{'seconds':>10}{'µs/voxel':>10}{'ratio':>8}{'peak GB':>10}{'model GB':>10}")

@@ -16,6 +16,8 @@ from mcbo.errors import MemoryBudgetError
 from mcbo.types import Kernels, Shape
 
 FLOAT_BYTES = 4
+PROCESS_GB = (0.4, 1.6)
+"""What a process takes beside its tensors, least and most, as above."""
 FEATURE_CHANNELS = 12
 MAX_SLAB_CELLS = 2**16
 """Thicker slabs leave the processor's caches. Seconds for R = 4 on two cores (AMD EPYC, 2026-11-23, medians of 3):

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from mcbo.config import Cascade, Preset, check_size, fit_to_shape, format_shape
 from mcbo.errors import InputError
 from mcbo.figures import Figure, FigureSet
-from mcbo.memory import needed_bytes
+from mcbo.memory import PROCESS_GB, needed_bytes
 from mcbo.types import Shape
-
-PROCESS_GB = (0.4, 1.2)
-"""What a process takes beside its tensors (README, Results)."""
 
 IMAGE_BYTES = 4
 """A voxel of an image, before compression, in the widest usual type."""

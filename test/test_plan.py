@@ -9,6 +9,7 @@ import pytest
 from mcbo.__main__ import main
 from mcbo.errors import InputError
 from mcbo.figures import PUBLISHED, Figure, FigureSet
+from mcbo.memory import PROCESS_GB
 from mcbo.plan import Request, plan
 from mcbo.plan_command import format_duration, parse_size, read_figures
 from mcbo.tasks import find_config
@@ -96,6 +97,10 @@ def test_the_published_figures_are_those_of_the_readme() -> None:
         assert row is not None
         figure = by_key[preset, movings, 256**3]
         assert (round(figure.seconds), figure.peak_memory_gb) == (int(row[1]), float(row[2]))
+    beside = re.search(r"the process adds ([\d.]+) to ([\d.]+) GB", text)
+    assert beside is not None
+    assert tuple(map(float, beside.groups())) == PROCESS_GB
+    assert f"a process took up to {PROCESS_GB[1]} GB more" in text
 
 
 def test_the_command_says_what_it_rests_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
