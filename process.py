@@ -146,7 +146,7 @@ def process(
         typer.Option(
             metavar="X",
             envvar="MCBO_MEMORY_GB",
-            help="Memory for the tensors of a case (the process takes 0.4 to 1.6 GB more). Default: 80 % of what is free. "
+            help="Memory for the tensors of a case (the process takes 0.4 to 1.6 GB more). Default: 75 % of what is free. "
             "The result does not depend on it.",
             show_default=False,
         ),

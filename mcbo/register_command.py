@@ -63,7 +63,7 @@ def register_files(
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = "auto",
     memory_gb: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Memory for the tensors. Default: 80 % of what is free.", show_default=False),
+        typer.Option(metavar="X", help="Memory for the tensors. Default: 75 % of what is free.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what an earlier run has done.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Tell warnings and errors alone.")] = False,

@@ -16,8 +16,10 @@ from mcbo.errors import DeviceError
 from mcbo.kernels import REFERENCE
 from mcbo.types import Kernels
 
-MEMORY_SHARE = 0.8
-"""Part of the free memory that a case may take unless told otherwise; the rest is for Python, files and other programs."""
+MEMORY_SHARE = 0.75
+"""Part of the free memory that the tensors of a case may take unless told otherwise.
+
+The rest is for what a process takes beside them (``memory.PROCESS_GB``), files and other programs."""
 
 DECIDING = ("mcbo", "torch", "cuda")
 """Versions on which a result depends; a new kernel or cluster node makes no old result stale."""
@@ -112,7 +114,8 @@ def keep_freed_memory() -> None:
 
     Else the C library hands every large array back to the system and fetches the next one anew, page by page: of a case of
     256³ voxels that was 64 s against 57, of which the refinement 7.5 against 3.9 (two cores, AMD EPYC, 2026-11-24). One pool
-    for all threads, since what one frees the next one needs. Does nothing without glibc.
+    for all threads, since what one frees the next one needs. Workers do without, since several share a machine. Does
+    nothing without glibc.
     """
     library = _c_library()
     if library is not None:

@@ -1,6 +1,9 @@
 import platform
+import runpy
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +77,21 @@ print(resident_bytes() - before)
     assert imported < 0.2e8  # to import mcbo changes nothing
     assert 0.9e8 < kept < 1.5e8  # once, not once for each thread
     assert left < 0.2e8
+
+
+@pytest.mark.parametrize("program", ["process.py", "mcbo/__main__.py"])
+def test_the_programs_keep_what_they_free(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("mcbo.runtime.keep_freed_memory", lambda: told.append(program))
+    monkeypatch.setattr(sys, "argv", [program, "--help"])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SystemExit):
+            runpy.run_path(str(Path(__file__).parent.parent / program), run_name="__main__")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert told == [program]
 
 
 def test_kernels_and_versions(device: torch.device) -> None:
