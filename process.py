@@ -19,18 +19,19 @@ if __name__ == "__main__":
 import typer
 
 from mcbo import __version__
-from mcbo.config import Preset
-from mcbo.dataset import SPLITS, Dataset, open_input, select_cases, single_pair
-from mcbo.errors import InputError, McboError
-from mcbo.ledger import Outcome
-from mcbo.location import is_url, shown_url
-from mcbo.nifti import FORMATS
-from mcbo.options import ON_FAILURE, Options
-from mcbo.progress import log, set_up_logging
-from mcbo.remote import locate, open_url
-from mcbo.runner import run
+from mcbo.core.errors import InputError, McboError
+from mcbo.core.log import log
+from mcbo.dataset.learn2reg import SPLITS, Dataset, open_input, select_cases, single_pair
+from mcbo.dataset.remote import locate, open_url
+from mcbo.dataset.remote_path import is_url, shown_url
+from mcbo.io.nifti import FORMATS
+from mcbo.methods.config import Preset
+from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
+from mcbo.progress import set_up_logging
+from mcbo.runs.ledger import Outcome
+from mcbo.runs.options import ON_FAILURE, Options
+from mcbo.runs.runner import run
 from mcbo.runtime import keep_freed_memory
-from mcbo.tasks import DEFAULT_TASK, TASKS, find_config
 
 ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED = 0, 1, 2, 143
 """Exit statuses; the last is what a shell says of a program that SIGTERM ended (128 + 15)."""
@@ -267,7 +268,7 @@ def process(
             _check_alone(inputs)
             if options.shard:
                 raise InputError("--demo: expected no --shard, since it has one case")
-            from mcbo.demo import run_demo  # here, because it brings matplotlib, which writes to the home folder
+            from mcbo.studies.demo import run_demo  # here, because it brings matplotlib, which writes to the home folder
 
             outcome = run_demo(options, config=find_config(task or DEFAULT_TASK, preset))
         else:

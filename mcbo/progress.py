@@ -15,7 +15,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-log = logging.getLogger("mcbo")
+from mcbo.core.log import log, printable
 
 _LINE_EVERY_S = 5.0
 
@@ -78,14 +78,6 @@ class LineView:
     def end_case(self) -> None:
         self._ended += 1
         self._share = 0.0
-
-
-def printable(text: str) -> str:
-    """Text that does to a terminal nothing but print one line: what cannot be printed in it is written as Python escapes it.
-
-    File names may hold line ends, colors, what clears the screen, and what no encoding can write.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class _PrintableFormatter(logging.Formatter):

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from mcbo.config import Preset
-from mcbo.files import write_whole
+from mcbo.io.files import write_whole
+from mcbo.methods.config import Preset
 from mcbo.runtime import DECIDING, versions
 
 Entry = dict[str, Any]
@@ -67,30 +67,6 @@ def read_entries(path: Path, config: Preset | None) -> dict[str, Entry]:
         return {}
 
 
-def digest(path: Path) -> str | None:
-    """SHA-256 of a file, or None if it cannot be read or is none: to open a named pipe would never end."""
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
-
-
 def _own_digest(content: Mapping[str, Any]) -> str:
     """SHA-256 of a report's content, however it is laid out."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
-
-
-def is_done(entry: Entry | None, inputs: Mapping[str, str | None], outputs: list[Path], options: Mapping[str, object]) -> bool:
-    """Whether a case need not be done again: the same inputs and options, and every output there, as it was written."""
-    before = None if entry is None else entry.get("inputs")
-    if entry is None or not isinstance(before, dict) or entry.get("options") != options:
-        return False
-    if list(before.items()) != list(inputs.items()):  # in their order: which is fixed counts
-        return False
-    written = entry.get("written")
-    return isinstance(written, dict) and all(
-        path.name in written and written[path.name] == digest(path) is not None for path in outputs
-    )

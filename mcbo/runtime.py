@@ -11,15 +11,15 @@ from typing import Self
 
 import torch
 
-from mcbo import __version__
-from mcbo.errors import DeviceError
+from mcbo._version import __version__
+from mcbo.core.errors import DeviceError
+from mcbo.core.types import Kernels
 from mcbo.kernels import REFERENCE
-from mcbo.types import Kernels
 
 MEMORY_SHARE = 0.75
 """Part of the free memory that the tensors of a case may take unless told otherwise.
 
-The rest is for what a process takes beside them (``memory.PROCESS_GB``), files and other programs."""
+The rest is for what a process takes beside them (``memory_model.PROCESS_GB``), files and other programs."""
 
 DECIDING = ("mcbo", "torch", "cuda")
 """Versions on which a result depends; a new kernel or cluster node makes no old result stale."""

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mcbo.core.types import Kernels
 from mcbo.kernels import REFERENCE
 from mcbo.kernels.cpu import COMPILED
-from mcbo.phantom import Phantom, make_phantom
-from mcbo.types import Kernels
+from mcbo.studies.phantom import Phantom, make_phantom
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Golden arrays and development data, where the project's owner keeps them; absent elsewhere."""

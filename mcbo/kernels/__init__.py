@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from mcbo.consistency import make_consistent
-from mcbo.convex import coupled_argmin
-from mcbo.cost_volume import cost_slabs
-from mcbo.mind import mind_ssc
-from mcbo.refinement import gradient_of
-from mcbo.types import Kernels
+from mcbo.core.types import Kernels
+from mcbo.steps.adam import gradient_of
+from mcbo.steps.consistency import make_consistent
+from mcbo.steps.convex import coupled_argmin
+from mcbo.steps.cost_volume import cost_slabs
+from mcbo.steps.mind import mind_ssc
 
 Result = TypeVar("Result")
 

@@ -1,0 +1,256 @@
+"""Registration from Python: ``mcbo.register`` and what it returns. ``python -m mcbo register`` is a thin layer over it."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mcbo.api.result import Result, labels_of
+from mcbo.api.transform import Transform
+from mcbo.core.errors import InputError, McboError
+from mcbo.core.field import format_shape
+from mcbo.core.log import log
+from mcbo.core.timing import StageTimer
+from mcbo.core.types import Judgement
+from mcbo.geometry.grid import Grid
+from mcbo.geometry.resample import resample
+from mcbo.io.files import digest
+from mcbo.io.image_like import Geometry, ImageLike, name_of, to_intensities, to_volume
+from mcbo.io.initial_transform import check_matrix, read_initial
+from mcbo.methods.config import Cascade, Config, Preset, check_size
+from mcbo.methods.memory_model import least_bytes
+from mcbo.methods.pipeline import Registration
+from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
+from mcbo.methods.quality import Sanity
+from mcbo.methods.working_grid import MAX_RATIO, working_grid
+from mcbo.methods.world import Placed, center_of_mass, register_in_world
+from mcbo.progress import show_progress
+from mcbo.report import Entry
+from mcbo.runtime import budget_bytes, describe_device, peak_meter, select_device, select_kernels, tidy_memory, wait_for
+
+AUTO = "auto"
+"""The task's default preset on a working grid of its own (``working_grid.py``) instead of the fixed image's."""
+
+DEFAULT_PRESET = "cascade"
+"""``auto`` is better on phantoms whose voxels are not isotropic, and was no better on real pairs (docs/ablation.md)."""
+
+
+def register(
+    fixed: ImageLike,
+    movings: ImageLike | list[ImageLike],
+    *,
+    preset: str = DEFAULT_PRESET,
+    task: str = DEFAULT_TASK,
+    affine: NDArray[np.generic] | None = None,
+    spacing: Sequence[float] | None = None,
+    fixed_mask: ImageLike | None = None,
+    moving_masks: ImageLike | list[ImageLike | None] | None = None,
+    initial: NDArray[np.generic] | str | Path | None = None,
+    center: bool = False,
+    device: str = "auto",
+    memory_gb: float | None = None,
+) -> Result:
+    """Registers moving images of any grid to a fixed image of any grid, where they lie in the world.
+
+    Args:
+        fixed: see ``image_like.ImageLike``: a path, an array, a tensor, a pair of one of these with its affine, an image of
+            nibabel or SimpleITK.
+        movings: one such image, or a list of several of the same object.
+        preset: of the task; or ``auto``, its default on an isotropic grid chosen from the images.
+        task: ``ReMIND2Reg`` or ``COMULIS3DCLEM``.
+        affine: of arrays without their own: voxel to world, RAS mm.
+        spacing: the same, where only the voxel size along axes 0, 1, 2 is known, mm.
+        fixed_mask: where the fixed image counts (not 0), on any grid; without, its background is found.
+        moving_masks: the same for the moving image, or a list.
+        initial: rough alignment: ``(4, 4)`` from fixed to moving world positions (RAS, mm), or a file
+            (``initial_transform.py``).
+        center: start with the centers of mass upon each other instead.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        memory_gb: what the tensors may use; a share of what is free, if None.
+
+    Raises:
+        InputError: for images, masks, motions or names that are not what they have to be.
+        McboError: if the registration fails; see ``pipeline.register``.
+    """
+    start = time.perf_counter()
+    several = list(movings) if isinstance(movings, list) else [movings]
+    masks = list(moving_masks) if isinstance(moving_masks, list) else [moving_masks] * len(several)
+    if not several or len(masks) != len(several):
+        raise InputError(f"expected a moving image or more, and a mask for each, got {len(several)} and {len(masks)}")
+    config = wanted_config(preset, task)
+    if not isinstance(config, Cascade) and any(mask is not None for mask in (fixed_mask, *masks)):
+        raise InputError(f"preset {config.name} knows of no masks: expected none, or preset cascade")
+    if initial is not None and center:
+        raise InputError("expected an initial motion or centers of mass to start from, got both")
+    if memory_gb is not None and not 0 < memory_gb < math.inf:
+        raise InputError(f"memory_gb: expected a number above 0, got {memory_gb:g}")
+    on = select_device(device)
+    budget = budget_bytes(on, memory_gb)
+    labels = labels_of([name_of(image, "") for image in several])
+    with show_progress(1) as view, peak_meter(on) as meter:
+        view.begin_case(Path(name_of(fixed, "fixed")).name)
+        timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(on), tidy=tidy_memory)
+        with timer.stage("read"):
+            geometry = Geometry(affine, spacing)
+            images = [_place(fixed, fixed_mask, "fixed image", geometry, on)]
+            for image, mask, number in zip(several, masks, range(1, len(several) + 1), strict=True):
+                images.append(_place(image, mask, f"moving image {number}", geometry, on))
+        motion = _initial(initial, center, images)
+        working = _working_grid(images, motion, preset, config, budget, select_kernels(on).lanes)
+        registration, checks = _register(images, motion, working, config, budget, on, timer, name_of(fixed, "fixed image"))
+        view.end_case()
+    grids = [image.grid for image in images]
+    shared = {id(u): u.cpu() for u in registration.displacements}
+    transforms = [
+        Transform(shared[id(u)], grids[0], grid) for u, grid in zip(registration.displacements, grids[1:], strict=True)
+    ]
+    paths = [name_of(image, "") or None for image in (fixed, *several)]
+    entry = _describe(registration, grids[0], working, motion, labels) | {
+        "images": paths,
+        "inputs": {path: digest(Path(path)) for path in paths if path},
+        "device": describe_device(on),
+        "seconds": round(time.perf_counter() - start, 3),
+        "stages": timer.summary(),
+        "sanity": {label: asdict(check) for label, check in zip(labels, checks, strict=True)},
+    }
+    for label, check in zip(labels, checks, strict=True):
+        for sentence in check.warnings:
+            log.warning("%s: %s", label, sentence)
+            entry["warnings"].append(f"{label}: {sentence}")
+    for label, judgement in zip(labels, registration.judgements, strict=bool(registration.judgements)):
+        entry["warnings"] += _tell(label, judgement, config)
+    return Result(tuple(transforms), registration.judgements, registration.config, entry, tuple(images[1:]), tuple(labels), on)
+
+
+def wanted_config(preset: str, task: str) -> Preset:
+    """The config behind a preset's name, ``auto`` included.
+
+    Raises:
+        InputError: for a name that is not known.
+    """
+    try:
+        return find_config(task, None if preset == AUTO else preset)
+    except InputError as error:
+        raise InputError(f"{error}{'' if task not in TASKS else f', {AUTO}'}") from error
+
+
+def _place(image: ImageLike, mask: ImageLike | None, name: str, geometry: Geometry, device: torch.device) -> Placed:
+    """An image and its mask on its grid, on the device."""
+    volume, grid = to_intensities(image, name_of(image, name), geometry)
+    if mask is None:
+        return Placed(volume.to(device), grid)
+    mask_name = name_of(mask, f"mask of the {name}")
+    given, its_grid = to_volume(mask, mask_name, Geometry(affine=grid.affine))
+    if isinstance(mask, np.ndarray | torch.Tensor) and its_grid.shape != grid.shape:
+        raise InputError(
+            f"{mask_name}: expected the shape of its image, {grid.shape}, or an affine beside it, got {its_grid.shape}"
+        )
+    known = resample((given != 0).int(), its_grid, grid, mode="nearest") > 0
+    if not bool(known.any()):
+        raise InputError(f"{mask_name}: expected voxels that are not 0 within its image, found none")
+    return Placed(volume.to(device), grid, known.to(device))
+
+
+def _initial(initial: NDArray[np.generic] | str | Path | None, center: bool, images: Sequence[Placed]) -> NDArray[np.float64]:
+    """The motion to start from, ``(4, 4)``, fixed to moving, RAS mm."""
+    if initial is not None:
+        return read_initial(Path(initial)) if isinstance(initial, str | Path) else check_matrix(initial)
+    motion = np.eye(4)
+    if center:
+        fixed, *movings = (center_of_mass(image) for image in images)
+        motion[:3, 3] = np.mean(movings, axis=0) - fixed
+        log.info("centers of mass: moved by %s mm", np.round(motion[:3, 3], 1).tolist())
+    return motion
+
+
+def _working_grid(
+    images: Sequence[Placed], motion: NDArray[np.float64], preset: str, config: Preset, budget: int, lanes: int
+) -> Grid:
+    """The fixed grid, or with ``auto`` one of its own."""
+    fixed, *movings = (image.grid for image in images)
+    size = fixed.spacing_mm
+    if preset != AUTO:
+        if max(size) / min(size) > MAX_RATIO and isinstance(config, Cascade):
+            log.info("the fixed image's voxels are not isotropic, %s mm: preset %s may do better", _sizes(fixed), AUTO)
+        return fixed
+    joined = len(movings) if config.modality_fusion else 1
+
+    def fits(shape: tuple[int, int, int]) -> bool:
+        return least_bytes(shape, config, movings=joined, lanes=lanes) <= budget
+
+    working, is_coarser = working_grid(fixed, movings, initial=motion, fits=fits)
+    check_size(working.shape)
+    log.info("working grid: %s voxels of %s mm", format_shape(working.shape), _sizes(working))
+    if is_coarser:
+        log.warning("its voxels are larger than the fixed image's finest side (%s mm), so that it fits", _sizes(fixed))
+    return working
+
+
+def _sizes(grid: Grid) -> str:
+    return "×".join(f"{size:.3g}" for size in grid.spacing_mm)
+
+
+def _register(
+    images: Sequence[Placed],
+    motion: NDArray[np.float64],
+    working: Grid,
+    config: Preset,
+    budget: int,
+    device: torch.device,
+    timer: StageTimer,
+    name: str,
+) -> tuple[Registration, list[Sanity]]:
+    """Registers; errors then name the fixed image."""
+    fixed, *movings = images
+    try:
+        return register_in_world(
+            fixed,
+            movings,
+            initial=motion,
+            working=working,
+            config=config,
+            kernels=select_kernels(device),
+            budget_bytes=budget,
+            timer=timer,
+        )
+    except McboError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _describe(
+    registration: Registration, fixed: Grid, working: Grid, motion: NDArray[np.float64], labels: Sequence[str]
+) -> Entry:
+    """What the report says beside what that of a data set says (``runner.py``): where it was done, from which start."""
+    entry: Entry = {
+        "coordinates": "world",
+        "shape": fixed.shape,
+        "working_grid": {"shape": working.shape, "affine": working.affine.tolist()},
+        "initial": motion.tolist(),
+        "failed": {},
+        "warnings": [],
+    }
+    if isinstance(registration.config, Config):
+        entry["levels"] = [asdict(level) for level in registration.config.levels]
+    judged: Mapping[str, Judgement] = dict(zip(labels, registration.judgements, strict=bool(registration.judgements)))
+    if judged:
+        entry["judgement"] = {label: asdict(judgement) for label, judgement in judged.items()}
+    return entry
+
+
+def _tell(label: str, judgement: Judgement, config: Preset) -> list[str]:
+    """Says what was chosen; the warnings, if it can hardly be believed."""
+    before, after = judgement.similarity["identity"], judgement.confidence
+    log.info("%s: %s result, similarity %.2f before, %.2f after", label, judgement.chosen, before, after)
+    if not isinstance(config, Cascade) or after >= config.doubtful_similarity:
+        return []
+    warning = (
+        f"{label}: low confidence: similarity {after:.2f}; unrelated images have 0, right results mostly more than "
+        f"{config.doubtful_similarity:.2f} ({judgement.chosen} result)"
+    )
+    log.warning("%s", warning)
+    return [warning]

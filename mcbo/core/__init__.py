@@ -1,0 +1,1 @@
+"""Conventions: types, errors, displacement fields, logging. Imports only torch and numpy."""

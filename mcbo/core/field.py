@@ -1,0 +1,172 @@
+"""Displacements and the grid they live on: sampling, warping, resizing, box means.
+
+This is the only caller of ``grid_sample`` and so the only place that knows torch's normalized coordinates.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mcbo.core.errors import NonFiniteError, ShapeError
+from mcbo.core.types import Displacement, Shape
+
+
+def shape_of(tensor: Tensor) -> Shape:
+    """The last three sizes of a tensor: its grid."""
+    height, width, depth = tensor.shape[-3:]
+    return height, width, depth
+
+
+def warp(volume: Tensor, displacement: Displacement) -> Tensor:
+    """Samples ``volume`` at ``p + u(p)``, trilinearly, with zeros outside.
+
+    Args:
+        volume: ``(1, C, H, W, D)``.
+        displacement: ``(1, 3, H, W, D)``, voxels of that grid.
+
+    Returns:
+        ``(1, C, H, W, D)``.
+
+    Raises:
+        ShapeError: if the two do not live on one grid.
+    """
+    if displacement.shape[:2] != (1, 3) or displacement.shape[2:] != volume.shape[2:]:
+        raise ShapeError(f"warp: expected a displacement of shape {(1, 3, *volume.shape[2:])}, got {tuple(displacement.shape)}")
+    return sample(volume, displacement, offset=(0, 0, 0), outside="zeros")
+
+
+def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside: Literal["zeros", "border"]) -> Tensor:
+    """Samples ``volume`` at ``offset + p + u(p)``, trilinearly.
+
+    Args:
+        volume: ``(1, C, H, W, D)``.
+        displacement: ``(1, 3, h, w, d)``, voxels, on a box of that grid (or beyond it).
+        offset: where the box begins.
+        outside: what is there: zeros, or the nearest voxel of the border.
+
+    Returns:
+        ``(1, C, h, w, d)``.
+    """
+    shape = shape_of(displacement)
+    grid = torch.empty((1, *shape, 3), dtype=displacement.dtype, device=displacement.device)
+    for axis, (count, first, size) in enumerate(zip(shape, offset, shape_of(volume), strict=True)):
+        index = torch.arange(first, first + count, dtype=displacement.dtype, device=displacement.device)
+        position = displacement[:, axis] + index.view([-1 if a == axis else 1 for a in range(3)])
+        # Half-pixel corners: voxel centre i lies at (2i + 1)/n − 1. grid_sample wants the last axis first.
+        grid[..., 2 - axis] = position * (2 / size) + (1 / size - 1)
+    return functional.grid_sample(volume, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+
+
+def sample_at(volume: Tensor, positions: Tensor) -> Tensor:
+    """Samples ``volume`` trilinearly at any positions; beyond the border, the nearest point of the border counts.
+
+    Args:
+        volume: ``(1, C, H, W, D)``.
+        positions: ``(N, 3)`` voxels of that grid, in float64 where they come from world coordinates: what far origins and
+            large rotations cancel must not be rounded before.
+
+    Returns:
+        ``(1, C, N)``.
+    """
+    sizes = positions.new_tensor(shape_of(volume))
+    grid = ((positions + 0.5) * (2 / sizes) - 1).flip(-1).to(volume.dtype)
+    sampled = functional.grid_sample(
+        volume, grid[None, :, None, None], mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return sampled[..., 0, 0]
+
+
+def half_pixel_stretch(displacement: Displacement) -> Displacement:
+    """Stretches each component by n/(n−1), n the grid's size along its axis.
+
+    The published program divides displacements by (n−1)/2, the half width of a grid with corners at voxel *centres*, and
+    samples with corners at voxel *edges*. What it samples is therefore ``p + u(p)·n/(n−1)`` (docs/method.md, step 5). Presets
+    that reproduce the paper ask for this stretch; nothing else should.
+
+    Args:
+        displacement: ``(1, 3, H, W, D)``. An axis of one voxel is left alone.
+    """
+    return displacement * displacement.new_tensor(stretch_factors(shape_of(displacement))).view(1, 3, 1, 1, 1)
+
+
+def stretch_factors(shape: Shape) -> tuple[float, float, float]:
+    """n/(n−1) per axis; 1 for an axis of one voxel."""
+    height, width, depth = (size / max(size - 1, 1) for size in shape)
+    return height, width, depth
+
+
+def resize(displacement: Displacement, shape: Shape, *, scale: float) -> Displacement:
+    """Brings a displacement to another grid: trilinear with half-pixel corners, values times ``scale``.
+
+    Args:
+        displacement: ``(1, 3, h, w, d)``, in units of its own grid.
+        shape: the grid to reach.
+        scale: how many units of the new grid make one of the old: g from cells of g voxels to voxels.
+
+    Returns:
+        ``(1, 3, *shape)``, in units of the new grid.
+    """
+    if shape_of(displacement) != shape:
+        displacement = functional.interpolate(displacement, size=shape, mode="trilinear", align_corners=False)
+    return displacement * scale
+
+
+def box_mean(tensor: Tensor, *, size: int, rounds: int = 1) -> Tensor:
+    """Repeated means over ``size``³ boxes of the last three axes, zero outside, always divided by ``size``³.
+
+    Done axis by axis. Being symmetric, this linear map is its own adjoint; ``adam.py`` uses that.
+
+    Args:
+        tensor: ``(…, H, W, D)``.
+        size: odd width of the box, in voxels.
+        rounds: how many times.
+    """
+    for axis in (-3, -2, -1):
+        for _ in range(rounds):
+            tensor = box_sum(tensor, axis=axis, size=size)
+    return tensor.mul_(1 / size ** (3 * rounds))
+
+
+def box_sum(tensor: Tensor, *, axis: int, size: int) -> Tensor:
+    """Sum over a window of ``size`` along one axis, zero outside. A new tensor of the same shape.
+
+    The terms of each output are added in the same order wherever it lies, so that a volume cut in slabs gives the same bits.
+    """
+    length = tensor.shape[axis]
+    total = tensor.clone()
+    for step in range(1, min(size // 2, length - 1) + 1):
+        kept = length - step
+        total.narrow(axis, step, kept).add_(tensor.narrow(axis, 0, kept))
+        total.narrow(axis, 0, kept).add_(tensor.narrow(axis, step, kept))
+    return total
+
+
+def check_finite(tensor: Tensor, stage: str) -> None:
+    """Raises NonFiniteError, naming the stage, if a tensor has NaN or infinity."""
+    if not torch.isfinite(tensor).all():
+        raise NonFiniteError(f"stage '{stage}' produced values that are not finite: expected finite displacements")
+
+
+def determinants(displacement: Displacement) -> Tensor:
+    """Determinant of the Jacobian of p → p + u(p), by central differences; one-sided ones at the faces.
+
+    1 where volume is kept, less than 1 where the moving image is sampled more densely, 0 or less where space folds.
+
+    Args:
+        displacement: ``(1, 3, h, w, d)`` voxels, at least 2 along each axis.
+
+    Returns:
+        ``(1, 1, h, w, d)``.
+    """
+    a, b, c = (list(torch.gradient(displacement[:, axis], dim=(1, 2, 3))) for axis in range(3))
+    a[0], b[1], c[2] = a[0] + 1, b[1] + 1, c[2] + 1
+    return (
+        a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+    ).unsqueeze(1)
+
+
+def format_shape(shape: Shape) -> str:
+    """``48×40×56``."""
+    return "×".join(map(str, shape))

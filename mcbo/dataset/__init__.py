@@ -1,0 +1,1 @@
+"""What is to be registered: Learn2Reg datasets, local or by URL."""

@@ -1,0 +1,278 @@
+"""What is to be registered: cases, read from a dataset JSON, from file names, or given as three paths.
+
+Format: the Learn2Reg dataset description, as its tasks used it from 2021 to 2026.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, FailFast, TypeAdapter, ValidationError
+
+from mcbo.core.errors import InputError
+from mcbo.dataset.folders import Folder, RemoteFolder
+from mcbo.io.files import shown
+from mcbo.io.json_file import read_description
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "val": ("registration_val", "validation_paired", "validation"),
+    "test": ("registration_test", "test_paired_images"),
+    "train": ("training_paired_images",),
+}
+"""Where the pairs of a split stand in the JSON; the first list that is there and not empty counts."""
+
+FIXED_CHANNEL = "0000"
+"""In folders without a JSON."""
+
+IMAGE_FOLDERS = (".", "imagesTs", "imagesVal", "imagesTr")
+"""Where a folder without a JSON may keep its images."""
+
+_IMAGE_NAME = re.compile(r"(?P<task>.+)_(?P<case>[0-9]{4})_(?P<channel>[0-9]{4})\.nii(\.gz)?")
+
+MAX_NAME = 100
+"""Characters of a task's name."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A fixed and a moving image, and the name of the displacement between them (without suffix)."""
+
+    fixed: Path
+    moving: Path
+    field_name: str
+    moving_channel: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """A patient with all its moving images: the unit of work.
+
+    Attributes:
+        name: for logs and the report.
+        fixed: the image that all pairs share.
+        pairs: one per moving image.
+    """
+
+    name: str
+    fixed: Path
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A task's name (None where nothing tells it) and its cases, in the order they were listed."""
+
+    task: str | None
+    cases: tuple[Case, ...]
+
+
+class _Entry(BaseModel):
+    fixed: str
+    moving: str
+
+
+_ENTRIES = TypeAdapter(Annotated[list[_Entry], FailFast()])  # of millions of errors, the first is enough
+
+
+def open_input(path: Path, *, split: str, trust_paths: bool = False) -> Dataset:
+    """Reads a dataset from its JSON, or from a folder with or without one.
+
+    Args:
+        path: a ``*_dataset.json``, or a folder.
+        split: ``val``, ``test`` or ``train``.
+        trust_paths: let images lie outside of the dataset's folder.
+
+    Raises:
+        InputError: if that cannot be done; the message says what was expected and found.
+    """
+    try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; expected a dataset JSON or a folder of images")
+        if not path.is_dir():
+            return read_json(path, split=split, trust_paths=trust_paths)
+        found = one_json(sorted(file.name for file in path.glob("*_dataset.json")), str(path))
+        if found:
+            return read_json(path / found, split=split, trust_paths=trust_paths)
+        return scan_folder(path, trust_paths=trust_paths)
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file or folder, but: {error.strerror or error}") from error
+
+
+def read_json(path: Path, *, split: str, trust_paths: bool = False, folder: RemoteFolder | None = None) -> Dataset:
+    """Reads the pairs of a split from a Learn2Reg dataset JSON; keys that are not needed are ignored.
+
+    Args:
+        path: of the JSON.
+        split: as ``open_input``.
+        trust_paths: as ``open_input``.
+        folder: that its paths start from, if not the one it lies in.
+
+    Raises:
+        InputError: as ``open_input``.
+    """
+    content = read_description(path)
+    name = content.get("name")
+    if name is not None and not (isinstance(name, str) and len(name) <= MAX_NAME):
+        raise InputError(f"{path}: expected 'name' to be text of at most {MAX_NAME} characters, found {shown(name)}")
+    key = next((key for key in SPLITS[split] if content.get(key)), None)
+    if key is None:
+        filled = [f"--split {other}" for other, keys in SPLITS.items() if any(content.get(k) for k in keys)]
+        raise InputError(
+            f"{path}: expected pairs under {' or '.join(SPLITS[split])} for --split {split}, found none"
+            + (f"; there are pairs for {' and '.join(filled)}" if filled else "")
+        )
+    try:
+        entries = _ENTRIES.validate_python(content[key])
+    except ValidationError as error:
+        where = "".join(f"[{shown(part)}]" for part in error.errors()[0]["loc"])
+        raise InputError(
+            f'{path}: expected {key} to be a list of {{"fixed": PATH, "moving": PATH}}, but {key}{where} is missing '
+            "or of another kind"
+        ) from error
+    root = folder or Folder(path.parent, trusted=trust_paths)
+    pairs = [
+        (root.join(entry.fixed, f"{path}: {key}[{i}]['fixed']"), root.join(entry.moving, f"{path}: {key}[{i}]['moving']"))
+        for i, entry in enumerate(entries)
+    ]
+    return Dataset(task=name, cases=group_pairs(pairs))
+
+
+def scan_folder(folder: Path, *, trust_paths: bool = False) -> Dataset:
+    """Finds cases by file names ``TASK_CASE_CHANNEL.nii.gz``: channel 0000 is fixed, all others move.
+
+    Raises:
+        InputError: if there is no complete case, more than one task, or a link out of the folder.
+    """
+    bounds = Folder(folder, trusted=trust_paths)
+    for subfolder in IMAGE_FOLDERS:
+        pairs = pair_images(sorted((folder / subfolder).glob("*.nii*")))
+        if pairs:
+            for file in dict.fromkeys(file for pair in pairs for file in pair):
+                bounds.join(str(file.relative_to(folder)), str(file))
+            return dataset_of(pairs, str(folder / subfolder))
+    raise nothing_found(str(folder))
+
+
+def pair_images(files: Iterable[Path]) -> list[tuple[Path, Path]]:
+    """Fixed and moving images among files, by their names; what has another name is left out."""
+    named = [(file, parse_name(file)) for file in files if _IMAGE_NAME.fullmatch(file.name)]
+    fixed = {(task, case): file for file, (task, case, channel) in named if channel == FIXED_CHANNEL}
+    return [
+        (fixed[task, case], file) for file, (task, case, channel) in named if channel != FIXED_CHANNEL and (task, case) in fixed
+    ]
+
+
+def dataset_of(pairs: Sequence[tuple[Path, Path]], where: str) -> Dataset:
+    """The dataset of all pairs of a folder, which their names tell.
+
+    Raises:
+        InputError: if they are of more than one task.
+    """
+    tasks = sorted({parse_name(moving)[0] for _, moving in pairs})
+    if len(tasks) > 1:
+        raise InputError(f"{where}: expected images of one task, found {', '.join(tasks)}")
+    return Dataset(task=tasks[0], cases=group_pairs(pairs))
+
+
+def one_json(found: Sequence[str], where: str) -> str | None:
+    """The dataset JSON of a folder, of those that are there; None if there is none.
+
+    Raises:
+        InputError: if there are several.
+    """
+    if len(found) > 1:
+        raise InputError(f"{where}: expected one *_dataset.json, found {', '.join(found)}; name the one to use")
+    return found[0] if found else None
+
+
+def nothing_found(where: str) -> InputError:
+    """What is said of a folder that is no dataset."""
+    return InputError(
+        f"{where}: expected a *_dataset.json or images TASK_CASE_CHANNEL.nii.gz "
+        f"with channel {FIXED_CHANNEL} (fixed) and at least one other (moving), found neither"
+    )
+
+
+def single_pair(fixed: Path, moving: Path, output: Path) -> Dataset:
+    """The dataset of one pair given by its paths; the task is known if the fixed image's name tells it."""
+    match = _IMAGE_NAME.fullmatch(fixed.name)
+    pair = Pair(fixed=fixed, moving=moving, field_name=strip_suffix(output.name), moving_channel="")
+    return Dataset(task=match["task"] if match else None, cases=(Case(strip_suffix(fixed.name), fixed, (pair,)),))
+
+
+def group_pairs(pairs: Iterable[tuple[Path, Path]]) -> tuple[Case, ...]:
+    """Groups (fixed, moving) paths into cases: one fixed image and the moving images of one patient. Repeats count once.
+
+    Raises:
+        InputError: if two different pairs would write a displacement of the same name.
+    """
+    grouped: dict[tuple[Path, str], dict[Pair, None]] = {}
+    named: dict[str, Pair] = {}
+    for fixed, moving in pairs:
+        _, fixed_case, fixed_channel = parse_name(fixed)
+        _, moving_case, moving_channel = parse_name(moving)
+        name = f"disp_{fixed_case}_{fixed_channel}_{moving_case}_{moving_channel}"
+        pair = Pair(fixed, moving, name, moving_channel)
+        if named.setdefault(name, pair) != pair:
+            raise InputError(
+                f"expected one pair for {name}, found {named[name].fixed} with {named[name].moving}, and {fixed} with {moving}"
+            )
+        grouped.setdefault((fixed, moving_case), {})[pair] = None
+    short = [_case_name(fixed, moving_case) for fixed, moving_case in grouped]
+    shared = Counter(short)
+    return tuple(
+        # Where two cases would share a name, that of their first displacement tells them apart.
+        Case(name if shared[name] == 1 else next(iter(members)).field_name.removeprefix("disp_"), fixed, tuple(members))
+        for name, ((fixed, _), members) in zip(short, grouped.items(), strict=True)
+    )
+
+
+def _case_name(fixed: Path, moving_case: str) -> str:
+    fixed_case = parse_name(fixed)[1]
+    return fixed_case if moving_case == fixed_case else f"{fixed_case}-{moving_case}"
+
+
+def select_cases(cases: Sequence[Case], *, names: Sequence[str], movings: Sequence[str]) -> tuple[Case, ...]:
+    """Keeps the named cases (all, if none is named) that have one of the moving channels.
+
+    Cases keep all their pairs: modalities that are not asked for may still help those that are.
+
+    Raises:
+        InputError: for a case that is not there, or a channel that none of the chosen cases has.
+    """
+    _check_known("case", names, [case.name for case in cases])
+    chosen = [case for case in cases if not names or case.name in names]
+    _check_known("moving channel", movings, [pair.moving_channel for case in chosen for pair in case.pairs])
+    return tuple(case for case in chosen if wanted(case, movings))
+
+
+def wanted(case: Case, movings: Sequence[str]) -> list[Pair]:
+    """The pairs of a case with one of the moving channels; all, if none is named."""
+    return [pair for pair in case.pairs if not movings or pair.moving_channel in movings]
+
+
+def _check_known(kind: str, asked: Sequence[str], known: Sequence[str]) -> None:
+    missing = [name for name in asked if name not in known]
+    if missing:
+        listed = ", ".join(dict.fromkeys(known))
+        raise InputError(f"{kind} {', '.join(missing)} is not in the dataset: expected one of {listed}")
+
+
+def parse_name(path: Path) -> tuple[str, str, str]:
+    """Task, case and channel of an image's file name.
+
+    Raises:
+        InputError: if the name is not ``TASK_CASE_CHANNEL.nii.gz``, with four digits each.
+    """
+    match = _IMAGE_NAME.fullmatch(path.name)
+    if match is None:
+        raise InputError(f"{path}: expected a file name like ReMIND2Reg_0099_0001.nii.gz (TASK_CASE_CHANNEL, four digits each)")
+    return match["task"], match["case"], match["channel"]
+
+
+def strip_suffix(name: str) -> str:
+    """A file name without ``.nii.gz``, ``.nii`` or ``.npz``."""
+    return re.sub(r"\.(nii\.gz|nii|npz)$", "", name)

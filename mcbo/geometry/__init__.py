@@ -1,0 +1,1 @@
+"""Where voxels lie in the world; no features, no files."""

@@ -1,0 +1,111 @@
+"""Grids of cells that cover a whole volume, centered on it, and the way from voxels to cells and back.
+
+A grid of spacing g has ⌈n/g⌉ cells on an axis of n voxels; what it reaches over the volume is the same on both sides, so that a
+flipped volume has flipped cells. (The grids of ``mcbo2024`` begin at voxel 0 and leave out what does not fill a cell.)
+"""
+
+import math
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mcbo.core.field import shape_of
+from mcbo.core.types import Displacement, Shape
+
+MOSTLY = 0.45
+"""A cell is taken for known if more than this share of it is. Not one half: cells that reach half over a border have just that,
+and rounding would decide."""
+
+Spacing: TypeAlias = int | Shape
+"""Voxels per cell: along every axis, or along axes 0, 1, 2."""
+
+
+def per_axis(spacing: Spacing) -> Shape:
+    """The spacing along axes 0, 1, 2."""
+    return (spacing, spacing, spacing) if isinstance(spacing, int) else spacing
+
+
+def cell_shape(shape: Shape, spacing: Spacing) -> Shape:
+    """Cells along each axis."""
+    height, width, depth = (-(-size // step) for size, step in zip(shape, per_axis(spacing), strict=True))
+    return height, width, depth
+
+
+def cell_centers(shape: Shape, spacing: Spacing, *, device: torch.device) -> list[Tensor]:
+    """Where the centers of the cells lie along each axis, in voxels, float64."""
+    return [
+        (torch.arange(cells, dtype=torch.float64, device=device) - (cells - 1) / 2) * step + (size - 1) / 2
+        for size, step, cells in zip(shape, per_axis(spacing), cell_shape(shape, spacing), strict=True)
+    ]
+
+
+def pool_sums(volume: Tensor, spacing: Spacing) -> Tensor:
+    """Sums over cells; a voxel on the border of two cells counts half in each.
+
+    Args:
+        volume: ``(1, C, H, W, D)``.
+        spacing: g, voxels.
+
+    Returns:
+        ``(1, C, h, w, d)``.
+    """
+    for axis, step in zip((-3, -2, -1), per_axis(spacing), strict=True):
+        size = volume.shape[axis]
+        cells = -(-size // step)
+        over = cells * step - size  # voxels that the cells reach over the volume, half of them on either side
+        taps = [1.0] * step if over % 2 == 0 else [0.5, *[1.0] * (step - 1), 0.5]
+        before = over // 2 if over % 2 == 0 else (over + 1) // 2
+        after = (cells - 1) * step + len(taps) - size - before
+        padding = [0, 0] * 3
+        padding[2 * (-1 - axis)], padding[2 * (-1 - axis) + 1] = before, after
+        padded = functional.pad(volume, padding)
+        total: Tensor | None = None
+        for tap, weight in enumerate(taps):
+            part = padded.narrow(axis, tap, (cells - 1) * step + 1).unfold(axis, 1, step)[..., 0]
+            if total is None:
+                total = part * weight
+            else:
+                total.add_(part, alpha=weight)
+        assert total is not None  # noqa: S101 (a grid spacing is at least 1)
+        volume = total
+    return volume
+
+
+def pool(features: Tensor, weights: Tensor, spacing: Spacing) -> tuple[Tensor, Tensor]:
+    """Means over the weighted part of each cell, and how much of each cell that part is.
+
+    Args:
+        features: ``(1, C, H, W, D)``.
+        weights: ``(1, 1, H, W, D)`` from 0 to 1, such as a mask.
+        spacing: g, voxels.
+
+    Returns:
+        ``(1, C, h, w, d)`` means, 0 where a cell has no weight, and ``(1, 1, h, w, d)`` covered shares from 0 to 1.
+    """
+    covered = pool_sums(weights, spacing)
+    means = features.new_empty((1, features.shape[1], *covered.shape[2:]))
+    for channel in range(features.shape[1]):  # channel by channel, to hold one masked copy only
+        means[:, channel] = pool_sums(features[:, channel : channel + 1] * weights, spacing)[:, 0]
+    means /= covered.clamp(min=1e-6)
+    return means, covered / math.prod(per_axis(spacing))
+
+
+def to_cells(displacement: Displacement, spacing: int) -> Displacement:
+    """The mean displacement of each cell, ``(1, 3, h, w, d)`` cells, of one in voxels."""
+    count = pool_sums(torch.ones_like(displacement[:, :1]), spacing)
+    return pool_sums(displacement, spacing) / count / spacing
+
+
+def to_voxels(displacement: Displacement, shape: Shape, spacing: int) -> Displacement:
+    """A displacement of cells, ``(1, 3, *shape)`` voxels: trilinear between the centers of the cells, constant beyond them."""
+    for axis, (cells, size) in enumerate(zip(shape_of(displacement), shape, strict=True), start=2):
+        index = torch.arange(size, dtype=torch.float64, device=displacement.device)
+        place = ((index - (size - 1) / 2) / spacing + (cells - 1) / 2).clamp(0, cells - 1)
+        low = place.floor().clamp(max=max(cells - 2, 0)).long()
+        share = (place - low).to(displacement.dtype).view([-1 if a == axis else 1 for a in range(5)])
+        first = displacement.index_select(axis, low)
+        second = displacement.index_select(axis, (low + 1).clamp(max=cells - 1))
+        displacement = torch.lerp(first, second, share.expand_as(first))
+    return displacement * spacing

@@ -1,0 +1,105 @@
+"""A rigid motion fitted to displacements of which many are wrong: least trimmed squares.
+
+Rousseeuw's estimator with concentration steps: fit, keep the half that fits best, fit again. In docs/method.md it is step 3 of
+``cascade``.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mcbo.core.types import Displacement, Shape, Triple
+
+
+@dataclass(frozen=True)
+class Rigid:
+    """A rigid motion ``q = R·p + t`` of points in millimeters, array axes times voxel size.
+
+    Attributes:
+        rotation: R, ``(3, 3)`` float64.
+        translation: t, ``(3,)`` float64, mm.
+    """
+
+    rotation: Tensor
+    translation: Tensor
+
+    def apply(self, points: Tensor) -> Tensor:
+        """Moves ``(n, 3)`` points, mm."""
+        return points @ self.rotation.T + self.translation
+
+
+def identity() -> Rigid:
+    """No motion."""
+    return Rigid(torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+
+
+def rotation_of(vector_deg: Triple) -> Tensor:
+    """The rotation matrix of a rotation vector, axis times angle in degrees, ``(3, 3)`` float64."""
+    x, y, z = (math.radians(v) for v in vector_deg)
+    rotation: Tensor = torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64))
+    return rotation
+
+
+def fit_rigid(points: Tensor, targets: Tensor, weights: Tensor) -> Rigid:
+    """The rigid motion of least weighted squared distance (Kabsch).
+
+    Args:
+        points: ``(n, 3)`` float64, mm.
+        targets: where they should go, ``(n, 3)`` float64, mm.
+        weights: ``(n,)``, not all 0.
+    """
+    share = (weights / weights.sum()).unsqueeze(1)
+    center, target_center = (share * points).sum(dim=0), (share * targets).sum(dim=0)
+    left, _, right = torch.linalg.svd((points - center).T @ ((targets - target_center) * share))
+    signs = torch.ones(3, dtype=points.dtype)
+    signs[2] = torch.sign(torch.linalg.det(right.T @ left.T))
+    rotation = right.T @ torch.diag(signs) @ left.T
+    return Rigid(rotation, target_center - rotation @ center)
+
+
+def fit_trimmed(points: Tensor, targets: Tensor, weights: Tensor, *, keep: float, rounds: int) -> Rigid:
+    """The rigid motion that fits best the share ``keep`` of the points that it fits best.
+
+    Args:
+        points: ``(n, 3)`` float64, mm.
+        targets: ``(n, 3)`` float64, mm.
+        weights: ``(n,)``, not all 0.
+        keep: share of the weight that counts, above 0, up to 1.
+        rounds: of fitting and trimming at most.
+    """
+    kept = torch.ones_like(weights, dtype=torch.bool)
+    motion = fit_rigid(points, targets, weights)
+    for _ in range(rounds):
+        errors = (motion.apply(points) - targets).square().sum(dim=1)
+        order = torch.argsort(errors, stable=True)
+        last = torch.searchsorted(weights[order].cumsum(dim=0), keep * weights.sum())
+        now = errors <= errors[order[last.clamp(max=len(order) - 1)]]
+        if torch.equal(now, kept):
+            break
+        kept = now
+        motion = fit_rigid(points[kept], targets[kept], weights[kept])
+    return motion
+
+
+def to_displacement(motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: Triple, like: Tensor) -> Displacement:
+    """The displacement of a rigid motion, ``(1, 3, *shape)`` voxels.
+
+    Args:
+        motion: of points in mm of the whole volume.
+        shape: voxels of the box in which it is wanted.
+        offset: where that box begins in the whole volume, voxels.
+        spacing_mm: voxel size along axes 0, 1, 2.
+        like: a tensor on the device that it is wanted on.
+    """
+    axes = [(torch.arange(size, dtype=torch.float64) + begin) for size, begin in zip(shape, offset, strict=True)]
+    result = torch.empty((1, 3, *shape), dtype=torch.float32)
+    for row in range(3):
+        moved = motion.translation[row] / spacing_mm[row]
+        total = moved.view(1, 1, 1)
+        for axis in range(3):
+            slope = motion.rotation[row, axis] * spacing_mm[axis] / spacing_mm[row] - (1.0 if axis == row else 0.0)
+            total = total + (slope * axes[axis]).view([-1 if a == axis else 1 for a in range(3)])
+        result[0, row] = total
+    return result.to(like.device)

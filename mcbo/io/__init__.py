@@ -1,0 +1,1 @@
+"""Image, transform, landmark and JSON files, one format per module."""

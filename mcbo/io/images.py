@@ -1,0 +1,130 @@
+"""Any 3D image and any displacement, with the grid it lives on; the suffix decides which library reads or writes it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcbo.core.errors import InputError, OutputError, ShapeError
+from mcbo.core.types import Displacement, Triple, Volume
+from mcbo.geometry.grid import Grid
+from mcbo.io import itk_files, nifti
+from mcbo.io.itk_files import IMAGE_SUFFIXES, suffix_of
+
+SUFFIXES_WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""Of images."""
+
+
+def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
+    """Reads a 3D image: what nibabel reads (NIfTI, Analyze, MGH, MINC …), NRRD, MetaImage, TIFF stacks.
+
+    Args:
+        path: the file; or a folder of TIFF files, one a slice.
+        spacing_mm: voxel size along columns, rows, slices, for TIFF alone.
+
+    Returns:
+        ``(1, 1, H, W, D)``, int32 or int64 where the file has whole numbers, else float32; and its grid, in RAS whatever the
+        file's own convention.
+
+    Raises:
+        InputError: if it is not such an image.
+    """
+    if path.is_dir() or suffix_of(path) in IMAGE_SUFFIXES:
+        return itk_files.read_image(path, spacing_mm=spacing_mm)
+    volume, affine = nifti.read_voxels(path)
+    return volume, _grid(path, volume, affine)
+
+
+def read_intensities(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
+    """``read_any`` in float32.
+
+    Raises:
+        InputError: also for intensities that are not finite.
+    """
+    volume, grid = read_any(path, spacing_mm=spacing_mm)
+    volume = volume.float()
+    if not torch.isfinite(volume).all():
+        raise InputError(f"{path}: expected finite intensities, found some that are NaN, infinite or beyond float32")
+    return volume, grid
+
+
+def read_labels(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Tensor, Grid]:
+    """``read_any`` in int32 or int64; whole numbers that are stored as floating point count.
+
+    Raises:
+        InputError: also for values that ``as_labels`` refuses.
+    """
+    volume, grid = read_any(path, spacing_mm=spacing_mm)
+    try:
+        return as_labels(volume), grid
+    except InputError as error:
+        raise InputError(f"{path}: {error} (for intensities: --image)") from error
+
+
+def as_labels(volume: Tensor) -> Tensor:
+    """A volume as ``read_any`` returns it, as int32 or int64.
+
+    Raises:
+        InputError: if it holds values that are not whole, or so large that floating point may have changed them.
+    """
+    if not volume.is_floating_point():
+        return volume
+    if not torch.isfinite(volume).all() or (volume != volume.round()).any():
+        raise InputError("expected whole numbers as labels, found others")
+    if volume.abs().max() >= 1 << 24:
+        raise InputError("expected labels below 2²⁴, or stored as integers, found larger ones in floating point")
+    return volume.int()
+
+
+def write_any(path: Path, volume: Tensor, grid: Grid) -> None:
+    """Writes an image ``(1, 1, H, W, D)`` as NIfTI, NRRD or MetaImage, as the suffix says.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    if suffix_of(path) not in SUFFIXES_WRITTEN:
+        raise OutputError(f"{path}: expected a name ending in {' or '.join(SUFFIXES_WRITTEN)}")
+    if suffix_of(path).startswith(".nii"):
+        nifti.write_volume(path, volume, grid.affine)
+        return
+    if not volume.is_floating_point():
+        dtype = nifti.smallest_type(volume.numpy())
+        volume = torch.from_numpy(volume.numpy().astype(dtype))
+    itk_files.write_image(path, volume, grid)
+
+
+def read_field(path: Path) -> tuple[Displacement, Grid]:
+    """Reads a displacement ``(1, 3, H, W, D)`` in voxels of its grid, and that grid.
+
+    Raises:
+        InputError: if it is not NIfTI of shape ``(H, W, D, 3)`` with finite numbers.
+    """
+    displacement, affine = nifti.read_field(path)
+    if not torch.isfinite(displacement).all():
+        raise InputError(f"{path}: expected finite displacements, found some that are NaN or infinite")
+    return displacement, _grid(path, displacement, affine)
+
+
+def spacing_of(text: str) -> Triple:
+    """Three positive numbers from ``0.5,0.5,2``.
+
+    Raises:
+        InputError: if it is not that.
+    """
+    try:
+        sizes = [float(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if len(sizes) != 3 or not all(0 < size < np.inf for size in sizes):
+        raise InputError(f"--spacing: expected three positive numbers such as 0.5,0.5,2, got {text!r}")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _grid(path: Path, tensor: Tensor, affine: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Grid:
+    height, width, depth = tensor.shape[2:]
+    try:
+        return Grid((height, width, depth), affine)
+    except ShapeError as error:
+        raise InputError(f"{path}: {error}") from error

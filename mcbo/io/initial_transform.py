@@ -1,0 +1,86 @@
+"""Initial motions: a 4×4 matrix, or an affine transform of ITK, from fixed to moving world positions."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcbo.core.errors import InputError
+from mcbo.io.files import regular_size
+from mcbo.io.itk_files import TRANSFORM_SUFFIXES, suffix_of
+
+_MAX_TEXT = 1 << 16
+_LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
+
+
+def read_initial(path: Path) -> NDArray[np.float64]:
+    """Reads an initial motion.
+
+    Args:
+        path: text with four lines of four numbers, RAS mm, fixed to moving; or an ITK transform (LPS mm, fixed to moving, as
+            ITK resamples with it) that is affine: ``.tfm``, ``.txt``, ``.h5``, ``.mat``.
+
+    Returns:
+        ``(4, 4)``, RAS mm, fixed to moving.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    regular_size(path, "an initial transform")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_MAX_TEXT)
+    except OSError as error:
+        raise InputError(f"{path}: expected an initial transform, but it cannot be read: {error.strerror or error}") from error
+    is_itk = head.lstrip().startswith(b"#Insight") or suffix_of(path) in set(TRANSFORM_SUFFIXES) - {".txt"}
+    try:
+        return check_matrix(_read_itk(path) if is_itk else _parse(head))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def check_matrix(matrix: NDArray[np.generic]) -> NDArray[np.float64]:
+    """A matrix that can be an initial motion, in float64.
+
+    Raises:
+        InputError: if it is not 4×4, finite, with the last row 0 0 0 1, and does not mirror or flatten space.
+    """
+    try:
+        array = np.asarray(matrix, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected a 4×4 matrix of numbers, got {matrix!r:.80}") from error
+    if array.shape != (4, 4) or not np.isfinite(array).all() or not np.allclose(array[3], (0, 0, 0, 1), atol=1e-9):
+        raise InputError(f"expected a 4×4 matrix of finite numbers whose last row is 0 0 0 1, got {array.tolist()}")
+    if not np.linalg.det(array[:3, :3]) > 1e-6:
+        raise InputError(f"expected a motion that neither mirrors nor flattens, got the matrix {array.tolist()}")
+    return array
+
+
+def _parse(text: bytes) -> NDArray[np.float64]:
+    try:
+        rows = [[float(part) for part in line.replace(",", " ").split()] for line in text.decode("ascii").splitlines()]
+    except ValueError as error:
+        raise InputError("expected four lines of four numbers, or an affine ITK transform") from error
+    rows = [row for row in rows if row]
+    if [len(row) for row in rows] != [4, 4, 4, 4]:
+        raise InputError(f"expected four lines of four numbers, found lines of {[len(row) for row in rows][:8]} numbers")
+    return np.array(rows)
+
+
+def _read_itk(path: Path) -> NDArray[np.float64]:
+    import SimpleITK as sitk
+
+    try:
+        transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise InputError("expected an ITK transform, but it cannot be read") from error
+    if transform.GetDimension() != 3 or not transform.IsLinear():
+        raise InputError(
+            f"expected an affine transform of 3 dimensions, found a {transform.GetName()} of {transform.GetDimension()}; "
+            "a displacement field can be joined to a result with compose"
+        )
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array([transform.TransformPoint(axis) for axis in np.eye(3).tolist()]).T - origin[:, None]
+    matrix[:3, 3] = origin
+    return np.asarray(_LPS @ matrix @ _LPS)

@@ -1,0 +1,230 @@
+"""Landmarks in files: comma-separated tables, and the markups of 3D Slicer; read, and written back with other positions.
+
+What a file has besides positions (labels, descriptions, identifiers, header lines) is kept as it is.
+"""
+
+import copy
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from mcbo.core.errors import InputError, OutputError
+from mcbo.io.files import write_whole
+
+Space: TypeAlias = Literal["table", "RAS", "LPS"]
+"""What the numbers of a file mean: a table does not say; markups are in world millimeters, by one convention or the other."""
+
+MAX_BYTES = 64 << 20
+"""Of a landmark file: a million points take about half of it."""
+
+SUFFIXES = (".csv", ".fcsv", ".mrk.json")
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Points of a file.
+
+    Attributes:
+        points: ``(N, 3)`` float64, in the file's own numbers.
+        space: what they mean.
+        format_with: the text of the same file with other points ``(N, 3)`` in it.
+    """
+
+    points: Tensor
+    space: Space
+    format_with: Callable[[Tensor], str]
+
+    def to_ras(self) -> Tensor:
+        """Points ``(N, 3)`` in world millimeters, RAS. A table is taken to be in these."""
+        return flipped(self.points) if self.space == "LPS" else self.points
+
+    def format_ras(self, world: Tensor) -> str:
+        """The file's text with points that are given in world millimeters, RAS."""
+        return self.format_with(flipped(world) if self.space == "LPS" else world)
+
+
+def flipped(points: Tensor) -> Tensor:
+    """RAS to LPS, or back: ``(N, 3)``."""
+    return points * points.new_tensor((-1, -1, 1))
+
+
+def read_landmarks(path: Path) -> Landmarks:
+    """Reads ``.csv``, ``.fcsv`` or ``.mrk.json``, as the suffix says.
+
+    Raises:
+        InputError: if the file is not what its suffix says, or holds numbers that are not finite.
+    """
+    parse = next((parser for suffix, parser in _PARSERS.items() if path.name.lower().endswith(suffix)), None)
+    if parse is None:
+        raise InputError(f"{path}: expected landmarks in a file ending in {', '.join(SUFFIXES)}")
+    try:
+        if not path.is_file():
+            raise InputError("no such file")
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"expected at most {MAX_BYTES} bytes, found {path.stat().st_size}")
+        return parse(path.read_text(encoding="utf-8-sig"))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected landmarks as text, but it cannot be read: {error}") from error
+
+
+def write_landmarks(path: Path, text: str, *, like: Path) -> None:
+    """Writes the text of a landmark file.
+
+    Raises:
+        OutputError: if the suffix is not that of the file it comes from, or it cannot be written.
+    """
+    if _suffix(path) != _suffix(like):
+        raise OutputError(f"{path}: expected the format of {like.name}, a name ending in {_suffix(like)}")
+    write_whole(path, lambda file: file.write_text(text, encoding="utf-8", newline=""))
+
+
+def _suffix(path: Path) -> str:
+    return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), path.suffix)
+
+
+def parse_table(text: str) -> Landmarks:
+    """Learn2Reg's table, one point a line, three numbers; a first line of names and more columns are kept.
+
+    Raises:
+        InputError: if a line does not begin with three finite numbers.
+    """
+    rows = [row for row in _csv(text) if any(cell.strip() for cell in row)]
+    header = rows[:1] if rows and _numbers(rows[0][:3]) is None else []
+    if header and (len(header[0]) < 3 or any(_numbers([cell]) for cell in header[0][:3])):
+        raise InputError(f"line 1: expected three numbers or three names, found {','.join(header[0])[:80]!r}")
+    points = [_point(row[:3], f"point {n}") for n, row in enumerate(rows[len(header) :], start=1)]
+    tails = [row[3:] for row in rows[len(header) :]]
+
+    def format_with(moved: Tensor) -> str:
+        output = io.StringIO()
+        lines = ([*_texts(point), *tail] for point, tail in zip(moved.tolist(), tails, strict=True))
+        csv.writer(output, lineterminator="\n").writerows([*header, *lines])
+        return output.getvalue()
+
+    return Landmarks(_tensor(points), "table", format_with)
+
+
+def parse_fcsv(text: str) -> Landmarks:
+    """Markups of 3D Slicer 4: lines of comments, then ``id,x,y,z,…``. Without a word on coordinates they are RAS, as then.
+
+    Raises:
+        InputError: if it is not that.
+    """
+    lines = io.StringIO(text, newline=None).read().rstrip("\n").split("\n")
+    settings = dict(line[1:].split("=", 1) for line in lines if line.startswith("#") and "=" in line)
+    settings = {key.strip().lower(): value.strip() for key, value in settings.items()}
+    named = settings.get("coordinatesystem", "RAS").upper()
+    spaces: dict[str, Space] = {"0": "RAS", "RAS": "RAS", "1": "LPS", "LPS": "LPS"}
+    if named not in spaces:
+        raise InputError(f"expected the coordinate system RAS (0) or LPS (1), found {named[:40]!r}")
+    columns = [name.strip() for name in settings.get("columns", "id,x,y,z").split(",")]
+    if not {"x", "y", "z"} <= set(columns):
+        raise InputError(f"expected columns named x, y and z, found {columns}")
+    where = [columns.index(name) for name in ("x", "y", "z")]
+    rows: dict[int, list[str]] = {}
+    for number, line in enumerate(lines):
+        if line.strip() and not line.startswith("#"):
+            rows[number] = _csv(line)[0]
+    points = [_point([row[i] for i in where if i < len(row)], f"line {n + 1}") for n, row in rows.items()]
+
+    def format_with(moved: Tensor) -> str:
+        result = list(lines)
+        for (number, row), point in zip(rows.items(), moved.tolist(), strict=True):
+            cells = list(row)
+            for i, value in zip(where, _texts(point), strict=True):
+                cells[i] = value
+            output = io.StringIO()
+            csv.writer(output, lineterminator="").writerow(cells)
+            result[number] = output.getvalue()
+        return "".join(f"{line}\n" for line in result)
+
+    return Landmarks(_tensor(points), spaces[named], format_with)
+
+
+def parse_markups(text: str) -> Landmarks:
+    """Markups of 3D Slicer 4.11 and later, JSON; points that were never placed are left alone.
+
+    Raises:
+        InputError: if it is not that, or in a unit other than millimeters.
+    """
+    try:
+        content: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"expected JSON, but it cannot be read: {error}") from error
+    groups = content.get("markups") if isinstance(content, dict) else None
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise InputError("expected a list 'markups' as 3D Slicer writes it")
+    systems = {str(group.get("coordinateSystem", "LPS")).upper() for group in groups} or {"LPS"}
+    if len(systems) != 1 or not systems <= {"RAS", "LPS"}:
+        raise InputError(f"expected one coordinate system, RAS or LPS, found {', '.join(sorted(systems))[:80]}")
+    for group in groups:
+        units = group.get("coordinateUnits", "mm")
+        if units not in ("mm", ["mm"] * 3):
+            raise InputError(f"expected coordinates in mm, found {str(units)[:40]!r}")
+    points = [_point(control["position"], f"point {n}") for n, control in enumerate(_controls(groups), start=1)]
+
+    def format_with(moved: Tensor) -> str:
+        result = copy.deepcopy(content)
+        for control, point in zip(_controls(result["markups"]), moved.tolist(), strict=True):
+            control["position"] = point
+        return json.dumps(result, indent=4, ensure_ascii=False) + "\n"
+
+    return Landmarks(_tensor(points), "RAS" if systems == {"RAS"} else "LPS", format_with)
+
+
+def _csv(text: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(io.StringIO(text, newline=None)))
+    except csv.Error as error:
+        raise InputError(f"expected text separated by commas, but it cannot be read: {error}") from error
+
+
+def _controls(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The control points that have a place."""
+    lists = [group.get("controlPoints") or [] for group in groups]
+    if not all(isinstance(controls, list) and all(isinstance(c, dict) for c in controls) for controls in lists):
+        raise InputError("expected 'controlPoints' as lists of objects")
+    controls: list[dict[str, Any]] = [control for controls in lists for control in controls]
+    placed = ("defined", "preview")
+    return [c for c in controls if c.get("position") is not None and c.get("positionStatus", "defined") in placed]
+
+
+def _point(cells: object, name: str) -> list[float]:
+    found = _numbers(cells) if isinstance(cells, list) and len(cells) == 3 else None
+    if found is None:
+        raise InputError(f"{name}: expected three finite numbers, found {str(cells)[:80]}")
+    return found
+
+
+def _numbers(cells: Sequence[object]) -> list[float] | None:
+    """Finite numbers, or none if there are others."""
+    try:
+        numbers = [float(cell) for cell in cells if isinstance(cell, str | int | float) and not isinstance(cell, bool)]
+    except (ValueError, OverflowError):
+        return None
+    return numbers if len(numbers) == len(cells) and all(math.isfinite(number) for number in numbers) else None
+
+
+def _texts(point: Sequence[float]) -> list[str]:
+    return [f"{value:.6f}" for value in point]
+
+
+def _tensor(points: list[list[float]]) -> Tensor:
+    return torch.tensor(points, dtype=torch.float64).reshape(-1, 3)
+
+
+_PARSERS: dict[str, Callable[[str], Landmarks]] = {
+    ".csv": parse_table,
+    ".fcsv": parse_fcsv,
+    ".mrk.json": parse_markups,
+}

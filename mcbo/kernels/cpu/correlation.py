@@ -1,0 +1,420 @@
+"""Cost volume and coupled argmin, compiled for the CPU: twins of ``cost_volume.cost_slabs`` and ``convex.coupled_argmin``.
+
+Costs are laid out ``(rows, w, blocks, K, 16)``: all candidates of 16 neighbors along axis 2 lie side by side, which is how the
+search reads them. Beside each slab lies the least cost of every line of candidates along axis 0. A coupled pass first adds the
+line's own part of the coupling to that minimum; if the sum is above what is already found, no candidate of the line can win,
+and its costs are not even read. That leaves out half to nine tenths of them and changes no result.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from mcbo.core.field import shape_of
+from mcbo.core.types import Features
+from mcbo.kernels.simd import (
+    LANES,
+    Floats,
+    aligned_floats,
+    aligned_zeros,
+    any_at_most,
+    compiled,
+    in_threads,
+    lesser,
+    load,
+    prefetch,
+    round_up,
+    settle,
+    slide_1,
+    slide_2,
+    slide_14,
+    slide_15,
+    spread,
+    squares_3,
+    squares_5,
+    squares_9,
+    store,
+    stream,
+    where_less,
+)
+from mcbo.steps.cost_volume import HALO, check_shapes
+
+STRIPE_FLOATS = 9 * 2**12
+"""What the box means of the columns need that are worked on together, so that it stays in a core's cache (144 KB).
+
+With 16 columns throughout, 128³ cells took 8 to 15 % longer (two cores, AMD EPYC, 2026-11-24)."""
+WINDOW = 2 * HALO + 1
+"""Width of the two box means together."""
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Costs of some rows.
+
+    Attributes:
+        cost: ``(rows, w, blocks, K, 16)``; lanes beyond the grid hold nothing of meaning.
+        line_minimum: ``(rows, w, blocks, (2R+1)², 16)``, the least cost of each line of candidates along axis 0; infinite
+            beyond the grid.
+        picked: ``(rows, w, blocks, 16)``, the candidate that was picked last, so that the next pass knows one that is good.
+        depth: of the grid; blocks · 16 or less.
+    """
+
+    cost: Floats
+    line_minimum: Floats
+    picked: NDArray[np.int32]
+    depth: int
+
+
+def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: int, keep: int) -> Iterator[Slab]:
+    """Twin of ``cost_volume.cost_slabs``; ``keep + 1`` slabs take turns, so that no memory is asked for twice."""
+    check_shapes(fixed, moving)
+    height, width, depth = shape_of(fixed)
+    side = 2 * search_radius + 1
+    blocks = round_up(depth) // LANES
+    fixed_lines = _lines(fixed, margin=0, length=round_up(depth))
+    moving_lines = _lines(moving, margin=search_radius, length=round_up(depth))
+    carried = aligned_floats(side * side, 2 * HALO, width, blocks, side, LANES)
+    weights = _window_weights(height) / 9, _window_weights(width) / 81
+    thickness = min(rows, height)
+    slabs = [_empty_slab(thickness, width, depth, search_radius) for _ in range(min(keep + 1, -(-height // rows)))]
+    done = 0
+    for turn, start in enumerate(range(0, height, rows)):
+        stop = min(start + rows, height)
+        reach = min(stop + HALO, height)
+        slab = slabs[turn % len(slabs)]
+        span = np.array([start, stop, done, reach])
+        in_threads(_fill_costs, side * side, fixed_lines, moving_lines, carried, slab.cost, *weights, span, side, depth)
+        in_threads(_fill_line_minima, (stop - start) * width, slab.cost, slab.line_minimum, depth)
+        slab.picked.fill(0)
+        done = reach
+        yield slab
+
+
+def as_slab(cost: Tensor) -> Slab:
+    """A whole cost volume ``(K, h, w, d)``, in the order of ``cost_volume.candidates``, as one slab."""
+    count, height, width, depth = cost.shape
+    blocks = round_up(depth) // LANES
+    side = round(count ** (1 / 3))
+    slab = _empty_slab(height, width, depth, (side - 1) // 2)
+    padded = functional.pad(cost, [0, blocks * LANES - depth])
+    torch.from_numpy(slab.cost).copy_(padded.view(count, height, width, blocks, LANES).permute(1, 2, 3, 0, 4))
+    in_threads(_fill_line_minima, height * width, slab.cost, slab.line_minimum, depth)
+    slab.picked.fill(0)
+    return slab
+
+
+def _empty_slab(rows: int, width: int, depth: int, search_radius: int) -> Slab:
+    side, blocks = 2 * search_radius + 1, round_up(depth) // LANES
+    return Slab(
+        cost=aligned_floats(rows, width, blocks, side**3, LANES),
+        line_minimum=aligned_floats(rows, width, blocks, side**2, LANES),
+        picked=np.empty((rows, width, blocks, LANES), dtype=np.int32),
+        depth=depth,
+    )
+
+
+def coupled_argmin(
+    slab: Slab, displacement: Tensor | None, *, first: int, last: int, search_radius: int, coupling_weight: float
+) -> Tensor:
+    """Twin of ``convex.coupled_argmin``."""
+    width = slab.cost.shape[1]
+    picked = torch.empty((3, last - first, width, slab.depth))
+    minima, costs, numbers = slab.line_minimum[first:last], slab.cost[first:last], slab.picked[first:last]
+    lines = (last - first) * width
+    if displacement is None:
+        in_threads(_pick, lines, costs, minima, numbers, picked.numpy(), search_radius)
+    else:
+        u = displacement.contiguous().numpy()
+        weight = np.float32(coupling_weight)
+        in_threads(_pick_coupled, lines, costs, minima, u, weight, numbers, picked.numpy(), search_radius)
+    return picked
+
+
+def _lines(features: Features, *, margin: int, length: int) -> Floats:
+    """``(1, C, h, w, d)`` features as ``(h, w, C, length)`` and a margin around h, w and length; zero where there are none.
+
+    With a margin, lines are made longer, so that each begins on a cache line and ``squares`` may read on.
+    """
+    _, channels, height, width, depth = features.shape
+    longer = round_up(length + 2 * margin) + LANES if margin else length
+    lines = aligned_floats(height + 2 * margin, width + 2 * margin, channels, longer)
+    lines.fill(0)
+    inside = torch.from_numpy(lines)[margin : margin + height, margin : margin + width, :, margin : margin + depth]
+    inside.copy_(features[0].permute(1, 2, 0, 3))
+    return lines
+
+
+def _window_weights(length: int) -> Floats:
+    """What the five cells around each cell count in two zero-padded box sums of three, ``(length, 5)``."""
+    weights = np.tile(np.array([1, 2, 3, 2, 1], dtype=np.float32), (length, 1))
+    weights[0, HALO] -= 1  # the first sum is not taken outside, so at either end one of the three is missing
+    weights[-1, HALO] -= 1
+    offset = np.arange(length)[:, None] + np.arange(-HALO, HALO + 1)
+    return np.where((offset >= 0) & (offset < length), weights, np.float32(0))
+
+
+@compiled
+def _fill_costs(
+    fixed: Floats,
+    moving: Floats,
+    carried: Floats,
+    cost: Floats,
+    row_weights: Floats,
+    column_weights: Floats,
+    span: Floats,
+    side: int,
+    depth: int,
+    first: int,
+    last: int,
+) -> None:
+    """Costs of rows ``[start, stop)`` for the lines ``[first, last)`` of candidates along axis 2.
+
+    ``span`` is ``(start, stop, done, reach)``: rows below ``done`` have been summed along axes 1 and 2 before, and the last of
+    them are in ``carried``; rows from ``done`` to ``reach`` are to be summed now.
+    """
+    start, stop, done, reach = span
+    _, width, channels, length = fixed.shape
+    moving_width, moving_length = moving.shape[1], moving.shape[3]
+    blocks = length // LANES
+    size = blocks * side * LANES  # floats of a line of cells with all candidates along axis 2
+    raw_length = length + 2 * LANES  # zeros before and after
+    raw = aligned_zeros((side + 2) * raw_length).reshape((side + 2, raw_length))
+    columns = aligned_zeros((reach - done) * WINDOW * size).reshape((reach - done, WINDOW, size))
+    flat = columns.reshape(-1)
+    last_lane = (depth - 1) // LANES * side * LANES + (depth - 1) % LANES
+    stripe = max(2, STRIPE_FLOATS // ((stop - start + 2 * HALO) * size))
+    step = stripe * size
+    summed = aligned_zeros((stop - start + 2 * HALO) * step)  # from row start − HALO on
+    two, three = spread(2.0), spread(3.0)
+    for pair in range(first, last):
+        c0, c1 = pair % side, pair // side
+        columns[:] = 0
+        for low in range(0, width, stripe):
+            high = min(low + stripe, width)
+            for i in range(max(start - HALO, 0), done):
+                there = ((pair * 2 * HALO + i % (2 * HALO)) * width + low) * size
+                here = (i - start + HALO) * step
+                for z in range(0, (high - low) * size, LANES):
+                    store(summed, here + z, load(carried, there + z))
+            for i in range(done, reach):
+                ring = (i - done) * WINDOW * size
+                for j in range(low + HALO if low else 0, high + HALO):
+                    column = ring + (j % WINDOW) * size
+                    if j < width:
+                        # Squared differences of a line of cells with all candidates along axis 2.
+                        f = (i * width + j) * channels * length
+                        m = ((i + c0) * moving_width + j + c1) * channels * moving_length
+                        for z in range(0, length, LANES):
+                            c2 = 0
+                            while c2 < side:
+                                fz, mz, at = f + z, m + z + c2, c2 * raw_length + LANES + z
+                                if side - c2 >= 9:
+                                    squares_9(fixed, fz, length, moving, mz, moving_length, channels, raw, at, raw_length)
+                                    c2 += 9
+                                elif side - c2 >= 5:
+                                    squares_5(fixed, fz, length, moving, mz, moving_length, channels, raw, at, raw_length)
+                                    c2 += 5
+                                else:
+                                    squares_3(fixed, fz, length, moving, mz, moving_length, channels, raw, at, raw_length)
+                                    c2 += 3
+                        # Box sums along axis 2.
+                        for c2 in range(side):
+                            z = c2 * raw_length + LANES
+                            if depth < length:
+                                for k in range(HALO):
+                                    raw[c2, LANES + depth + k] = 0.0
+                            before, now = spread(0.0), load(raw, z)
+                            for block in range(blocks):
+                                after = load(raw, z + (block + 1) * LANES)
+                                one = slide_14(before, now) + slide_2(now, after)
+                                one = one + two * (slide_15(before, now) + slide_1(now, after)) + three * now
+                                store(columns, column + (block * side + c2) * LANES, one)
+                                before, now = now, after
+                            flat[column + c2 * LANES] -= raw[c2, LANES]
+                            flat[column + c2 * LANES + last_lane] -= raw[c2, LANES + depth - 1]
+                    else:
+                        columns[i - done, j % WINDOW] = 0.0
+                    # Box sums along axis 1, of the column that now has both its neighbors.
+                    if j >= low + HALO:
+                        w0 = spread(column_weights[j - HALO, 0])
+                        w1 = spread(column_weights[j - HALO, 1])
+                        w2 = spread(column_weights[j - HALO, 2])
+                        w3 = spread(column_weights[j - HALO, 3])
+                        w4 = spread(column_weights[j - HALO, 4])
+                        k0 = ring + ((j + 1) % WINDOW) * size
+                        k1 = ring + ((j + 2) % WINDOW) * size
+                        k2 = ring + ((j + 3) % WINDOW) * size
+                        k3 = ring + ((j + 4) % WINDOW) * size
+                        here = (i - start + HALO) * step + (j - HALO - low) * size
+                        for z in range(0, size, LANES):
+                            one = w0 * load(columns, k0 + z) + w1 * load(columns, k1 + z) + w2 * load(columns, k2 + z)
+                            one = one + w3 * load(columns, k3 + z) + w4 * load(columns, column + z)
+                            store(summed, here + z, one)
+            # Box sums along axis 0.
+            for i in range(start, stop):
+                w0 = spread(row_weights[i, 0])
+                w1 = spread(row_weights[i, 1])
+                w2 = spread(row_weights[i, 2])
+                w3 = spread(row_weights[i, 3])
+                w4 = spread(row_weights[i, 4])
+                for j in range(low, high):
+                    for block in range(blocks):
+                        z = (i - start) * step + ((j - low) * blocks + block) * side * LANES
+                        to = ((((i - start) * width + j) * blocks + block) * side**3 + c1 * side + c0) * LANES
+                        for _ in range(side):
+                            one = w0 * load(summed, z) + w1 * load(summed, z + step) + w2 * load(summed, z + 2 * step)
+                            one = one + w3 * load(summed, z + 3 * step) + w4 * load(summed, z + 4 * step)
+                            stream(cost, to, one)
+                            z += LANES
+                            to += side * side * LANES
+            for i in range(max(stop - HALO, 0), reach):
+                there = ((pair * 2 * HALO + i % (2 * HALO)) * width + low) * size
+                here = (i - start + HALO) * step
+                for z in range(0, (high - low) * size, LANES):
+                    store(carried, there + z, load(summed, here + z))
+    settle()
+
+
+@compiled
+def _fill_line_minima(cost: Floats, minima: Floats, depth: int, first: int, last: int) -> None:
+    """The least cost of every line of candidates along axis 0, for the lines of cells ``[first, last)``."""
+    width, blocks = cost.shape[1], cost.shape[2]
+    lines = minima.shape[3]
+    side = cost.shape[3] // lines
+    for line in range(first, last):
+        for block in range(blocks):
+            at = (line * blocks + block) * lines
+            for candidates in range(at, at + lines):
+                least = load(cost, candidates * side * LANES)
+                for c0 in range(1, side):
+                    least = lesser(load(cost, (candidates * side + c0) * LANES), least)
+                store(minima, candidates * LANES, least)
+        for lane in range(depth - (blocks - 1) * LANES, LANES):
+            for candidates in range(lines):
+                minima[line // width, line % width, blocks - 1, candidates, lane] = np.inf
+
+
+@compiled
+def _pick(cost: Floats, minima: Floats, numbers: Floats, picked: Floats, search_radius: int, first: int, last: int) -> None:
+    """The cheapest candidate of each cell, of equals the first, for the lines of cells ``[first, last)``."""
+    width, blocks = cost.shape[1], cost.shape[2]
+    side = 2 * search_radius + 1
+    least = np.empty(LANES, np.float32)
+    where = np.empty(LANES, np.float32)
+    for line in range(first, last):
+        i, j = line // width, line % width
+        for block in range(blocks):
+            at = (line * blocks + block) * side * side * LANES
+            best, best_line, number = spread(np.inf), spread(0.0), 0
+            for candidates in range(side * side):
+                minimum = load(minima, at + candidates * LANES)
+                best_line = where_less(minimum, best, spread(candidates), best_line)
+                best = lesser(minimum, best)
+            store(least, 0, best)
+            store(where, 0, best_line)
+            for lane in range(min(LANES, picked.shape[3] - block * LANES)):
+                number = int(where[lane])
+                c0 = 0
+                while c0 < side - 1 and cost[i, j, block, number * side + c0, lane] != least[lane]:
+                    c0 += 1
+                numbers[i, j, block, lane] = number * side + c0
+                z = block * LANES + lane
+                picked[0, i, j, z] = c0 - search_radius
+                picked[1, i, j, z] = number % side - search_radius
+                picked[2, i, j, z] = number // side - search_radius
+
+
+@compiled
+def _pick_coupled(
+    cost: Floats,
+    minima: Floats,
+    displacement: Floats,
+    weight: float,
+    numbers: Floats,
+    picked: Floats,
+    search_radius: int,
+    first: int,
+    last: int,
+) -> None:
+    """The candidate c of least cost + w·|c − u|², of equals the first, for the lines of cells ``[first, last)``."""
+    width, blocks, depth = cost.shape[1], cost.shape[2], picked.shape[3]
+    side = 2 * search_radius + 1
+    u = np.zeros((3, LANES), np.float32)
+    apart = np.zeros((3, side, LANES), np.float32)  # w·(c − u)² per axis
+    where = np.empty(LANES, np.float32)
+    known = np.zeros(LANES, np.float32)
+    heavy = spread(weight)
+    hopeful = np.empty(side * side, np.int64)
+    all_numbers = numbers.reshape(-1)
+    for line in range(first, last):
+        i, j = line // width, line % width
+        for block in range(blocks):
+            count = min(LANES, depth - block * LANES)
+            for axis in range(3):
+                for lane in range(count):
+                    u[axis, lane] = displacement[axis, i, j, block * LANES + lane]
+                for c in range(side):
+                    difference = spread(c - search_radius) - load(u, axis * LANES)
+                    store(apart, (axis * side + c) * LANES, heavy * (difference * difference))
+            at = (line * blocks + block) * side * side
+            # What was picked last bounds what is best now, so that most lines of candidates need not be looked into.
+            for lane in range(count):
+                number = numbers[i, j, block, lane]
+                c0, c1, c2 = number % side, number // side % side, number // (side * side)
+                known[lane] = cost[i, j, block, number, lane] + apart[0, c0, lane] + apart[1, c1, lane] + apart[2, c2, lane]
+            bound = load(known, 0)
+            number, hopes = 0, 0
+            for c2 in range(side):
+                apart_2 = load(apart, (2 * side + c2) * LANES)
+                for c1 in range(side):
+                    apart_1 = load(apart, (side + c1) * LANES)
+                    # Not summed in another order than below: rounding must not push the minimum above the line's best.
+                    if any_at_most(load(minima, (at + number) * LANES) + apart_1 + apart_2, bound):
+                        hopeful[hopes] = number
+                        hopes += 1
+                        for c0 in range(side):
+                            prefetch(cost, ((at + number) * side + c0) * LANES)
+                    number += 1
+            # What bounds the next cells lies far apart: asked for now, it is there in time.
+            following = line * blocks + block + 1
+            if following < last * blocks:
+                for lane in range(LANES):
+                    prefetch(cost, (following * side**3 + all_numbers[following * LANES + lane]) * LANES)
+            best, best_line, best_c0 = spread(np.inf), spread(0.0), spread(0.0)
+            for hope in range(hopes):
+                number = hopeful[hope]
+                apart_1 = load(apart, (side + number % side) * LANES)
+                apart_2 = load(apart, (2 * side + number // side) * LANES)
+                if any_at_most(load(minima, (at + number) * LANES) + apart_1 + apart_2, bound):
+                    least, least_c0 = _least_of_line(cost, apart, (at + number) * side * LANES, side)
+                    least = least + apart_1 + apart_2
+                    best_c0 = where_less(least, best, least_c0, best_c0)
+                    best_line = where_less(least, best, spread(number), best_line)
+                    best = lesser(least, best)
+                    bound = lesser(least, bound)
+            store(where, 0, best_line)
+            store(known, 0, best_c0)
+            for lane in range(count):
+                number, c0 = int(where[lane]), int(known[lane])
+                numbers[i, j, block, lane] = number * side + c0
+                z = block * LANES + lane
+                picked[0, i, j, z] = c0 - search_radius
+                picked[1, i, j, z] = number % side - search_radius
+                picked[2, i, j, z] = number // side - search_radius
+
+
+@compiled
+def _least_of_line(cost: Floats, apart: Floats, at: int, side: int) -> Any:
+    """Per lane, the least cost + w·(c₀ − u₀)² of a line of candidates along axis 0, and the number of the first that has it."""
+    least, least_c0 = load(cost, at) + load(apart, 0), spread(0.0)
+    for c0 in range(1, side):
+        one = load(cost, at + c0 * LANES) + load(apart, c0 * LANES)
+        least_c0 = where_less(one, least, spread(c0), least_c0)
+        least = lesser(one, least)
+    return least, least_c0

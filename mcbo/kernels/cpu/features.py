@@ -1,0 +1,133 @@
+"""MIND-SSC, compiled for the CPU: twin of ``mind.mind_ssc``."""
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from mcbo.core.field import shape_of
+from mcbo.core.types import Features, Volume
+from mcbo.kernels.simd import LANES, Floats, aligned_floats, compiled, in_threads, lesser, load, round_up, spread, store, total
+from mcbo.steps.mind import PAIRS, VARIANCE_RANGE, scale_to_one
+
+_PAIRS = np.array(PAIRS)
+
+
+def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
+    """Twin of ``mind.mind_ssc``."""
+    padded = functional.pad(scale_to_one(volume), [dilation] * 6, mode="replicate")[0, 0]
+    height, width, depth = shape_of(volume)
+    # The longest reach of a vector load beyond the last row, and so of a store beyond the last row of features.
+    spare = round_up(depth) + LANES
+    image = aligned_floats(padded.numel() + spare)
+    image[: padded.numel()] = padded.numpy().ravel()
+    image[padded.numel() :] = 0
+    shape = np.array([height, width, depth])
+    features = aligned_floats(len(PAIRS), height, width, depth)
+    flat = features.reshape(len(PAIRS), -1)
+    sums = np.zeros(height)
+    variance = aligned_floats(height * width * depth)
+    in_threads(_fill_distances, height, image, flat, variance, sums, shape, _PAIRS, radius, dilation)
+    mean = float(sums.sum()) / variance.size
+    low, high = (np.float32(bound * mean) for bound in VARIANCE_RANGE)
+    in_threads(_normalize, variance.size, flat, variance, low, high)
+    return torch.from_numpy(features).exp_().unsqueeze(0)
+
+
+@compiled
+def _fill_distances(
+    image: Floats,
+    features: Floats,
+    variance: Floats,
+    sums: Floats,
+    shape: Floats,
+    pairs: Floats,
+    radius: int,
+    dilation: int,
+    first: int,
+    last: int,
+) -> None:
+    """Patch distances less their minimum over channels, their mean over channels and its sum: rows ``[first, last)``."""
+    height, width, depth = shape
+    channels = len(pairs)
+    padded_width, padded_depth = width + 2 * dilation, depth + 2 * dilation
+    length = (depth + LANES - 1) // LANES * LANES
+    pitch = length + 2 * radius + LANES
+    size = 2 * radius + 1
+    scale = spread(1.0 / size**3)
+    line = np.zeros(pitch, np.float32)
+    plane = np.zeros((width, length), np.float32)
+    ring = np.zeros((channels, size, width, length), np.float32)  # sums over axes 1 and 2 of the rows around
+    block = np.zeros((channels, length), np.float32)
+    ready = first - radius
+    for i in range(first, last):
+        while ready <= i + radius:
+            if 0 <= ready < height:
+                for channel in range(channels):
+                    a, b = pairs[channel, 0], pairs[channel, 1]
+                    from_a = ((ready + dilation * (1 + a[0])) * padded_width + dilation * (1 + a[1])) * padded_depth
+                    from_b = ((ready + dilation * (1 + b[0])) * padded_width + dilation * (1 + b[1])) * padded_depth
+                    from_a += dilation * (1 + a[2])
+                    from_b += dilation * (1 + b[2])
+                    for j in range(width):
+                        for z in range(0, length, LANES):
+                            difference = load(image, from_a + j * padded_depth + z) - load(image, from_b + j * padded_depth + z)
+                            store(line, radius + z, difference * difference)
+                        for z in range(radius):
+                            line[z] = line[radius]
+                            line[radius + depth + z] = line[radius + depth - 1]
+                        for z in range(0, length, LANES):
+                            one = load(line, z)
+                            for step in range(1, size):
+                                one = one + load(line, z + step)
+                            store(plane, j * length + z, one)
+                    base = (channel * size + ready % size) * width * length
+                    for j in range(width):
+                        for z in range(0, length, LANES):
+                            one = spread(0.0)
+                            for step in range(-radius, radius + 1):
+                                one = one + load(plane, min(max(j + step, 0), width - 1) * length + z)
+                            store(ring, base + j * length + z, one)
+            ready += 1
+        amount = 0.0
+        for j in range(width):
+            for z in range(0, length, LANES):
+                least = spread(np.inf)
+                mean = spread(0.0)
+                for channel in range(channels):
+                    one = spread(0.0)
+                    for step in range(-radius, radius + 1):
+                        row = min(max(i + step, 0), height - 1) % size
+                        one = one + load(ring, ((channel * size + row) * width + j) * length + z)
+                    one = one * scale
+                    store(block, channel * length + z, one)
+                    least = lesser(one, least)
+                for channel in range(channels):
+                    one = load(block, channel * length + z) - least
+                    store(block, channel * length + z, one)
+                    mean = mean + one
+                store(line, z, mean * spread(1.0 / channels))
+            at = (i * width + j) * depth
+            whole = depth // LANES * LANES
+            for z in range(0, whole, LANES):
+                mean = load(line, z)
+                store(variance, at + z, mean)
+                amount += total(mean)
+                for channel in range(channels):
+                    store(features, channel * height * width * depth + at + z, load(block, channel * length + z))
+            for z in range(whole, depth):
+                variance[at + z] = line[z]
+                amount += line[z]
+                for channel in range(channels):
+                    features[channel, at + z] = block[channel, z]
+        sums[i] = amount
+
+
+@compiled
+def _normalize(features: Floats, variance: Floats, low: float, high: float, first: int, last: int) -> None:
+    """Distances over their clamped variance, negative, of the voxels ``[first, last)``."""
+    for channel in range(features.shape[0]):
+        row = features[channel]
+        for z in range(first, last):
+            clamped = min(max(variance[z], low), high)
+            # Only an image that is constant all over has a variance of zero; then 0/1 gives features of exp(0) = 1, not NaN.
+            row[z] = -row[z] / (clamped if clamped > 0 else np.float32(1))

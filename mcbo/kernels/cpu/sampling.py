@@ -1,0 +1,155 @@
+"""Sampling along displacements, compiled for the CPU: twins of ``consistency.make_consistent`` and ``adam.gradient_of``.
+
+Sampling is trilinear with zeros outside, as ``field.warp`` does it.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from mcbo.core.field import shape_of, stretch_factors
+from mcbo.core.types import Displacement, Features
+from mcbo.kernels.simd import LANES, Floats, aligned_floats, compiled, in_threads, load, peek, spread, store, total
+
+
+def make_consistent(
+    forward: Displacement, backward: Displacement, *, rounds: int, stretch: bool
+) -> tuple[Displacement, Displacement]:
+    """Twin of ``consistency.make_consistent``."""
+    factors = np.array(stretch_factors(shape_of(forward)) if stretch else (1.0, 1.0, 1.0), dtype=np.float32)
+    f, b = forward[0].contiguous().numpy(), backward[0].contiguous().numpy()
+    next_f, next_b = (aligned_floats(*f.shape) for _ in range(2))
+    for turn in range(rounds):
+        in_threads(_half_step, 2 * f.shape[1], f, b, next_f, next_b, factors)
+        if turn == 0:  # the arguments are not ours to write to
+            f, b = (aligned_floats(*f.shape) for _ in range(2))
+        f, b, next_f, next_b = next_f, next_b, f, b
+    return torch.from_numpy(f)[None], torch.from_numpy(b)[None]
+
+
+def gradient_of(fixed: Features, moving: Features, *, stretch: bool) -> Callable[[Displacement], Displacement]:
+    """Twin of ``adam.gradient_of``. Up to 16 channels."""
+    fixed_cells, moving_cells = _channels_last(fixed), _channels_last(moving)
+    shape = shape_of(fixed)
+    factors = np.array(stretch_factors(shape) if stretch else (1.0, 1.0, 1.0), dtype=np.float32)
+    scale = 2.0 / (shape[0] * shape[1] * shape[2])
+
+    def gradient(displacement: Displacement) -> Displacement:
+        u = displacement.detach()[0].contiguous().numpy()
+        result = torch.empty_like(displacement, memory_format=torch.contiguous_format)
+        in_threads(_fill_gradient, shape[0], fixed_cells, moving_cells, u, factors, np.float32(scale), result[0].numpy())
+        return result
+
+    return gradient
+
+
+def _channels_last(features: Features) -> Floats:
+    """``(1, C, h, w, d)`` features as ``(h, w, d, 16)``, filled with zeros."""
+    channels = features.shape[1]
+    cells = aligned_floats(*shape_of(features), LANES)
+    view = torch.from_numpy(cells)
+    view[..., :channels] = features[0].movedim(0, -1)
+    view[..., channels:] = 0
+    return cells
+
+
+@compiled
+def _half_step(
+    forward: Floats, backward: Floats, next_forward: Floats, next_backward: Floats, factors: Floats, first: int, last: int
+) -> None:
+    """One round of the update; the rows of the forward displacement come first, then those of the backward one."""
+    height = forward.shape[1]
+    for row in range(first, last):
+        if row < height:
+            _half_step_of_row(forward, backward, next_forward, factors, row)
+        else:
+            _half_step_of_row(backward, forward, next_backward, factors, row - height)
+
+
+@compiled
+def _half_step_of_row(ours: Floats, theirs: Floats, result: Floats, factors: Floats, i: int) -> None:
+    """½(ours − theirs∘(id + ours)) on a row of axis 0."""
+    _, height, width, depth = ours.shape
+    half = np.float32(0.5)
+    for j in range(width):
+        for k in range(depth):
+            u0, u1, u2 = ours[0, i, j, k], ours[1, i, j, k], ours[2, i, j, k]
+            x0, x1, x2 = i + u0 * factors[0], j + u1 * factors[1], k + u2 * factors[2]
+            i0, j0, k0 = int(np.floor(x0)), int(np.floor(x1)), int(np.floor(x2))
+            b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
+            a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
+            if 0 <= i0 < height - 1 and 0 <= j0 < width - 1 and 0 <= k0 < depth - 1:
+                w00, w01, w10, w11 = a0 * a1, a0 * b1, b0 * a1, b0 * b1
+                near = (i0 * width + j0) * depth + k0
+                far = near + width * depth
+                for axis in range(3):
+                    here = w00 * (a2 * peek(theirs, near) + b2 * peek(theirs, near + 1))
+                    here += w01 * (a2 * peek(theirs, near + depth) + b2 * peek(theirs, near + depth + 1))
+                    here += w10 * (a2 * peek(theirs, far) + b2 * peek(theirs, far + 1))
+                    here += w11 * (a2 * peek(theirs, far + depth) + b2 * peek(theirs, far + depth + 1))
+                    result[axis, i, j, k] = half * (ours[axis, i, j, k] - here)
+                    near += height * width * depth
+                    far += height * width * depth
+            else:
+                for axis in range(3):
+                    here = np.float32(0)
+                    for corner in range(8):
+                        p, q, r = i0 + (corner >> 2), j0 + (corner >> 1 & 1), k0 + (corner & 1)
+                        if 0 <= p < height and 0 <= q < width and 0 <= r < depth:
+                            weight = (b0 if corner & 4 else a0) * (b1 if corner & 2 else a1) * (b2 if corner & 1 else a2)
+                            here += weight * theirs[axis, p, q, r]
+                    result[axis, i, j, k] = half * (ours[axis, i, j, k] - here)
+
+
+@compiled
+def _fill_gradient(
+    fixed: Floats, moving: Floats, displacement: Floats, factors: Floats, scale: float, result: Floats, first: int, last: int
+) -> None:
+    """Gradient with respect to u of the mean over cells of Σ over channels (M(p + u) − F(p))²: rows ``[first, last)``."""
+    height, width, depth, _ = fixed.shape
+    corners = np.zeros((8, LANES), np.float32)
+    for i in range(first, last):
+        for j in range(width):
+            for k in range(depth):
+                x0 = i + displacement[0, i, j, k] * factors[0]
+                x1 = j + displacement[1, i, j, k] * factors[1]
+                x2 = k + displacement[2, i, j, k] * factors[2]
+                i0, j0, k0 = int(np.floor(x0)), int(np.floor(x1)), int(np.floor(x2))
+                b0, b1, b2 = spread(x0 - np.float32(i0)), spread(x1 - np.float32(j0)), spread(x2 - np.float32(k0))
+                if 0 <= i0 < height - 1 and 0 <= j0 < width - 1 and 0 <= k0 < depth - 1:
+                    at = ((i0 * width + j0) * depth + k0) * LANES
+                    m000, m001 = load(moving, at), load(moving, at + LANES)
+                    at += depth * LANES
+                    m010, m011 = load(moving, at), load(moving, at + LANES)
+                    at += (width - 1) * depth * LANES
+                    m100, m101 = load(moving, at), load(moving, at + LANES)
+                    at += depth * LANES
+                    m110, m111 = load(moving, at), load(moving, at + LANES)
+                else:
+                    for corner in range(8):
+                        p, q, r = i0 + (corner >> 2), j0 + (corner >> 1 & 1), k0 + (corner & 1)
+                        if 0 <= p < height and 0 <= q < width and 0 <= r < depth:
+                            store(corners, corner * LANES, load(moving, ((p * width + q) * depth + r) * LANES))
+                        else:
+                            store(corners, corner * LANES, spread(0.0))
+                    m000, m001, m010, m011 = load(corners, 0), load(corners, 16), load(corners, 32), load(corners, 48)
+                    m100, m101, m110, m111 = load(corners, 64), load(corners, 80), load(corners, 96), load(corners, 112)
+                # Interpolated along axis 2, then 1, then 0; the slopes of each axis on the way.
+                m00, m01, m10, m11 = (
+                    m000 + b2 * (m001 - m000),
+                    m010 + b2 * (m011 - m010),
+                    m100 + b2 * (m101 - m100),
+                    m110 + b2 * (m111 - m110),
+                )
+                m0, m1 = m00 + b1 * (m01 - m00), m10 + b1 * (m11 - m10)
+                error = m0 + b0 * (m1 - m0) - load(fixed, ((i * width + j) * depth + k) * LANES)
+                slope_0 = m1 - m0
+                s0, s1 = m01 - m00, m11 - m10
+                slope_1 = s0 + b0 * (s1 - s0)
+                s00, s01, s10, s11 = m001 - m000, m011 - m010, m101 - m100, m111 - m110
+                s0, s1 = s00 + b1 * (s01 - s00), s10 + b1 * (s11 - s10)
+                slope_2 = s0 + b0 * (s1 - s0)
+                result[0, i, j, k] = scale * factors[0] * total(error * slope_0)
+                result[1, i, j, k] = scale * factors[1] * total(error * slope_1)
+                result[2, i, j, k] = scale * factors[2] * total(error * slope_2)

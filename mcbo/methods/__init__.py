@@ -1,0 +1,1 @@
+"""A method: its settings and the order of its steps."""

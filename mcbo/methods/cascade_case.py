@@ -1,0 +1,137 @@
+"""A case as the stages of the cascade see it: images, masks and features within the box that is worked on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mcbo.core.field import sample, shape_of
+from mcbo.core.timing import StageTimer
+from mcbo.core.types import Displacement, Features, Kernels, Mask, Masks, Shape, Triple, Volume
+from mcbo.geometry import cells, rigid
+from mcbo.geometry.mask import bounding_box, fill_outside
+from mcbo.methods.config import Cascade
+from mcbo.steps.gauss_newton import Modality
+
+WEIGHT_FLOOR = 1e-3
+"""Weight of unknown voxels in the means of cells: nothing beside known ones, but a cell without any has a mean all the same."""
+
+
+@dataclass
+class CascadeCase:
+    """A case within the box that is worked on, and what is known of its motion.
+
+    Attributes:
+        fixed: ``(1, 1, h, w, d)``, filled beyond its mask.
+        mask: of the fixed image, of the same shape.
+        movings: whole moving images, filled beyond their masks.
+        masks: of the moving images.
+        offset: where the box begins in the whole volume, voxels.
+        spacing_mm: voxel size along axes 0, 1, 2.
+        whole_mask: of the whole fixed image.
+        kernels: the hot steps.
+        timer: told of every stage.
+        share: of the case that a stage is, for the progress shown.
+        motion: the rigid motion so far.
+    """
+
+    fixed: Volume
+    mask: Mask
+    movings: Sequence[Volume]
+    masks: Sequence[Mask]
+    offset: Shape
+    spacing_mm: Triple
+    whole_mask: Mask
+    kernels: Kernels
+    timer: StageTimer
+    share: float
+    motion: rigid.Rigid = field(default_factory=rigid.identity)
+    _features: dict[tuple[int, int], Features] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> Shape:
+        return shape_of(self.fixed)
+
+    def rigid_displacement(self) -> Displacement:
+        """The motion so far, ``(1, 3, h, w, d)`` voxels."""
+        return rigid.to_displacement(self.motion, self.shape, offset=self.offset, spacing_mm=self.spacing_mm, like=self.fixed)
+
+    def fixed_features(self, radius: int, dilation: int) -> Features:
+        """Features of the fixed image; those of the last radius and dilation are kept."""
+        if (radius, dilation) not in self._features:
+            self._features.clear()
+            with self.timer.stage("features"):
+                self._features[radius, dilation] = self.kernels.mind_ssc(self.fixed, radius=radius, dilation=dilation)
+        return self._features[radius, dilation]
+
+    def on_grid(self, displacement: Displacement, *, spacing: int, radius: int, dilation: int) -> "OnGrid":
+        """Features of the fixed and of the warped moving images on a grid of cells."""
+        fixed = self.fixed_features(radius, dilation)
+        with self.timer.stage("features"):
+            pooled, known = _pool(fixed, self.mask, spacing)
+        modalities = [
+            self._modality(moving, mask, displacement, spacing=spacing, radius=radius, dilation=dilation)
+            for moving, mask in zip(self.movings, self.masks, strict=True)
+        ]
+        return OnGrid(pooled, known, modalities)
+
+    def _modality(
+        self, moving: Volume, mask: Mask, displacement: Displacement, *, spacing: int, radius: int, dilation: int
+    ) -> Modality:
+        with self.timer.stage("features"):
+            warped = sample(moving, displacement, offset=self.offset, outside="border")
+            seen = sample(mask.to(moving.dtype), displacement, offset=self.offset, outside="zeros") > 0.5
+            return Modality(*_pool(self.kernels.mind_ssc(warped, radius=radius, dilation=dilation), seen, spacing))
+
+
+@dataclass(frozen=True)
+class OnGrid:
+    """What a stage works on: features of cells, and how much of each cell is known."""
+
+    fixed: Features
+    known: Tensor
+    modalities: list[Modality]
+
+    def joint(self) -> tuple[Features, Features, Tensor, Tensor]:
+        """All modalities as channels of one: fixed and moving features, and what is known of either."""
+        fixed = self.fixed.repeat(1, len(self.modalities), 1, 1, 1)
+        moving = torch.cat([m.features for m in self.modalities], dim=1)
+        return fixed, moving, self.known, torch.stack([m.known for m in self.modalities]).amin(dim=0)
+
+
+def prepare(
+    fixed: Volume,
+    movings: Sequence[Volume],
+    known: Masks,
+    *,
+    spacing_mm: Triple,
+    config: Cascade,
+    kernels: Kernels,
+    timer: StageTimer,
+    share: float,
+) -> CascadeCase:
+    """Fills the images beyond their masks, and cuts out the box that is worked on."""
+    reach = config.feature_reach
+    mask, masks = known.fixed, known.movings
+    box = bounding_box(mask, margin=config.margin)
+    index = (slice(None), slice(None), *box)
+    return CascadeCase(
+        fixed=fill_outside(fixed[index], mask[index], reach=reach),
+        mask=mask[index].contiguous(),
+        movings=[fill_outside(moving, m, reach=reach) for moving, m in zip(movings, masks, strict=True)],
+        masks=masks,
+        offset=(box[0].start, box[1].start, box[2].start),
+        spacing_mm=spacing_mm,
+        whole_mask=mask,
+        kernels=kernels,
+        timer=timer,
+        share=share,
+    )
+
+
+def _pool(features: Features, mask: Mask, spacing: int) -> tuple[Features, Tensor]:
+    """Means over the known part of each cell, and how much of it is known."""
+    known = mask.to(features.dtype)
+    means, _ = cells.pool(features, known + WEIGHT_FLOOR, spacing)
+    return means, (cells.pool_sums(known, spacing) / spacing**3).clamp(max=1)

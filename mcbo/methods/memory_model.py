@@ -1,0 +1,245 @@
+"""The memory model: how much the tensors of a case need, and how thick the cost slabs may be within a budget.
+
+The whole cost volume of a 256³ pair at full resolution would take 46 GiB. ``convex.solve`` holds a few slabs of it at a time;
+everything else is counted here per voxel. A test counts the bytes of all tensors of a run of the torch reference and compares.
+A process adds what Python and its libraries take (0.4 GB) and, on the CPU, what lies between tensors and what is kept free
+for the next ones: up to 1.6 GB in all were seen at 256³.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mcbo.core.errors import MemoryBudgetError
+from mcbo.core.field import format_shape
+from mcbo.core.types import Kernels, Shape
+from mcbo.methods.config import Cascade, Config, DeformStage, Level, Preset, SearchStage, check_size, fit_to_shape
+from mcbo.steps.convex import slabs_behind
+from mcbo.steps.cost_volume import HALO
+
+FLOAT_BYTES = 4
+PROCESS_GB = (0.4, 1.6)
+"""What a process takes beside its tensors, least and most, as above."""
+FEATURE_CHANNELS = 12
+MAX_SLAB_CELLS = 2**16
+"""Thicker slabs leave the processor's caches. Seconds for R = 4 on two cores (AMD EPYC, 2026-11-23, medians of 3):
+64×60×68 cells with 16, 8, 4, 2 rows 2.35, 2.51, 2.82, 3.45; 40×128×128 cells 7.96, 7.16, 5.61, 6.29."""
+SMALL_ROW_CELLS = 2**12
+"""Two solves run at a time only if their rows have no more cells. Seconds for both, R = 4, in turn and at a time, on two cores
+(AMD EPYC, 2026-11-24): 32³ cells 0.076, 0.057; 64³ 0.58, 0.55; 128³ 4.8, 5.2."""
+
+
+@dataclass(frozen=True)
+class Slabs:
+    """How the two solves of a level share the memory.
+
+    Attributes:
+        rows: of a slab.
+        at_once: solves that run at a time, 1 or 2.
+        lanes: cells along axis 2 are filled up to multiples of it.
+    """
+
+    rows: int
+    at_once: int = 1
+    lanes: int = 1
+
+
+def held_bytes(shape: Shape, *, movings: int) -> int:
+    """Bytes that a case holds throughout.
+
+    Per voxel: an image and 12 features for the fixed and every moving image, a displacement for every moving image, and the
+    fused one.
+
+    Args:
+        shape: voxels.
+        movings: moving images that are fused.
+    """
+    floats = (1 + movings) * (1 + FEATURE_CHANNELS) + 3 * (movings + 1)
+    return FLOAT_BYTES * floats * _cells(shape)
+
+
+def refine_bytes(shape: Shape) -> int:
+    """Bytes that making features, upsampling or refining a displacement needs on top, whichever is most: 22 floats a voxel."""
+    return FLOAT_BYTES * 22 * _cells(shape)
+
+
+def solve_bytes(grid: Shape, *, search_radius: int, passes: int, slabs: Slabs) -> int:
+    """Bytes that the two solves of a level need on top on a grid of cells.
+
+    Costs: the slabs that the passes are in, the rows that the box means of the next slab need (twice, while they are handed
+    over), and what ``coupled_argmin`` reduces. Rows of displacements: two of every pass, and four times those in work. Beside
+    them, per cell: the features of both images, what each solve that runs lays out anew of them, and two displacements.
+    """
+    rows = slabs.rows
+    held = min(slabs_behind(passes, rows) + 1, -(-grid[0] // rows))
+    cost_rows = held * rows + (4 if held > 1 else 2) * HALO + rows / 8
+    filled = -(-grid[2] // slabs.lanes) * slabs.lanes / grid[2]
+    row_floats = (2 * search_radius + 1) ** 3 * cost_rows * filled + 3 * (2 * passes + 4 * (rows + 2))
+    cell_floats = FEATURE_CHANNELS * (2 + 2 * slabs.at_once * filled) + 3 * 2
+    return int(FLOAT_BYTES * (slabs.at_once * row_floats * grid[1] * grid[2] + cell_floats * _cells(grid)))
+
+
+def needed_bytes(shape: Shape, config: Preset, *, movings: int, slabs: Sequence[Slabs] | None = None) -> int:
+    """The memory model: bytes of all tensors of a case at their peak.
+
+    Args:
+        shape: voxels.
+        config: already fitted to the shape.
+        movings: moving images that are fused; 1 where they are not.
+        slabs: of every level; the thickest that are worth it, if None.
+    """
+    if isinstance(config, Cascade):
+        return cascade_bytes(shape, config, movings=movings)
+    passes = len(config.coupling_weights) + 1
+    peaks = [refine_bytes(shape)]
+    for k, level in enumerate(config.levels):
+        grid = tile_grid(shape, level)
+        its_slabs = slabs[k] if slabs else Slabs(max_rows(grid))
+        peaks.append(solve_bytes(grid, search_radius=level.search_radius, passes=passes, slabs=its_slabs))
+    return held_bytes(shape, movings=movings) + max(peaks)
+
+
+def cascade_bytes(shape: Shape, config: Cascade, *, movings: int) -> int:
+    """The memory model of a ``Cascade``: bytes of all tensors of a case at their peak.
+
+    Per voxel: the images, filled and masked; 12 features of the fixed image; four displacements. On top, whichever is most: the
+    features of a moving image in the making; or, on a grid of cells, all features twice over and, of every candidate, its cost,
+    whether it is judged, the cost once filled up, and again as the kernels lay it out.
+
+    Args:
+        shape: voxels.
+        config: the preset.
+        movings: moving images that share a displacement.
+    """
+    voxels = _cells(shape)
+    held = voxels * (2 * (1 + movings) + FEATURE_CHANNELS + 3 * 4 + 4)
+    peaks = [voxels * (FEATURE_CHANNELS + 4.0)]
+    searches: list[SearchStage | DeformStage] = [*config.search, *config.deform]
+    for stage in searches:
+        depth = -(-shape[2] // stage.grid_spacing)
+        lanes = -(-depth // 16) * 16 / depth  # the compiled kernels fill lines of cells up to multiples of 16
+        candidates = (2 * stage.search_radius + 1) ** 3 * (2.3 + 1.1 * lanes)
+        peaks.append(voxels / stage.grid_spacing**3 * (candidates + 2 * FEATURE_CHANNELS * 2 * movings + 30))
+    peaks += [voxels / stage.grid_spacing**3 * (FEATURE_CHANNELS * (2 + 3 * movings) + 60) for stage in config.refine]
+    return int(FLOAT_BYTES * (held + max(peaks)))
+
+
+def image_bytes(shape: Shape, *, movings: int) -> int:
+    """Bytes of the images of a case as they are read: a fixed and ``movings`` moving ones."""
+    return FLOAT_BYTES * (1 + movings) * _cells(shape)
+
+
+def result_bytes(shape: Shape, *, pairs: int, warped: bool) -> int:
+    """Bytes of the displacements of a case, and of its warped images if they are written."""
+    return FLOAT_BYTES * (4 if warped else 3) * pairs * _cells(shape)
+
+
+def least_bytes(shape: Shape, config: Preset, *, movings: int, lanes: int) -> int:
+    """The memory model of a case of which only the shape is known yet: bytes with the thinnest slabs.
+
+    Args:
+        shape: voxels.
+        config: the preset, not fitted to the shape.
+        movings: moving images that are fused; 1 where they are not.
+        lanes: of the kernels.
+
+    Raises:
+        InputError: if the shape is too small for the preset.
+    """
+    if isinstance(config, Cascade):
+        check_size(shape)
+        return cascade_bytes(shape, config, movings=movings)
+    fitted, _ = fit_to_shape(config, shape)
+    return needed_bytes(shape, fitted, movings=movings, slabs=thinnest(fitted, lanes=lanes))
+
+
+def check_budget(shape: Shape, config: Preset, *, movings: int, budget_bytes: int, lanes: int) -> None:
+    """Refuses a case of which only the shape is known yet.
+
+    Args:
+        shape: voxels.
+        config: the preset, not fitted to the shape.
+        movings: moving images that are fused; 1 where they are not.
+        budget_bytes: what the case may use in all.
+        lanes: of the kernels.
+
+    Raises:
+        InputError: if the shape is too small for the preset.
+        MemoryBudgetError: if even the thinnest slabs need more than the budget; the message says how much would do.
+    """
+    _check_budget(shape, movings, least_bytes(shape, config, movings=movings, lanes=lanes), budget_bytes)
+
+
+def check_cascade(shape: Shape, config: Cascade, *, movings: int, budget_bytes: int) -> None:
+    """Refuses what cannot be done.
+
+    Raises:
+        InputError: if an axis has too few voxels.
+        MemoryBudgetError: if a case needs more than the budget; the message says how much would do.
+    """
+    check_size(shape)
+    _check_budget(shape, movings, cascade_bytes(shape, config, movings=movings), budget_bytes)
+
+
+def _check_budget(shape: Shape, movings: int, least: int, budget_bytes: int) -> None:
+    if least > budget_bytes:
+        raise MemoryBudgetError(
+            f"{format_shape(shape)} voxels with {movings} moving image(s) need at least {_gb(least)} of memory, "
+            f"but the run may use {_gb(budget_bytes)}: free some, or allow more with --memory-gb"
+        )
+
+
+def _cells(grid: Shape) -> int:
+    return grid[0] * grid[1] * grid[2]
+
+
+def tile_grid(shape: Shape, level: Level) -> Shape:
+    """Cells of the largest tile of a level."""
+    height, width, depth = (-(-size // level.tiles) // level.grid_spacing for size in shape)
+    return height, width, depth
+
+
+def thinnest(config: Config, *, lanes: int) -> list[Slabs]:
+    """The slabs of every level that need the least memory."""
+    return [Slabs(1, lanes=lanes)] * len(config.levels)
+
+
+def slabs_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: int, kernels: Kernels) -> list[Slabs]:
+    """Per level the thickest slabs that fit, and both solves at a time where the kernels can and it pays and fits.
+
+    Args:
+        shape: voxels.
+        config: already fitted to the shape.
+        movings: moving images that are fused.
+        budget_bytes: what the case may use in all.
+        kernels: that know how thick is worth it.
+
+    Raises:
+        MemoryBudgetError: if slabs of one row do not fit; the message says how much would do.
+    """
+    held = held_bytes(shape, movings=movings)
+    passes = len(config.coupling_weights) + 1
+
+    def needed(level: Level, slabs: Slabs) -> int:
+        solving = solve_bytes(tile_grid(shape, level), search_radius=level.search_radius, passes=passes, slabs=slabs)
+        return held + max(solving, refine_bytes(shape))
+
+    def choices(level: Level) -> Iterator[Slabs]:
+        """The best first."""
+        grid = tile_grid(shape, level)
+        rows = min(max_rows(grid), kernels.max_rows)
+        if kernels.at_once > 1 and grid[1] * grid[2] <= SMALL_ROW_CELLS:
+            yield Slabs(-(-rows // kernels.at_once), kernels.at_once, kernels.lanes)
+        yield from (Slabs(thinner, lanes=kernels.lanes) for thinner in range(rows, 0, -1))
+
+    least = max(needed(level, Slabs(1, lanes=kernels.lanes)) for level in config.levels)
+    _check_budget(shape, movings, least, budget_bytes)
+    return [next(slabs for slabs in choices(level) if needed(level, slabs) <= budget_bytes) for level in config.levels]
+
+
+def max_rows(grid: Shape) -> int:
+    """Rows of the thickest slab that is worth its memory."""
+    return max(1, min(grid[0], MAX_SLAB_CELLS // (grid[1] * grid[2])))
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,152 @@
+"""The challenge tasks and their presets, as data. No other file knows a task's name."""
+
+from dataclasses import dataclass, replace
+
+from mcbo.core.errors import InputError
+from mcbo.methods.config import Cascade, Config, DeformStage, Level, Preset, RefineStage, SearchStage
+from mcbo.steps.adam import AdamSettings
+from mcbo.steps.initialization import InitializationSettings
+
+# docs/method.md, step 7. Iterations and result smoothing: the paper, section 3; the rest: the original settings of ConvexAdam.
+_ADAM = AdamSettings(
+    grid_spacing=2,
+    iterations=15,
+    learning_rate=1.0,
+    regularization_weight=1.25,
+    parameter_box=3,
+    parameter_rounds=3,
+    result_box=5,
+    result_rounds=3,
+)
+_COUPLING_WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # docs/method.md, step 4
+_RADIUS = 4  # docs/method.md, step 2
+
+
+# docs/method.md, "The preset cascade"; docs/ablation.md has what each number was chosen by.
+_START = InitializationSettings(
+    cells=32, check_cells=64, max_degrees=20.0, step_degrees=10.0, min_overlap=0.25, kept=2, least_gain=0.02
+)
+_CASCADE = Cascade(
+    name="cascade",
+    mind_radius=3,
+    mind_dilation=3,
+    start=_START,
+    search=(
+        SearchStage(grid_spacing=6, search_radius=4),
+        SearchStage(grid_spacing=4, search_radius=3),
+        SearchStage(grid_spacing=3, search_radius=2),
+    ),
+    cautious=SearchStage(grid_spacing=4, search_radius=1),
+    deform=(),
+    coupling_weights=_COUPLING_WEIGHTS,
+    deform_weights=(0.03, 0.1, 0.3, 1.0),
+    consistency_rounds=15,
+    trim_keep=0.5,
+    trim_rounds=15,
+    refine=(
+        RefineStage(grid_spacing=3, mind_radius=2, mind_dilation=2, rounds=2, iterations=3),
+        RefineStage(grid_spacing=2, mind_radius=1, mind_dilation=1, rounds=2, iterations=2),
+    ),
+    bending=0.6,
+    cg_iterations=25,
+    margin=12,
+    judge_spacing=3,
+    judge_radius=1,
+    judge_dilation=2,
+    full_gain=0.002,
+    evidence_radius=2,
+    evidence_dilation=2,
+    least_rise=2.0,
+    least_correlation=3.0,
+    doubtful_similarity=0.2,
+    clear_gain=0.15,
+    cautious_reach=1.9,
+    small_motion=1.5,
+    small_gain=0.08,
+    modality_fusion="joint",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A Learn2Reg task.
+
+    Attributes:
+        name: as in the dataset JSON and the file names.
+        presets: by name; the first is the default.
+    """
+
+    name: str
+    presets: dict[str, Preset]
+
+
+_REMIND2REG = Task(
+    name="ReMIND2Reg",
+    presets={
+        "cascade": _CASCADE,
+        "mcbo2024": Config(
+            name="mcbo2024",
+            mind_radius=1,  # docs/method.md, step 1
+            mind_dilation=2,
+            levels=(  # weights: docs/method.md, step 8
+                Level(grid_spacing=6, weight=0.36, search_radius=_RADIUS),
+                Level(grid_spacing=4, weight=0.27, search_radius=_RADIUS),
+                Level(grid_spacing=2, weight=0.27, search_radius=_RADIUS),
+                Level(grid_spacing=1, weight=0.10, search_radius=_RADIUS, tiles=2, refinement=_ADAM),
+            ),
+            coupling_weights=_COUPLING_WEIGHTS,
+            consistency_rounds=15,  # docs/method.md, step 5
+            modality_fusion="maximum",
+            stretch=True,
+        ),
+    },
+)
+
+_COMULIS3DCLEM = Task(
+    name="COMULIS3DCLEM",
+    presets={
+        "cascade": replace(
+            _CASCADE,
+            deform=tuple(
+                DeformStage(grid_spacing=g, search_radius=2, mind_radius=2, mind_dilation=2, stretching=3.0) for g in (4, 3, 2)
+            ),
+            refine=(),
+            modality_fusion=None,
+        ),
+        "mcbo2024": Config(
+            name="mcbo2024",
+            mind_radius=1,
+            mind_dilation=2,
+            levels=(  # the paper, section 3: n = 1, 2, 4 with equal weights
+                Level(grid_spacing=4, weight=1 / 3, search_radius=_RADIUS),
+                Level(grid_spacing=2, weight=1 / 3, search_radius=_RADIUS),
+                Level(grid_spacing=1, weight=1 / 3, search_radius=_RADIUS, tiles=2, refinement=_ADAM),
+            ),
+            coupling_weights=_COUPLING_WEIGHTS,
+            consistency_rounds=15,
+            modality_fusion=None,
+            stretch=True,
+        ),
+    },
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in (_REMIND2REG, _COMULIS3DCLEM)}
+
+DEFAULT_TASK = next(iter(TASKS))
+"""For images whose names tell no task."""
+
+
+def find_config(task: str, preset: str | None = None) -> Preset:
+    """The config of a task's preset; without a preset, of its default.
+
+    Raises:
+        InputError: for an unknown name; the message lists the known ones.
+    """
+    if task not in TASKS:
+        raise InputError(f"task {task!r} is not known: expected one of {', '.join(TASKS)} (say which with --task)")
+    presets = TASKS[task].presets
+    if preset is None:
+        return next(iter(presets.values()))
+    if preset not in presets:
+        raise InputError(f"preset {preset!r} is not known for {task}: expected one of {', '.join(presets)}")
+    return presets[preset]

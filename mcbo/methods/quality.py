@@ -1,0 +1,274 @@
+"""Whether a result is plausible: folds, reach, and how far apart the features are before and after.
+
+The feature distance is that of MIND-SSC features of images pooled to a coarse grid (``similarity.py``): 0 for identical images,
+about 1 for unrelated ones. It is cheap, and knows no truth: a wrong motion that brings features together passes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mcbo.core.field import check_finite, determinants, sample, shape_of
+from mcbo.core.types import Displacement, Features, Kernels, Mask, Shape, Triple, Volume
+from mcbo.geometry import cells, rigid
+from mcbo.geometry.mask import field_of_view, fill_outside
+from mcbo.methods.config import Cascade, DeformStage, Preset, SearchStage
+from mcbo.steps.similarity import similarity
+
+MAX_CELLS = 96
+"""Along any axis of the coarse grid: 256³ voxels make 86³ cells, and a comparison takes well under a second."""
+_ENOUGH = 48
+"""Voxels along the shortest axis from which on two make a cell: at 64³ that takes 0.03 s instead of 0.15."""
+_RADIUS, _DILATION = 1, 2
+_BORDER = 2
+"""Voxels at every face whose determinants are not looked at, as in the challenge's regularity metrics."""
+_ROWS = 16
+"""Of axis 0 whose determinants are computed at once."""
+_NEAR_RANGE = 0.95
+"""A component this close to the end of the search range may have been stopped by it."""
+_FITTED_POINTS = 20_000
+_TRIM_KEEP, _TRIM_ROUNDS = 0.5, 15
+"""As ``cascade`` fits rigid motions (``presets.py``)."""
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """What is known of a displacement without any truth.
+
+    Attributes:
+        finite: always true, since what is not is refused; it says that this was looked at.
+        folded_share: of the voxels looked at, with det J ≤ 0.
+        largest_voxels: the largest magnitude of the components along axes 0, 1, 2.
+        search_range_voxels: see ``search_range``.
+        distance_before: feature distance of the images as they are.
+        distance_after: with the displacement.
+    """
+
+    finite: bool
+    folded_share: float
+    largest_voxels: Triple
+    search_range_voxels: Triple
+    distance_before: float
+    distance_after: float
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what is not as it should be. That an image which is left alone comes no closer is no fault."""
+        found = []
+        if max(self.largest_voxels) > 0 and self.distance_after >= self.distance_before:
+            found.append(
+                f"the feature distance did not fall: {self.distance_before:.3f} before, {self.distance_after:.3f} after; "
+                "the result may be worse than none"
+            )
+        for axis, (largest, reach) in enumerate(zip(self.largest_voxels, self.search_range_voxels, strict=True)):
+            if largest > _NEAR_RANGE * reach:
+                found.append(
+                    f"the largest displacement along axis {axis}, {largest:.1f} voxels, is at the end of the search range "
+                    f"of {reach:.1f}; the true one may be larger"
+                )
+        return found
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A displacement with what is known of it.
+
+    Attributes:
+        displacement: ``(1, 3, H, W, D)`` voxels, to be written.
+        sanity: of that.
+        chosen: ``identity``, ``rigid`` or ``full``; None where there was no choice.
+        distances: of the three, the mean over the images that share the displacement; empty where there was no choice.
+    """
+
+    displacement: Displacement
+    sanity: Sanity
+    chosen: str | None = None
+    distances: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """An image on the coarse grid: ``(1, 1, h, w, d)``, filled beyond its field of view, and that."""
+
+    volume: Volume
+    mask: Mask
+
+
+def examine(
+    fixed: Volume,
+    movings: Mapping[str, Volume],
+    displacements: Mapping[str, Displacement],
+    *,
+    config: Preset,
+    kernels: Kernels,
+    spacing_mm: Triple,
+    fallback: bool,
+) -> dict[str, Examined]:
+    """Looks at every result of a case and, if asked, replaces it by the best of identity, its rigid part, and itself.
+
+    Args:
+        fixed: ``(1, 1, H, W, D)`` intensities.
+        movings: by the displacement's name, of the same shape.
+        displacements: ``(1, 3, H, W, D)`` voxels; images that share one tensor share the choice.
+        config: as it was used.
+        kernels: the hot steps.
+        spacing_mm: voxel size along axes 0, 1, 2.
+        fallback: whether to choose.
+
+    Raises:
+        NonFiniteError: if a displacement is not finite.
+    """
+    spacing = coarse_spacing(shape_of(fixed))
+    coarse_fixed = coarsen(fixed, spacing)
+    features = _features(coarse_fixed.volume, kernels)
+    coarse = {name: coarsen(volume, spacing) for name, volume in movings.items()}
+
+    def distance(name: str, displacement: Displacement) -> float:
+        return feature_distance(features, coarse_fixed.mask, coarse[name], displacement, spacing=spacing, kernels=kernels)
+
+    reach = search_range(config, shape_of(fixed))
+    results: dict[str, Examined] = {}
+    for full in {id(d): d for d in displacements.values()}.values():
+        check_finite(full, "result")
+        group = [name for name, displacement in displacements.items() if displacement is full]
+        candidates = {"identity": full.new_zeros(()).expand_as(full), "full": full}
+        if fallback:
+            motion = rigid_part(full, coarse_fixed.mask, spacing=spacing, spacing_mm=spacing_mm)
+            linear = rigid.to_displacement(motion, shape_of(fixed), offset=(0, 0, 0), spacing_mm=spacing_mm, like=full)
+            candidates = {"identity": candidates["identity"], "rigid": linear, "full": full}
+        distances = {kind: {name: distance(name, d) for name in group} for kind, d in candidates.items()}
+        means = {kind: math.fsum(values.values()) / len(group) for kind, values in distances.items()}
+        chosen = min(means, key=means.__getitem__) if fallback else "full"  # of equals the first, which is the simplest
+        shared = Sanity(
+            finite=True,
+            folded_share=folded_share(candidates[chosen]),
+            largest_voxels=largest(candidates[chosen]),
+            search_range_voxels=reach,
+            distance_before=0.0,
+            distance_after=0.0,
+        )
+        for name in group:
+            sanity = replace(shared, distance_before=distances["identity"][name], distance_after=distances[chosen][name])
+            results[name] = (
+                Examined(candidates[chosen], sanity, chosen, means) if fallback else Examined(candidates[chosen], sanity)
+            )
+    return results
+
+
+def coarse_spacing(shape: Shape) -> int:
+    """Voxels per cell of the coarse grid: as few as keep it small, but two where there are enough, to see past the noise."""
+    return max(-(-max(shape) // MAX_CELLS), 2 if min(shape) >= _ENOUGH else 1)
+
+
+def coarsen(volume: Volume, spacing: int) -> Coarse:
+    """Pools an image by means; its field of view is that of the voxels at the centers of the cells.
+
+    Args:
+        volume: ``(1, 1, H, W, D)`` intensities.
+        spacing: voxels per cell.
+    """
+    volume = volume.float()
+    mask = field_of_view(at_centers(volume, spacing))
+    pooled, _ = cells.pool(volume, torch.ones_like(volume), spacing) if spacing > 1 else (volume, None)
+    return Coarse(fill_outside(pooled, mask, reach=_RADIUS + _DILATION), mask)
+
+
+def at_centers(tensor: Tensor, spacing: int) -> Tensor:
+    """The voxels nearest to the centers of the cells, ``(1, C, h, w, d)`` of ``(1, C, H, W, D)``."""
+    for axis, place in enumerate(cells.cell_centers(shape_of(tensor), spacing, device=tensor.device), start=2):
+        tensor = tensor.index_select(axis, place.floor().clamp(0, tensor.shape[axis] - 1).long())
+    return tensor
+
+
+def feature_distance(
+    fixed: Features, known: Mask, moving: Coarse, displacement: Displacement, *, spacing: int, kernels: Kernels
+) -> float:
+    """1 − S·√(the share of the fixed image that has a counterpart), S as in ``similarity.py``.
+
+    Args:
+        fixed: features of the fixed image, ``(1, 12, h, w, d)``.
+        known: its field of view.
+        moving: the moving image on the same grid.
+        displacement: ``(1, 3, H, W, D)`` voxels.
+        spacing: voxels per cell.
+        kernels: the hot steps.
+    """
+    displacement_cells = at_centers(displacement, spacing) / spacing
+    warped = sample(moving.volume, displacement_cells, offset=(0, 0, 0), outside="border")
+    seen = sample(moving.mask.to(warped.dtype), displacement_cells, offset=(0, 0, 0), outside="zeros") > 0.5
+    shared = (known & seen).to(warped.dtype)
+    overlap = float(shared.sum()) / max(float(known.sum()), 1.0)
+    return 1 - similarity(fixed, _features(warped, kernels), shared) * math.sqrt(overlap)
+
+
+def _features(volume: Volume, kernels: Kernels) -> Features:
+    return kernels.mind_ssc(volume, radius=_RADIUS, dilation=_DILATION)
+
+
+def folded_share(displacement: Displacement) -> float:
+    """Share of the voxels, but for two at every face, at which p + u(p) turns space inside out: det J ≤ 0.
+
+    Args:
+        displacement: ``(1, 3, H, W, D)`` voxels, at least 5 along each axis. Derivatives are central differences.
+    """
+    height, width, depth = shape_of(displacement)
+    inner = slice(_BORDER, -_BORDER)
+    folded = 0
+    for first in range(_BORDER, height - _BORDER, _ROWS):
+        last = min(first + _ROWS, height - _BORDER)
+        found = determinants(displacement[:, :, first - 1 : last + 1])[:, :, 1:-1, inner, inner]
+        folded += int((found <= 0).sum())
+    return folded / ((height - 2 * _BORDER) * (width - 2 * _BORDER) * (depth - 2 * _BORDER))
+
+
+def largest(displacement: Displacement) -> Triple:
+    """The largest magnitude of the components along axes 0, 1, 2, voxels."""
+    a, b, c = displacement.abs().flatten(2).amax(dim=2)[0].tolist()
+    return a, b, c
+
+
+def search_range(config: Preset, shape: Shape) -> Triple:
+    """How far a preset looks along axes 0, 1, 2, voxels.
+
+    ``mcbo2024`` writes a weighted mean of levels that each look R cells of g voxels far: Σ w·g·R; Adam at the finest level may
+    add to its share a little. ``cascade`` has no such figure for its first step, which tries every shift that leaves the fields
+    of view enough overlap; so its range is what that leaves of the axis, and R cells of each later stage on top, up to the
+    whole axis. Rotation moves the corners of a volume further than either tells.
+
+    Args:
+        config: fitted to the shape.
+        shape: voxels.
+    """
+    if isinstance(config, Cascade):
+        searches: list[SearchStage | DeformStage] = [*config.search, *config.deform]
+        stages = math.fsum(stage.grid_spacing * stage.search_radius for stage in searches)
+        share = 1 - config.start.min_overlap if config.start else 0.0
+        height, width, depth = (min(share * size + stages, float(size)) for size in shape)
+        return height, width, depth
+    reach = math.fsum(level.weight * level.grid_spacing * level.search_radius for level in config.levels)
+    return reach, reach, reach
+
+
+def rigid_part(displacement: Displacement, known: Mask, *, spacing: int, spacing_mm: Triple) -> rigid.Rigid:
+    """The rigid motion that half of the field of view agrees on; no motion where next to nothing is known.
+
+    Args:
+        displacement: ``(1, 3, H, W, D)`` voxels.
+        known: the field of view on the coarse grid.
+        spacing: voxels per cell of that grid.
+        spacing_mm: voxel size along axes 0, 1, 2.
+    """
+    centers = cells.cell_centers(shape_of(displacement), spacing, device=torch.device("cpu"))
+    inside = known[0, 0].cpu()
+    step = -(-int(inside.sum()) // _FITTED_POINTS) or 1
+    points = torch.stack(torch.meshgrid(*centers, indexing="ij"), dim=-1)[inside][::step]
+    if len(points) < 12:
+        return rigid.identity()
+    moved = points + at_centers(displacement, spacing)[0].cpu().double().movedim(0, -1)[inside][::step]
+    size = torch.tensor(spacing_mm, dtype=torch.float64)
+    return rigid.fit_trimmed(
+        points * size, moved * size, torch.ones(len(points), dtype=torch.float64), keep=_TRIM_KEEP, rounds=_TRIM_ROUNDS
+    )

@@ -1,0 +1,194 @@
+"""Images of different grids registered where they lie in the world.
+
+Fixed and moving images are brought onto a working grid, the moving ones by way of an initial motion; there the pipeline finds
+a displacement; and that, with the initial motion in it, is brought to the fixed image's own grid.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mcbo.core.errors import InputError
+from mcbo.core.field import box_sum, check_finite, shape_of
+from mcbo.core.timing import StageTimer
+from mcbo.core.types import Displacement, Kernels, Mask, Masks, Volume
+from mcbo.geometry.continuation import continued
+from mcbo.geometry.grid import Grid, apply_affine
+from mcbo.geometry.mask import field_of_view
+from mcbo.geometry.resample import resample
+from mcbo.methods.config import Cascade, Preset
+from mcbo.methods.pipeline import Registration, register
+from mcbo.methods.quality import Sanity, examine
+
+MOSTLY = 0.5
+"""A voxel of the working grid is known if more than this part of what it is interpolated from is."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An image where it lies.
+
+    Attributes:
+        volume: ``(1, 1, H, W, D)`` float32 intensities.
+        grid: its grid.
+        mask: ``(1, 1, H, W, D)`` where it counts; found by ``mask.field_of_view``, if None.
+    """
+
+    volume: Volume
+    grid: Grid
+    mask: Mask | None = None
+
+    def known(self) -> Mask:
+        """The mask, given or found."""
+        return field_of_view(self.volume) if self.mask is None else self.mask
+
+
+def register_in_world(
+    fixed: Placed,
+    movings: Sequence[Placed],
+    *,
+    initial: NDArray[np.float64],
+    working: Grid,
+    config: Preset,
+    kernels: Kernels,
+    budget_bytes: int,
+    timer: StageTimer,
+) -> tuple[Registration, list[Sanity]]:
+    """Registers images that lie anywhere.
+
+    Args:
+        fixed: the fixed image.
+        movings: one or more.
+        initial: ``(4, 4)``, from fixed to moving world positions (RAS, mm).
+        working: the grid to do it on.
+        config: the preset.
+        kernels: the hot steps.
+        budget_bytes: memory that the case may use.
+        timer: told of every stage.
+
+    Returns:
+        Displacements ``(1, 3, H, W, D)`` in voxels of the fixed grid, the initial motion in them; and for each what is known of
+        it on the working grid, without the initial motion.
+
+    Raises:
+        InputError: if an image is constant, or has nothing in common with the fixed one where it lies.
+        McboError: as ``pipeline.register``.
+    """
+    with timer.stage("resample"):
+        still = np.eye(4)
+        fixed_volume, fixed_mask = bring(fixed, working, still)
+        brought = [bring(moving, working, initial) for moving in movings]
+    for number, (volume, mask) in enumerate(brought, start=1):
+        _check_seen(volume, mask, fixed_mask, number)
+    registration = register(
+        fixed_volume,
+        [volume for volume, _ in brought],
+        spacing_mm=working.spacing_mm,
+        config=config,
+        kernels=kernels,
+        budget_bytes=budget_bytes,
+        timer=timer,
+        masks=Masks(fixed_mask, tuple(mask for _, mask in brought)) if isinstance(config, Cascade) else None,
+    )
+    with timer.stage("sanity"):
+        examined = examine(
+            fixed_volume,
+            {str(number): volume for number, (volume, _) in enumerate(brought)},
+            {str(number): displacement for number, displacement in enumerate(registration.displacements)},
+            config=registration.config,
+            kernels=kernels,
+            spacing_mm=working.spacing_mm,
+            fallback=False,
+        )
+    with timer.stage("bring back"):
+        shared = {id(u): u for u in registration.displacements}
+        back = {key: bring_back(u, working, fixed.grid, initial) for key, u in shared.items()}
+    result = replace(registration, displacements=tuple(back[id(u)] for u in registration.displacements))
+    return result, [one.sanity for one in examined.values()]
+
+
+def bring(image: Placed, onto: Grid, initial: NDArray[np.float64]) -> tuple[Volume, Mask]:
+    """An image and its mask on another grid.
+
+    Args:
+        image: the image.
+        onto: the grid.
+        initial: ``(4, 4)``, from world positions of that grid to those of the image.
+
+    Returns:
+        ``(1, 1, h, w, d)`` intensities, the image's lowest where it says nothing; and where it says something.
+    """
+    mask = image.known()
+    seen_from = Grid(onto.shape, initial @ onto.affine)
+    if seen_from.matches(image.grid, within_voxels=1e-4):
+        return image.volume, mask
+    known = mask.to(image.volume.dtype)
+    low = float(image.volume.min())
+    volume = _smoothed(image.volume, known, image.grid, seen_from)
+    volume = resample(volume, image.grid, seen_from, outside=low)
+    return volume, resample(known, image.grid, seen_from) > MOSTLY
+
+
+def _smoothed(volume: Volume, known: Tensor, its_grid: Grid, onto: Grid) -> Volume:
+    """Means over as many voxels as one of a coarser grid spans, of those that are known; else sampling would pick some."""
+    steps = np.abs(np.linalg.inv(its_grid.affine)[:3, :3] @ onto.affine[:3, :3]).max(axis=1)
+    sizes = [2 * int(step / 2 + 1e-3) + 1 for step in steps]
+    if max(sizes) == 1:
+        return volume
+    sums, weights = volume * known, known
+    for axis, size in zip((-3, -2, -1), sizes, strict=True):
+        if size > 1:
+            sums, weights = box_sum(sums, axis=axis, size=size), box_sum(weights, axis=axis, size=size)
+    return torch.where(weights > 0, sums / weights.clamp(min=1), volume)
+
+
+def bring_back(displacement: Displacement, working: Grid, fixed: Grid, initial: NDArray[np.float64]) -> Displacement:
+    """What was found on the working grid, after the initial motion, as a displacement of the fixed grid.
+
+    Args:
+        displacement: ``(1, 3, h, w, d)`` voxels of the working grid.
+        working: that grid.
+        fixed: the grid to reach.
+        initial: ``(4, 4)``, from fixed to moving world positions (mm).
+
+    Returns:
+        ``(1, 3, H, W, D)`` float32 voxels of the fixed grid.
+    """
+    if np.array_equal(initial, np.eye(4)) and working.matches(fixed, within_voxels=1e-4):
+        return displacement
+    forward = continued(displacement, working)
+    result = displacement.new_empty((1, 3, *fixed.shape))
+    for first, last in fixed.slabs():
+        voxels = fixed.voxels(first, last).to(displacement.device)
+        found = working.to_world(forward.moved(working.to_voxels(fixed.to_world(voxels))))
+        moved = fixed.to_voxels(apply_affine(initial, found))
+        result[0, :, first:last] = (moved - voxels).T.reshape(3, last - first, *fixed.shape[1:])
+    check_finite(result, "bring back")
+    return result
+
+
+def center_of_mass(image: Placed) -> NDArray[np.float64]:
+    """Where the mean of an image's known voxels, weighted by their intensity above the lowest of them, lies: mm, RAS."""
+    known = image.known()[0, 0]
+    values = image.volume[0, 0].double()
+    weights = torch.where(known, values - values[known].min(), 0) if bool(known.any()) else torch.ones_like(values)
+    if not bool(weights.any()):
+        weights = known.double()
+    total = weights.sum()
+    index = [
+        (weights.sum(dim=[a for a in range(3) if a != axis]) * torch.arange(size, device=values.device)).sum() / total
+        for axis, size in enumerate(shape_of(image.volume))
+    ]
+    return image.grid.to_world(torch.stack(index)).cpu().numpy()
+
+
+def _check_seen(volume: Volume, mask: Mask, fixed_mask: Mask, number: int) -> None:
+    if not bool((mask & fixed_mask).any()) or bool(volume.min() == volume.max()):
+        raise InputError(
+            f"moving image {number}: expected it to overlap the fixed image in world coordinates, but where that lies it shows "
+            "nothing; give a rough alignment with --initial, or --center to let the centers of mass coincide"
+        )

@@ -1,0 +1,1 @@
+"""The visual report, one HTML page."""

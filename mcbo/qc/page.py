@@ -1,0 +1,142 @@
+"""A run as one HTML page that holds all it shows and asks nothing of a network."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mcbo.io.files import write_whole
+from mcbo.qc.findings import RunFindings
+from mcbo.qc.picture import color_steps
+from mcbo.qc.view import DETERMINANT_SCALE, Landmarks, View
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_BAR_SHARE = 0.3
+"""A scale bar is at most this part of the picture's width."""
+
+
+def write_page(path: Path, run: RunFindings) -> int:
+    """Writes the page, whole or not at all; its bytes.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    # File names may hold what no encoding can write, and what a terminal would obey.
+    content = _CONTROL.sub("\ufffd", report_page(run)).encode("utf-8", errors="backslashreplace")
+    write_whole(path, lambda file: file.write_bytes(content))
+    return len(content)
+
+
+def report_page(run: RunFindings) -> str:
+    """The page; what comes from files is escaped."""
+    pages = _environment()
+    script = _raw(pages, "report.js")
+    count = len(run.cases)
+    failures = [(pair.name, pair.error) for case in run.cases for pair in case.pairs if pair.error]
+    doubtful = run.report.config.get("doubtful_similarity")
+    return pages.get_template("report.html").render(
+        title=f"Registration of {count} {'case' if count == 1 else 'cases'}: {run.path.parent.resolve().name}",
+        about=_about(run, failed=len(failures)),
+        report=run.report,
+        config=json.dumps(run.report.config, indent=1, ensure_ascii=False),
+        cases=run.cases,
+        means=_means(run),
+        doubtful=doubtful if isinstance(doubtful, float) else None,
+        failures=failures,
+        determinant_scale=DETERMINANT_SCALE,
+        style=_raw(pages, "report.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _environment() -> Environment:
+    pages = Environment(
+        loader=PackageLoader("mcbo.qc"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    pages.filters |= {
+        "number": _number,
+        "data_uri": lambda png: "data:image/png;base64," + base64.b64encode(png).decode("ascii"),
+        "scale_bar": _scale_bar,
+        "most_pixels": _most_pixels,
+        "colors": lambda scale: ", ".join(color_steps(scale)),
+        "rows": _rows,
+        "plain": _plain,
+    }
+    return pages
+
+
+def _raw(pages: Environment, name: str) -> Markup:
+    """A template of ours that is no HTML and has nothing to fill in."""
+    return Markup(pages.get_template(name).render())  # noqa: S704 (our own file)
+
+
+def _about(run: RunFindings, *, failed: int) -> dict[str, str]:
+    """What ran, in a line."""
+    report = run.report
+    pairs = sum(len(case.pairs) for case in run.cases)
+    return {
+        "preset": str(report.config.get("name", "unknown")),
+        "displacements": f"{pairs - failed} of {pairs}" + (f", {failed} without a result" if failed else ""),
+        "mcbo": report.versions.get("mcbo", "unknown"),
+        "torch": report.versions.get("torch", "unknown"),
+        "device": report.device,
+        "threads": str(report.threads),
+        "report written": f"{run.written_at:%Y-%m-%d %H:%M} UTC",
+    }
+
+
+def _means(run: RunFindings) -> dict[str, float] | None:
+    """Means over the pairs with landmarks, as the challenge takes them; None if there are none."""
+    known = [pair.landmarks for case in run.cases for pair in case.pairs if pair.landmarks]
+    if not known:
+        return None
+    return {
+        "count": len(known),
+        "before": float(np.mean([landmarks.before_mm.mean() for landmarks in known])),
+        "after": float(np.mean([landmarks.after_mm.mean() for landmarks in known])),
+    }
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _scale_bar(view: View) -> dict[str, str]:
+    """The longest of 1, 2, 5, 10, 20, … mm that takes no more than its share of the width."""
+    width_mm = view.plane.size_mm[0]
+    power = 10 ** math.floor(math.log10(width_mm * _BAR_SHARE))
+    length_mm = max(step * power for step in (1, 2, 5) if step * power <= width_mm * _BAR_SHARE * (1 + 1e-9))
+    return {"percent": f"{100 * length_mm / width_mm:.2f}", "text": f"{length_mm:g} mm"}
+
+
+def _most_pixels(views: Sequence[View], tallest: int) -> int:
+    """The width of planes side by side at one scale, if the tallest is to be so many pixels high."""
+    height_mm = max(view.plane.size_mm[1] for view in views)
+    return round(tallest * sum(view.plane.size_mm[0] for view in views) / height_mm)
+
+
+def _rows(landmarks: Landmarks) -> Iterator[tuple[str, str, float, float]]:
+    for fixed, moving, before, after in zip(
+        landmarks.fixed, landmarks.moving, landmarks.before_mm, landmarks.after_mm, strict=True
+    ):
+        yield ", ".join(f"{x:.1f}" for x in fixed), ", ".join(f"{x:.1f}" for x in moving), float(before), float(after)
+
+
+def _plain(value: Any) -> str:
+    """A value of the report as text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return str(value)

@@ -1,0 +1,133 @@
+"""A folder of results, read back: the report, which displacements it names, and which images belong to them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from mcbo.core.errors import InputError
+from mcbo.dataset.learn2reg import SPLITS, Pair, group_pairs, read_json, strip_suffix
+
+
+class StageReport(BaseModel):
+    """What a stage took."""
+
+    seconds: float
+    peak_memory_mb: float
+
+
+class JudgementReport(BaseModel):
+    """See ``types.Judgement``."""
+
+    chosen: str
+    similarity: dict[str, float]
+    confidence: float
+
+
+class CaseReport(BaseModel):
+    """What the report says of a case; see ``write.py``. What has a default here, not every run says."""
+
+    inputs: dict[str, str | None] = {}
+    written: dict[str, str | None]
+    failed: dict[str, str]
+    seconds: float = 0.0
+    stages: dict[str, StageReport] = {}
+    judgement: dict[str, JudgementReport] = {}
+    sanity: dict[str, dict[str, Any]] = {}
+    fallback: dict[str, dict[str, Any]] = {}
+    placeholder: dict[str, str] = {}
+    warnings: list[str] = []
+    coordinates: Literal["voxels", "world"] = "voxels"
+    files: dict[str, dict[str, str]] = {}
+    images: list[str | None] = []
+    settings: dict[str, Any] = {}
+
+
+class RunReport(BaseModel):
+    """A report file; see ``report.py``."""
+
+    versions: dict[str, str]
+    device: str
+    threads: int
+    config: dict[str, Any]
+    cases: dict[str, CaseReport]
+
+
+def find_report(path: Path) -> Path:
+    """The report in a folder of results; or the path itself, if it is a file.
+
+    Raises:
+        InputError: if there is none, or more than one.
+    """
+    if path.is_file():
+        return path
+    if (path / "report.json").is_file():
+        return path / "report.json"
+    found = sorted(path.glob("*.report.json")) if path.is_dir() else []
+    if len(found) > 1:
+        raise InputError(f"{path}: expected one report, found {', '.join(file.name for file in found)}; name the one to show")
+    if not found:
+        raise InputError(f"{path}: expected a folder of results with a report.json, found none")
+    return found[0]
+
+
+def read_report(path: Path) -> RunReport:
+    """Reads a report.
+
+    Raises:
+        InputError: if it is not one.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected the report of a run, but it cannot be read: {error}") from error
+    try:
+        return RunReport.model_validate(content)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "the whole"
+        raise InputError(f"{path}: expected the report of a run, but {where} is missing or of another kind") from error
+
+
+def dataset_pairs(path: Path) -> dict[str, Pair]:
+    """The pairs of all splits of a dataset JSON, by the name of their displacement.
+
+    Raises:
+        InputError: if it has none.
+    """
+    pairs: dict[str, Pair] = {}
+    problems = []
+    for split in SPLITS:
+        try:
+            pairs |= {pair.field_name: pair for case in read_json(path, split=split).cases for pair in case.pairs}
+        except InputError as error:  # one split is enough
+            problems.append(error)
+    if not pairs:
+        raise problems[0]
+    return pairs
+
+
+def displacement_files(case: CaseReport) -> dict[str, str]:
+    """File names of the displacements of a case, by their names; one of each, should there be several formats."""
+    if case.files:  # of the command register, by moving image
+        return {label: Path(files["displacement"]).name for label, files in case.files.items() if "displacement" in files}
+    names = [Path(name).name for name in case.written]
+    stems = {strip_suffix(name): name for name in names}
+    warped = {f"warped_{stem.removeprefix('disp_')}" for stem in stems}
+    return {stem: name for stem, name in stems.items() if stem not in warped}
+
+
+def input_pairs(case: CaseReport, names: Sequence[str]) -> dict[str, Pair]:
+    """Which images belong to which displacement: told by their names or, for a single pair, by there being no other."""
+    if case.images and case.images[0]:
+        named_images = zip(case.files, case.images[1:], strict=False)
+        return {name: Pair(Path(case.images[0]), Path(moving), name, "") for name, moving in named_images if moving}
+    fixed, *movings = map(Path, case.inputs) if case.inputs else [Path()]
+    try:
+        named = {pair.field_name: pair for group in group_pairs((fixed, moving) for moving in movings) for pair in group.pairs}
+    except InputError:  # images of any name, given as three paths
+        named = {}
+    if len(movings) == len(names) == 1 and names[0] not in named:
+        named[names[0]] = Pair(fixed, movings[0], names[0], "")
+    return named

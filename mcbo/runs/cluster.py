@@ -1,0 +1,321 @@
+"""Cases on workers: a local cluster or one that runs already, by Dask. The only module that uses ``distributed``, an extra.
+
+The client hands out as many cases as there are workers, so that what it and the scheduler hold does not grow with their number.
+"""
+
+import logging
+import queue
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from mcbo.core.errors import ClusterError, McboError
+from mcbo.core.log import log
+from mcbo.dataset.learn2reg import Case, wanted
+from mcbo.methods.config import Preset
+from mcbo.progress import ProgressView, show_progress
+from mcbo.runs.case import CaseResult
+from mcbo.runs.ledger import Ledger, Outcome
+from mcbo.runs.options import Options
+from mcbo.runs.worker import Assignment, check_versions, do_case, entry_of_run, timeout_message
+from mcbo.runs.write import fail
+from mcbo.runtime import budget_bytes, select_device, versions, visible_gpus
+
+RETRIES = 2
+"""How often a case is tried again whose worker was lost. A running scheduler has its own number, ``allowed-failures``."""
+
+REPORT_EVERY_S = 5.0
+"""Each case is on the disk as an entry file before; a report of thousands takes longer to write than many a case."""
+
+_WAIT_S = 60.0
+"""For a worker to come."""
+
+_CONNECT_S = 20.0
+"""For an answer of the scheduler."""
+
+_LOOPBACK = "127.0.0.1"
+
+_LOOK_EVERY_S = 1.0
+"""How often is seen whether the scheduler is there, and how many workers it has."""
+
+_ALONE_S = 30.0
+"""How long no worker has to be there until that is told. One that its nanny starts anew is back in seconds."""
+
+_DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""Run by each local worker: Ctrl-C reaches all processes of a terminal, and the client ends the others in order."""
+
+_GPU = "GPU"
+"""The resource that workers announce who hold a GPU each."""
+
+
+def run_on_cluster(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
+    """Registers cases on workers, which read and write the shared folders themselves; results and report as in one process.
+
+    Raises:
+        ClusterError: if Dask is not installed, workers cannot be had, or are not of the same kind as this process.
+    """
+    cases = [_with_absolute_paths(case) for case in cases]
+    with _connect(options, len(cases)) as (client, per_worker):
+        names = f"{_check_workers(client)} worker(s) of {client.scheduler.address}"
+        log.info("device: %s", names)
+        if client.dashboard_link and find_spec("bokeh"):
+            log.info("dashboard: %s", client.dashboard_link)
+        ledger = Ledger(cases, config, per_worker, names, report_every_s=REPORT_EVERY_S)
+        try:
+            with show_progress(len(cases)) as view:
+                _Dealer(client, ledger, cases, config, per_worker, view).go()
+        except (KeyboardInterrupt, SystemExit):
+            ledger.stop("since it was asked to; the next run goes on")
+            raise
+        return ledger.outcome()
+
+
+class _Dealer:
+    """Hands out cases and takes results in.
+
+    Args:
+        client: of Dask.
+        ledger: settles the cases.
+        cases: in the order in which they are handed out.
+        config: the preset.
+        options: for workers.
+        view: is told of each case.
+    """
+
+    def __init__(
+        self, client: Any, ledger: Ledger, cases: Sequence[Case], config: Preset, options: Options, view: ProgressView
+    ) -> None:
+        self._client, self._ledger, self._config, self._options, self._view = client, ledger, config, options, view
+        self._left = list(reversed(cases))
+        self._out: dict[str, tuple[Any, Assignment]] = {}
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._run = secrets.token_hex(8)
+        self._alone_since: float | None = None
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        self._resources = {_GPU: 1} if any(_GPU in worker["resources"] for worker in workers) else {}
+
+    def go(self) -> None:
+        """Until all cases are settled, or ``strict`` or a lost scheduler ends it."""
+        try:
+            self._deal()
+        except (OSError, CancelledError, RuntimeError):  # whatever Dask was asked when the scheduler died
+            if not self._is_lost_soon():
+                raise
+            self._lose()
+        finally:
+            for future, _ in self._out.values():
+                future.cancel()
+
+    def _deal(self) -> None:
+        self._hand_out()
+        while self._out:
+            try:
+                future = self._done.get(timeout=_LOOK_EVERY_S)
+            except queue.Empty:
+                future = None
+            if self._is_lost() or (future is not None and future.status == "cancelled"):
+                self._lose()
+                return
+            if future is not None:
+                self._take_in(future)
+            if self._options.strict and self._ledger.failed:
+                self._ledger.stop("since one failed and --strict was given")
+                return
+            self._hand_out()  # more workers may have come
+        self._ledger.tell_report()
+
+    def _is_lost(self) -> bool:
+        return bool(self._client.status != "running")
+
+    def _is_lost_soon(self) -> bool:
+        """Whether the scheduler is lost; a broken connection may be seen a moment before the client calls it so."""
+        for _ in range(20):
+            if self._is_lost():
+                return True
+            time.sleep(_LOOK_EVERY_S / 4)
+        return False
+
+    def _hand_out(self) -> None:
+        """As many cases as were asked for, or as there are workers: each has one, and a lost worker costs no other case."""
+        workers = len(self._client.nthreads())
+        self._tell_if_alone(workers)
+        room = self._options.workers or max(1, workers)
+        while self._left and len(self._out) < room:
+            case = self._left.pop()
+            assignment = Assignment(
+                case=case,
+                config=self._config,
+                options=self._options,
+                earlier=tuple(self._ledger.earlier(case)),
+                run=self._run,
+                versions=versions(),
+            )
+            key = f"mcbo-{self._run}-{case.name}"
+            future = self._client.submit(_on_worker, assignment, key=key, resources=self._resources, pure=False)
+            self._out[key] = (future, assignment)
+            self._view.begin_case(case.name)
+            self._view.stage(f"{len(self._out)} at work", 0.0)
+            future.add_done_callback(self._done.put)
+
+    def _tell_if_alone(self, workers: int) -> None:
+        """The run waits for workers, since a cluster may grow again; but not without a word."""
+        if workers:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = time.monotonic()
+        elif time.monotonic() - self._alone_since >= _ALONE_S:
+            log.warning("no worker is left: waiting for one to come")
+            self._alone_since = float("inf")  # told once
+
+    def _take_in(self, future: Any) -> None:
+        _, assignment = self._out[future.key]
+        error = future.exception()
+        if error is None:
+            result: CaseResult = future.result()
+        else:
+            result = fail(assignment.case, _sentence(error, assignment), self._options, torch.device("cpu"))
+        future.release()  # else Dask does the case again if its worker is lost after this
+        del self._out[future.key]
+        self._ledger.settle(assignment.case, result)
+        self._view.end_case()
+
+    def _lose(self) -> None:
+        """The scheduler is gone: what is not settled has failed, though workers may still finish what they have in work."""
+        cases = [*(assignment.case for _, assignment in self._out.values()), *reversed(self._left)]
+        self._out.clear()
+        message = "the scheduler was lost before it was done; the next run goes on"
+        self._ledger.started = True
+        self._ledger.failed |= {pair.field_name: message for case in cases for pair in wanted(case, self._options.movings)}
+        self._ledger.stop("since the scheduler was lost")
+
+
+def _on_worker(assignment: Assignment) -> CaseResult:
+    import distributed
+
+    return do_case(assignment, memory_limit=distributed.get_worker().memory_manager.memory_limit)
+
+
+def _sentence(error: BaseException, assignment: Assignment) -> str:
+    """Why a case has no result."""
+    left = entry_of_run(assignment)
+    if left is not None and "timed_out_s" in left:
+        return timeout_message(assignment.case, left["timed_out_s"])
+    if isinstance(error, McboError):
+        return str(error)
+    if type(error).__name__ == "KilledWorker":
+        return f"{assignment.case.fixed}: given up, since every worker that tried it was lost (was there enough memory?)"
+    return f"{assignment.case.fixed}: {type(error).__name__}: {error}"
+
+
+def _quiet() -> None:
+    """What is lost is told in sentences of our own. Dask gives loggers of its parts levels of their own."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+@contextmanager
+def _connect(options: Options, cases: int) -> Iterator[tuple[Any, Options]]:
+    """A client of Dask, and the options that its workers get."""
+    if find_spec("distributed") is None:
+        raise ClusterError(
+            "--workers and --scheduler need Dask, which is not installed: pip install '.[cluster]' in the checkout of mcbo"
+        )
+    import distributed
+
+    _quiet()
+    for_workers = replace(options, output=options.output.absolute())
+    if options.scheduler is None:
+        with _local_cluster(options, cases) as (cluster, memory_gb), distributed.Client(cluster, timeout=_WAIT_S) as client:
+            yield client, replace(for_workers, memory_gb=memory_gb)
+        return
+    try:
+        client = distributed.Client(options.scheduler, timeout=_CONNECT_S)
+    except (OSError, ValueError, TypeError) as error:
+        raise ClusterError(f"{options.scheduler}: expected the address of a Dask scheduler, but: {error}") from error
+    with client:
+        yield client, for_workers
+
+
+@contextmanager
+def _local_cluster(options: Options, cases: int) -> Iterator[tuple[Any, float | None]]:
+    """Workers on this machine, no more than cases, and the memory for a case that each may use.
+
+    The scheduler listens on the loopback alone.
+    """
+    import dask
+    import distributed
+
+    count = options.workers or 1
+    gpus = visible_gpus() if options.device != "cpu" else []
+    if options.device.startswith("cuda:"):
+        raise ClusterError(f"--device {options.device}: expected auto, cpu or cuda with --workers, which take a GPU each")
+    select_device(options.device)  # fails here, not in each case
+    if gpus and count > len(gpus):
+        raise ClusterError(f"--workers: expected at most one for each of {len(gpus)} GPU(s), got {count}; or --device cpu")
+    threads = max(1, torch.get_num_threads() // count)
+    count = min(count, max(1, cases))
+    environments = [
+        {"OMP_NUM_THREADS": str(threads)} | ({"CUDA_VISIBLE_DEVICES": gpus[number]} if gpus else {}) for number in range(count)
+    ]
+    workers = {
+        number: {
+            "cls": distributed.Nanny,
+            "options": {
+                "nthreads": 1,
+                "silence_logs": logging.CRITICAL + 1,
+                "memory_limit": 0,  # the guard of each case knows better
+                "host": _LOOPBACK,
+                "env": environment,
+                "resources": {_GPU: 1} if gpus else {},
+                "preload": [_DEAF_TO_INTERRUPTS],
+            },
+        }
+        for number, environment in enumerate(environments)
+    }
+    scheduler = {
+        "cls": distributed.Scheduler,
+        "options": {"host": _LOOPBACK, "dashboard_address": f"{_LOOPBACK}:0", "dashboard": find_spec("bokeh") is not None},
+    }
+    memory_gb = options.memory_gb
+    if memory_gb is None and not gpus:
+        memory_gb = budget_bytes(torch.device("cpu"), None) / count / 1e9
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": RETRIES}),
+        distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL + 1) as cluster,
+    ):
+        yield cluster, memory_gb
+
+
+def _check_workers(client: Any) -> int:
+    """Waits for a worker; sees to it that all of them would compute what this process would. Returns how many there are.
+
+    Workers that come later are looked at when they get a case.
+    """
+    import distributed
+
+    try:
+        client.wait_for_workers(1, timeout=_WAIT_S)
+    except (TimeoutError, distributed.TimeoutError) as error:
+        raise ClusterError(f"{client.scheduler.address}: expected workers there, but within {_WAIT_S:g} s none came") from error
+    answers = client.run(versions, on_error="return")
+    for address, answer in answers.items():
+        if isinstance(answer, BaseException):
+            raise ClusterError(
+                f"the worker {address} cannot run mcbo {versions()['mcbo']}: {answer}; install it there"
+            ) from answer
+        check_versions(versions(), answer, f"the worker {address}")
+    return len(answers)
+
+
+def _with_absolute_paths(case: Case) -> Case:
+    """A case whose paths mean the same in any working folder."""
+    pairs = tuple(replace(pair, fixed=pair.fixed.absolute(), moving=pair.moving.absolute()) for pair in case.pairs)
+    return replace(case, fixed=case.fixed.absolute(), pairs=pairs)

@@ -1,0 +1,129 @@
+"""The second step of a case: its images become displacements, which are looked at once more."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+
+from mcbo.core.errors import McboError
+from mcbo.core.field import format_shape, shape_of, warp
+from mcbo.core.timing import StageTimer
+from mcbo.core.types import Judgement
+from mcbo.dataset.learn2reg import Pair, wanted
+from mcbo.io.nifti import Image
+from mcbo.kernels import REFERENCE
+from mcbo.methods.config import Cascade, Config, Preset
+from mcbo.methods.pipeline import Registration, register
+from mcbo.methods.quality import Examined, examine
+from mcbo.runs.case import CaseResult, CaseRun, failing
+from mcbo.runs.options import Options
+from mcbo.runs.outputs import check_case_room
+from mcbo.runs.resume import deciding
+from mcbo.runtime import budget_bytes, select_kernels
+
+
+def compute(
+    run: CaseRun, config: Preset, options: Options, device: torch.device, *, timer: StageTimer, reserved_bytes: int = 0
+) -> None:
+    """Registers a case and looks at the result; it stays in ``run``.
+
+    Args:
+        run: as ``load`` left it.
+        config: the preset.
+        options: of the run.
+        device: to compute on.
+        timer: gets the stages.
+        reserved_bytes: of the memory budget, for what is read and written meanwhile.
+    """
+    fixed, result = run.fixed, run.result
+    if fixed is None:
+        return
+    asked = [pair for pair in wanted(run.case, options.movings) if pair.field_name in run.movings]
+    with run.span("compute"), failing(run, options):
+        check_case_room(asked, shape_of(fixed.volume), options)
+        budget = budget_bytes(device, options.memory_gb) - reserved_bytes
+        registration = _register(run, fixed, config, options, device, timer, budget)
+        result.started = True
+        result.entry["shape"] = shape_of(fixed.volume)
+        if isinstance(registration.config, Config):
+            result.entry["levels"] = [asdict(level) for level in registration.config.levels]
+        if registration.judgements:
+            judgements = dict(zip(run.movings, registration.judgements, strict=True))
+            result.entry["judgement"] = {pair.field_name: asdict(judgements[pair.field_name]) for pair in asked}
+            for pair in asked:
+                _tell(pair.field_name, judgements[pair.field_name], config, result)
+        with timer.stage("sanity"):
+            examined = _examine(registration, fixed, run.movings, config, options)
+        _note(examined, asked, result)
+        for name in [pair.field_name for pair in asked]:
+            if options.warped:
+                with timer.stage("warp"):
+                    run.warped[name] = warp(run.movings[name].volume.to(device), examined[name].displacement.to(device)).cpu()
+            run.displacements[name] = examined[name].displacement.cpu()
+    run.fixed, run.movings = None, {}
+
+
+def _register(
+    run: CaseRun, fixed: Image, config: Preset, options: Options, device: torch.device, timer: StageTimer, budget: int
+) -> Registration:
+    """Registers a case on the device; errors then name its fixed image."""
+    try:
+        registration = register(
+            fixed.volume.to(device),
+            [image.volume.to(device) for image in run.movings.values()],
+            spacing_mm=fixed.spacing_mm,
+            config=config,
+            kernels=REFERENCE if options.reference else select_kernels(device),
+            budget_bytes=budget,
+            timer=timer,
+        )
+    except McboError as error:
+        raise type(error)(f"{run.case.fixed}: {error}") from error
+    voxels = format_shape(shape_of(fixed.volume))
+    for level in registration.dropped:
+        run.result.say(
+            f"case {run.case.name}: level {level.grid_spacing} left out: {voxels} voxels make too few "
+            f"cells of {level.grid_spacing}; the other weights are scaled to sum to 1"
+        )
+    return registration
+
+
+def _examine(
+    registration: Registration, fixed: Image, movings: dict[str, Image], config: Preset, options: Options
+) -> dict[str, Examined]:
+    """What is known of each result; and, with ``fallback``, the choice."""
+    displacements = dict(zip(movings, registration.displacements, strict=True))
+    device = registration.displacements[0].device
+    return examine(
+        fixed.volume.to(device),
+        {name: image.volume.to(device) for name, image in movings.items()},
+        displacements,
+        config=registration.config,
+        kernels=REFERENCE if options.reference else select_kernels(device),
+        spacing_mm=fixed.spacing_mm,
+        fallback=bool(deciding(config, options)["fallback"]),
+    )
+
+
+def _note(examined: dict[str, Examined], pairs: Sequence[Pair], result: CaseResult) -> None:
+    """Tells what was found, and puts it into the report."""
+    result.entry["sanity"] = {pair.field_name: asdict(examined[pair.field_name].sanity) for pair in pairs}
+    for pair in pairs:
+        name, found = pair.field_name, examined[pair.field_name]
+        if found.chosen is not None:
+            result.say(f"{name}: {found.chosen} result written (--fallback)")
+            choices = result.entry.setdefault("fallback", {})
+            choices[name] = {"chosen": found.chosen, "distances": found.distances}
+        for sentence in found.sanity.warnings:
+            result.warn(f"{name}: {sentence}")
+
+
+def _tell(name: str, judgement: Judgement, config: Preset, result: CaseResult) -> None:
+    """Says what was chosen and, where it can hardly be believed, warns."""
+    before, after = judgement.similarity["identity"], judgement.confidence
+    result.say(f"{name}: {judgement.chosen} result, similarity {before:.2f} before, {after:.2f} after")
+    if isinstance(config, Cascade) and after < config.doubtful_similarity:
+        result.warn(
+            f"{name}: low confidence: similarity {after:.2f}; unrelated images have 0, right results mostly more than "
+            f"{config.doubtful_similarity:.2f} ({judgement.chosen} result)"
+        )

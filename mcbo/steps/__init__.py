@@ -1,0 +1,1 @@
+"""One step of a paper per module: pure functions with their own settings."""

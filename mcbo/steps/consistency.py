@@ -1,0 +1,30 @@
+"""Inverse consistency: the forward and the backward displacement made to agree.
+
+docs/method.md, step 5.
+"""
+
+from mcbo.core.field import half_pixel_stretch, warp
+from mcbo.core.types import Displacement
+
+
+def make_consistent(
+    forward: Displacement, backward: Displacement, *, rounds: int, stretch: bool
+) -> tuple[Displacement, Displacement]:
+    """Draws two displacements towards each other's inverse.
+
+    Each round replaces, at once, f by ½(f − b∘(id + f)) and b by ½(b − f∘(id + b)).
+
+    Args:
+        forward: f, ``(1, 3, h, w, d)`` cells, fixed to moving.
+        backward: b, of the same shape, moving to fixed.
+        rounds: how many times.
+        stretch: sample as the published program does (``field.half_pixel_stretch``).
+
+    Returns:
+        The two, in the same order.
+    """
+    for _ in range(rounds):
+        ahead = half_pixel_stretch(forward) if stretch else forward
+        back = half_pixel_stretch(backward) if stretch else backward
+        forward, backward = (forward - warp(backward, ahead)) / 2, (backward - warp(forward, back)) / 2
+    return forward, backward

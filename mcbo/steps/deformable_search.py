@@ -1,0 +1,122 @@
+"""A deformation searched densely, each cell counting by how sure it is.
+
+Like step 4 of the paper, but what couples the cells is not a box mean. Where the cost is a sharp valley, the cell's own minimum
+stands; where it is flat, the neighbors decide; along each axis for itself.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mcbo.core.field import shape_of
+from mcbo.core.types import Displacement, Features, Kernels
+from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient, laplacian
+from mcbo.steps.masked_search import TIE_WEIGHT, between_cells, consistent, masked_cost
+
+EDGE_TRUST = 0.1
+"""Weight of a minimum at the edge of the search cube: the true one may lie beyond."""
+CG_ROUNDS = 60
+_RIDGE = 1e-6
+
+
+def search_deformation(
+    fixed: Features,
+    moving: Features,
+    fixed_known: Tensor,
+    moving_known: Tensor,
+    *,
+    search_radius: int,
+    coupling_weights: Sequence[float],
+    stretching: float,
+    consistency_rounds: int,
+    kernels: Kernels,
+) -> Displacement:
+    """The deformation that explains the features, both ways and made consistent.
+
+    Args:
+        fixed: ``(1, C, h, w, d)`` features of cells; several modalities are so many channels more.
+        moving: of the same shape.
+        fixed_known: ``(1, 1, h, w, d)`` from 0 to 1.
+        moving_known: of the same shape.
+        search_radius: R, cells.
+        coupling_weights: w of each pass, cost per cell².
+        stretching: λ, cost per cell² of difference between neighbors.
+        consistency_rounds: of the inverse consistency.
+        kernels: the hot steps.
+
+    Returns:
+        ``(1, 3, h, w, d)`` cells, fixed to moving.
+    """
+    there, back = (
+        _solve(
+            masked_cost(a, b, a_known, b_known, search_radius=search_radius, box_rounds=1),
+            a_known,
+            search_radius=search_radius,
+            coupling_weights=coupling_weights,
+            stretching=stretching,
+            kernels=kernels,
+        )
+        for a, b, a_known, b_known in ((fixed, moving, fixed_known, moving_known), (moving, fixed, moving_known, fixed_known))
+    )
+    return consistent(there, back, margin=search_radius + 1, rounds=consistency_rounds, kernels=kernels)
+
+
+def _solve(
+    cost: Tensor,
+    known: Tensor,
+    *,
+    search_radius: int,
+    coupling_weights: Sequence[float],
+    stretching: float,
+    kernels: Kernels,
+) -> Displacement:
+    """Per pass: pick by cost + w·|c − u|², then u ← argmin Σ h·(u − c)² + λ·Σ |differences of neighbors|²."""
+    slab = kernels.as_slab(cost)
+    u = torch.zeros((1, 3, *cost.shape[1:]), dtype=cost.dtype, device=cost.device)
+    transform = CosineTransform(shape_of(u), like=u)
+    for number, weight in enumerate(coupling_weights):
+        picked = kernels.coupled_argmin(
+            slab,
+            u[0],
+            first=0,
+            last=cost.shape[1],
+            search_radius=search_radius,
+            coupling_weight=weight if number else TIE_WEIGHT,
+        )
+        target = between_cells(cost, picked, u[0], search_radius=search_radius, coupling_weight=0.0)
+        trust = (sharpness(cost, picked, search_radius=search_radius) * known[0])[None]
+        symbol = transform.symbol(float(trust.mean()) + _RIDGE, stretching=stretching)
+        u = conjugate_gradient(
+            partial(_stretched, trust=trust, stretching=stretching),
+            trust * target[None],
+            partial(transform.solve, symbol=symbol),
+            rounds=CG_ROUNDS,
+        )
+    return u
+
+
+def _stretched(field: Tensor, *, trust: Tensor, stretching: float) -> Tensor:
+    return (trust + _RIDGE) * field + stretching * laplacian(field)
+
+
+def sharpness(cost: Tensor, picked: Tensor, *, search_radius: int) -> Tensor:
+    """The second difference of the cost at what was picked, along each axis, at least 0, ``(3, h, w, d)``.
+
+    Args:
+        cost: ``(K, h, w, d)``.
+        picked: ``(3, h, w, d)`` whole cells.
+        search_radius: R, cells, at least 1.
+    """
+    side = 2 * search_radius + 1
+    place = (picked + search_radius).long()
+    result = torch.empty_like(picked)
+    for axis in range(3):
+        inner = place.clone()
+        inner[axis] = inner[axis].clamp(1, side - 2)
+        index = (inner[2] * side + inner[1]) * side + inner[0]
+        below, center, above = (cost.gather(0, (index + step * side**axis)[None])[0] for step in (-1, 0, 1))
+        at_edge = (place[axis] == 0) | (place[axis] == side - 1)
+        result[axis] = (below + above - 2 * center).clamp(min=0) * torch.where(at_edge, EDGE_TRUST, 1.0)
+    return result

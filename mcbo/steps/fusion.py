@@ -1,0 +1,38 @@
+"""Fusion of the displacements of several moving modalities, and of several levels.
+
+docs/method.md, step 8.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from mcbo.core.errors import ShapeError
+from mcbo.core.types import Displacement
+
+
+def fuse_modalities(displacements: Sequence[Displacement]) -> Displacement:
+    """The signed maximum of each component: (−6, −1) gives −1. With one displacement, that one.
+
+    Args:
+        displacements: each ``(1, 3, H, W, D)`` voxels, one per moving modality; the order does not matter.
+    """
+    fused = displacements[0]
+    for other in displacements[1:]:
+        fused = torch.maximum(fused, other)
+    return fused
+
+
+def fuse_levels(displacements: Iterable[Displacement], weights: Sequence[float]) -> Displacement:
+    """The weighted sum Σ wᵢ·uᵢ over levels.
+
+    Args:
+        displacements: each ``(1, 3, H, W, D)`` voxels, one per level; taken one by one, so that they need not all be held.
+        weights: one per level, summing to 1.
+    """
+    total: Displacement | None = None
+    for displacement, weight in zip(displacements, weights, strict=True):
+        total = displacement * weight if total is None else total.add_(displacement, alpha=weight)
+    if total is None:
+        raise ShapeError("fuse_levels: expected at least one level, got none")
+    return total

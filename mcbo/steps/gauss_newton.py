@@ -1,0 +1,252 @@
+"""Gauss–Newton refinement: the smooth displacement that explains the features, as far as they can be trusted.
+
+Minimizes over v, on a grid of cells,
+
+    Σ over modalities of (κ²/(s·τ)) · Σ over cells of k·|M(p + v) − F(p)|²  +  β · Σ over cells of |Δ(d + v)|²,
+
+where d is what the displacement already deviates from a rigid motion and Δ the Laplacian with reflecting borders: to bend
+costs, to shift does not. The weight of a modality is measured from the pair itself (``information_of``), so that one β serves
+clean and noisy images, and a modality that shares little with the fixed image hardly counts.
+
+The gradient is taken by central differences of the mean of both images (efficient second-order minimization, Malis 2004). The
+derivative of a trilinear interpolant, which backpropagation through the sampling would give, is one-sided at whole cells; with
+noise in the moving image it drifts.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mcbo.core.field import box_sum, sample, shape_of, warp
+from mcbo.core.types import Displacement, Features
+from mcbo.geometry.cells import MOSTLY
+from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient, laplacian
+
+RESIDUAL_FLOOR = 1e-3
+"""Added to the mean feature distance: two images that agree to rounding are not infinitely informative."""
+MIN_CORRELATION = 0.02
+"""Least correlation of gradients that is believed; keeps unrelated images from dividing by zero."""
+LAGS = 4
+"""Cells over which the correlation of residuals is summed."""
+MAX_STEP = 1.0
+"""Cells that one iteration moves at most."""
+SMALL_STEP = 0.02
+"""Cells: an iteration that moves less in the mean is the last."""
+_RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A moving image on the grid of cells.
+
+    Attributes:
+        features: ``(1, C, h, w, d)``, already warped by the displacement so far.
+        known: ``(1, 1, h, w, d)`` from 0 to 1.
+    """
+
+    features: Features
+    known: Tensor
+
+
+@dataclass(frozen=True)
+class Information:
+    """What a modality tells of the motion.
+
+    Attributes:
+        correlation: ρ of the gradients of fixed and moving features, from −1 to 1.
+        correlation_cells: τ, at least 1: over how many cells a residual is correlated, so that these count once.
+        known_cells: how many were compared.
+    """
+
+    correlation: float
+    correlation_cells: float
+    known_cells: int
+
+    @property
+    def gain(self) -> float:
+        """κ, from almost 0 to 1: the share of the slope of the fixed features that the moving ones have too, 2ρ/(1 + ρ)."""
+        believed = max(self.correlation, MIN_CORRELATION)
+        return 2 * believed / (1 + believed)
+
+    @property
+    def standard_error(self) -> float:
+        """Of ρ, were there as many independent cells as there are known ones over τ."""
+        return (1 - self.correlation**2) / math.sqrt(max(self.known_cells / self.correlation_cells, 1.0))
+
+
+def refine_by_gauss_newton(
+    fixed: Features,
+    fixed_known: Tensor,
+    modalities: Sequence[Modality],
+    deviation: Displacement,
+    *,
+    bending: float,
+    iterations: int,
+    cg_iterations: int,
+) -> tuple[Displacement, float]:
+    """Finds v, starting from none.
+
+    Args:
+        fixed: ``(1, C, h, w, d)`` features.
+        fixed_known: ``(1, 1, h, w, d)`` from 0 to 1.
+        modalities: the moving images.
+        deviation: d, ``(1, 3, h, w, d)`` cells.
+        bending: β.
+        iterations: Gauss–Newton steps.
+        cg_iterations: conjugate gradient steps in each, at most.
+
+    Returns:
+        v, ``(1, 3, h, w, d)`` cells; and the density of information, Σ of κ²/(s·τ)·tr H over modalities, per known cell.
+    """
+    v = torch.zeros_like(deviation)
+    preconditioner = CosineTransform(shape_of(fixed), like=fixed)
+    inside = fixed_known > MOSTLY
+    informations: list[Information] = []
+    density = 0.0
+    for iteration in range(iterations):
+        gradient = torch.zeros_like(v)
+        hessian = fixed.new_zeros((6, *shape_of(fixed)))
+        for number, modality in enumerate(modalities):
+            moved = sample(modality.features, v, offset=(0, 0, 0), outside="border")
+            known = fixed_known * (warp(modality.known, v) > MOSTLY) * stays_inside(v)
+            g, h, distance = data_terms(fixed, moved)
+            mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR
+            if iteration == 0:
+                informations.append(information_of(fixed, moved, (known > MOSTLY)))
+            gain, cells = informations[number].gain, informations[number].correlation_cells
+            weight = known * robust_weight(distance, known, mean) / mean
+            if iteration == 0:
+                trace = ((h[0] + h[3] + h[5]) * weight[0, 0]).sum() / known.sum().clamp(min=1)
+                density += float(trace) * gain**2 / cells
+            gradient += g * weight * (gain / cells)
+            hessian += h * weight[0] * (gain**2 / cells)
+        right = -(gradient + bending * bending_gradient(deviation + v))
+        mean_curvature = float(((hessian[0] + hessian[3] + hessian[5]) / 3)[inside[0, 0]].mean()) if bool(inside.any()) else 0.0
+        symbol = preconditioner.symbol(mean_curvature + _RIDGE, bending=bending)
+        step = conjugate_gradient(
+            partial(_bent, hessian=hessian, bending=bending),
+            right,
+            partial(preconditioner.solve, symbol=symbol),
+            rounds=cg_iterations,
+        )
+        length = step.norm(dim=1, keepdim=True)
+        v += step * (MAX_STEP / length.clamp(min=MAX_STEP))
+        if bool(inside.any()) and float(length[inside].mean()) < SMALL_STEP:
+            break
+    return v, density
+
+
+def stays_inside(displacement: Displacement) -> Tensor:
+    """Where p + u(p) lies between the centers of the outermost cells, ``(1, 1, h, w, d)`` bool: there nothing is made up."""
+    inside = torch.ones_like(displacement[:, :1], dtype=torch.bool)
+    for axis, size in enumerate(shape_of(displacement)):
+        index = torch.arange(size, dtype=displacement.dtype, device=displacement.device)
+        place = displacement[:, axis : axis + 1] + index.view([-1 if a == axis else 1 for a in range(3)])
+        inside &= (place >= 0) & (place <= size - 1)
+    return inside
+
+
+def data_terms(fixed: Features, moved: Features) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient, Gauss–Newton Hessian and value of Σ over channels of ½(M − F)², per cell.
+
+    Args:
+        fixed: ``(1, C, h, w, d)``.
+        moved: of the same shape.
+
+    Returns:
+        ``(1, 3, h, w, d)`` gradient; ``(6, h, w, d)`` entries 00, 01, 02, 11, 12, 22; ``(1, 1, h, w, d)`` Σ (M − F)².
+    """
+    shape = shape_of(fixed)
+    gradient = fixed.new_zeros((3, *shape))
+    hessian = fixed.new_zeros((6, *shape))
+    distance = fixed.new_zeros(shape)
+    for f, m in zip(fixed[0], moved[0], strict=True):
+        error = m - f
+        slopes = central_differences((m + f) / 2)
+        distance.addcmul_(error, error)
+        for axis, slope in enumerate(slopes):
+            gradient[axis].addcmul_(error, slope)
+        for entry, (a, b) in enumerate(((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))):
+            hessian[entry].addcmul_(slopes[a], slopes[b])
+    return gradient.unsqueeze(0), hessian, distance[None, None]
+
+
+def central_differences(volume: Tensor) -> list[Tensor]:
+    """Slopes of ``(h, w, d)`` along each axis, one-sided at the borders."""
+    slopes = []
+    for axis, size in enumerate(volume.shape):
+        slope = torch.zeros_like(volume)
+        if size > 1:
+            forward = volume.diff(dim=axis)
+            slope.narrow(axis, 0, size - 1).add_(forward)
+            slope.narrow(axis, 1, size - 1).add_(forward)
+            slope.narrow(axis, 1, size - 2).mul_(0.5)
+        slopes.append(slope)
+    return slopes
+
+
+def information_of(fixed: Features, moved: Features, known: Tensor) -> Information:
+    """How much the features share, and how far their residuals are correlated (see ``Information``).
+
+    Args:
+        fixed: ``(1, C, h, w, d)``.
+        moved: of the same shape.
+        known: ``(1, 1, h, w, d)`` bool.
+    """
+    seen = known[0, 0]
+    weights = seen.to(fixed.dtype)
+    count = weights.sum().clamp(min=1)
+    residuals = [(m - f) * weights for f, m in zip(fixed[0], moved[0], strict=True)]
+    means = [residual.sum() / count for residual in residuals]
+    centered = [(residual - mean) * weights for residual, mean in zip(residuals, means, strict=True)]
+    variance = sum(float(c.square().sum(dtype=torch.float64)) for c in centered) / float(count)
+    cells, shared, energy = 1.0, 0.0, 0.0
+    for axis in range(3):
+        size = seen.shape[axis]
+        ratios = 0.0
+        for lag in range(1, min(LAGS, size - 1) + 1):
+            products = sum(
+                float((c.narrow(axis, 0, size - lag) * c.narrow(axis, lag, size - lag)).sum(dtype=torch.float64))
+                for c in centered
+            )
+            pairs = float(
+                (weights.narrow(axis, 0, size - lag) * weights.narrow(axis, lag, size - lag)).sum(dtype=torch.float64)
+            )
+            ratios += min(max(products / max(pairs, 1.0) / max(variance, 1e-12), 0.0), 1.0)
+        cells *= 1 + 2 * ratios
+        if size > 2:
+            both = weights.narrow(axis, 0, size - 2) * weights.narrow(axis, 1, size - 2) * weights.narrow(axis, 2, size - 2)
+            for f, m in zip(fixed[0], moved[0], strict=True):
+                df = f.narrow(axis, 2, size - 2) - f.narrow(axis, 0, size - 2)
+                dm = m.narrow(axis, 2, size - 2) - m.narrow(axis, 0, size - 2)
+                shared += float((df * dm * both).sum(dtype=torch.float64))
+                energy += float(((df.square() + dm.square()) * both).sum(dtype=torch.float64)) / 2
+    return Information(correlation=shared / max(energy, 1e-12), correlation_cells=cells, known_cells=int(seen.sum()))
+
+
+def robust_weight(distance: Tensor, known: Tensor, mean: float) -> Tensor:
+    """4·(s/(s + r))², r the feature distance smoothed over known cells: 1 where r = s, up to 4 where all fits."""
+    weights = known + 1e-4
+    smoothed, normalizer = distance * weights, weights
+    for axis in (-3, -2, -1):
+        smoothed, normalizer = box_sum(smoothed, axis=axis, size=3), box_sum(normalizer, axis=axis, size=3)
+    return 4 * (mean / (mean + smoothed / normalizer)).square()
+
+
+def bending_gradient(displacement: Displacement) -> Displacement:
+    """Half the gradient of Σ |Δu|²."""
+    return laplacian(laplacian(displacement))
+
+
+def _times_hessian(hessian: Tensor, field: Displacement) -> Displacement:
+    h00, h01, h02, h11, h12, h22 = hessian
+    x, y, z = field[0]
+    return torch.stack([h00 * x + h01 * y + h02 * z, h01 * x + h11 * y + h12 * z, h02 * x + h12 * y + h22 * z])[None]
+
+
+def _bent(field: Displacement, *, hessian: Tensor, bending: float) -> Displacement:
+    return _times_hessian(hessian, field) + bending * bending_gradient(field) + _RIDGE * field

@@ -1,0 +1,93 @@
+"""Linear systems on a grid of cells: the Laplacian, its diagonalization, and conjugate gradients."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mcbo.core.types import Shape
+
+CG_TOLERANCE = 0.02
+
+
+def laplacian(field: Tensor) -> Tensor:
+    """Σ over face neighbors of (u − neighbor): the negative Laplacian with reflecting borders, of each of ``(…, h, w, d)``."""
+    result = torch.zeros_like(field)
+    for axis in (-3, -2, -1):
+        size = field.shape[axis]
+        if size > 1:
+            step = field.diff(dim=axis)
+            result.narrow(axis, 0, size - 1).sub_(step)
+            result.narrow(axis, 1, size - 1).add_(step)
+    return result
+
+
+class CosineTransform:
+    """Diagonalizes the Laplacian: the preconditioner of the conjugate gradients.
+
+    As products with the matrices of the orthonormal DCT-II, which every device does fast.
+
+    Args:
+        shape: cells.
+        like: a tensor of the device and type to use.
+    """
+
+    def __init__(self, shape: Shape, *, like: Tensor) -> None:
+        self._matrices = []
+        eigenvalues = like.new_zeros(shape, dtype=torch.float64)
+        for axis, size in enumerate(shape):
+            index = torch.arange(size, dtype=torch.float64, device=like.device)
+            matrix = torch.cos(torch.pi / size * torch.outer(index, index + 0.5)) * (2 / size) ** 0.5
+            matrix[0] /= 2**0.5
+            self._matrices.append(matrix.to(like.dtype))
+            values = 2 - 2 * torch.cos(torch.pi * index / size)
+            eigenvalues += values.view([-1 if a == axis else 1 for a in range(3)])
+        self._eigenvalues = eigenvalues.to(like.dtype)
+
+    def symbol(self, curvature: float, *, stretching: float = 0.0, bending: float = 0.0) -> Tensor:
+        """Eigenvalues of ``curvature + stretching · Laplacian + bending · Laplacian²``, ``(h, w, d)``."""
+        return curvature + self._eigenvalues * (stretching + bending * self._eigenvalues)
+
+    def solve(self, right: Tensor, symbol: Tensor) -> Tensor:
+        """Divides ``(1, 3, h, w, d)`` by a symbol in the space of cosines."""
+        return self._apply(self._apply(right, inverse=False) / symbol, inverse=True)
+
+    def _apply(self, field: Tensor, *, inverse: bool) -> Tensor:
+        for axis, matrix in enumerate(self._matrices, start=2):
+            rows = matrix.T if inverse else matrix
+            field = torch.tensordot(rows, field, dims=([1], [axis])).movedim(0, axis)
+        return field.contiguous()
+
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], right: Tensor, precondition: Callable[[Tensor], Tensor], *, rounds: int
+) -> Tensor:
+    """Solves A·x = right to ``CG_TOLERANCE``, A being symmetric and positive.
+
+    Args:
+        product: x to A·x.
+        right: any shape.
+        precondition: nearly the inverse of A, symmetric and positive.
+        rounds: at most.
+    """
+
+    def dot(a: Tensor, b: Tensor) -> float:
+        return float((a * b).sum(dtype=torch.float64))
+
+    x = torch.zeros_like(right)
+    residual = right.clone()
+    z = precondition(residual)
+    direction = z.clone()
+    size = first = dot(residual, z)
+    for _ in range(rounds):
+        if size <= CG_TOLERANCE**2 * first or first == 0:
+            break
+        image = product(direction)
+        length = size / max(dot(direction, image), 1e-30)
+        x.add_(direction, alpha=length)
+        residual.sub_(image, alpha=length)
+        z = precondition(residual)
+        after = dot(residual, z)
+        direction = z.add_(direction, alpha=after / size)
+        size = after
+    return x

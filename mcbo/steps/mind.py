@@ -1,0 +1,89 @@
+"""MIND-SSC: features that look the same in every modality.
+
+Source: Heinrich et al., MICCAI 2013 (self-similarity context); numbers from docs/method.md, step 1.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mcbo.core.errors import ShapeError
+from mcbo.core.types import Features, Volume
+
+Offset = tuple[int, int, int]
+
+FACE_NEIGHBORS: tuple[Offset, ...] = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
+PAIRS: tuple[tuple[Offset, Offset], ...] = tuple(
+    (a, b) for a, b in itertools.combinations(FACE_NEIGHBORS, 2) if any(x + y for x, y in zip(a, b, strict=True))
+)
+"""The 12 pairs of face neighbors that are not opposite each other (opposite ones sum to zero)."""
+
+VARIANCE_RANGE = (1e-3, 1e3)
+"""Bounds of the local variance, in units of its mean over the image (docs/method.md, step 1)."""
+
+
+def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
+    """MIND-SSC features of an image.
+
+    Invariant to scaling and shifting the intensities. Where an image is constant within reach, all features are 1.
+
+    Args:
+        volume: ``(1, 1, H, W, D)`` intensities, finite.
+        radius: of the patch, voxels; the patch has ``(2·radius + 1)``³ voxels.
+        dilation: distance of the six neighbors whose patches are compared, voxels.
+
+    Returns:
+        ``(1, 12, H, W, D)`` float32 from 0 to 1.
+
+    Raises:
+        ShapeError: if ``volume`` is not ``(1, 1, H, W, D)``.
+    """
+    volume = scale_to_one(volume)
+    padded = functional.pad(volume, [dilation] * 6, mode="replicate")
+    height, width, depth = volume.shape[2:]
+
+    def neighbor(offset: Offset) -> Tensor:
+        i, j, k = (dilation * (1 + step) for step in offset)
+        return padded[..., i : i + height, j : j + width, k : k + depth]
+
+    features = volume.new_empty((1, len(PAIRS), height, width, depth))
+    for channel, (a, b) in enumerate(PAIRS):
+        features[:, channel] = _patch_mean((neighbor(a) - neighbor(b)).square_(), radius=radius)[:, 0]
+    features -= features.amin(dim=1, keepdim=True)
+    variance = features.mean(dim=1, keepdim=True)
+    mean_variance = variance.mean()
+    low, high = VARIANCE_RANGE
+    variance.clamp_(min=mean_variance * low, max=mean_variance * high)
+    # Only an image that is constant all over has a variance of zero; then 0/1 gives features of exp(0) = 1, not NaN.
+    variance.masked_fill_(variance == 0, 1)
+    return features.div_(variance).neg_().exp_()
+
+
+def scale_to_one(volume: Volume) -> Volume:
+    """The volume as float32, its largest magnitude brought between ½ and 1.
+
+    Done by a power of two, which is exact; it keeps squares of very large or very small intensities inside float32.
+
+    Raises:
+        ShapeError: if ``volume`` is not ``(1, 1, H, W, D)``.
+    """
+    if volume.dim() != 5 or volume.shape[:2] != (1, 1):
+        raise ShapeError(f"mind_ssc: expected a volume of shape (1, 1, H, W, D), got {tuple(volume.shape)}")
+    volume = volume.float()
+    _, exponent = torch.frexp(volume.abs().max())
+    return torch.ldexp(volume, -exponent)
+
+
+def _patch_mean(volume: Tensor, *, radius: int) -> Tensor:
+    """Mean over cubes of ``(2·radius + 1)``³ voxels; outside, the nearest voxel repeats."""
+    volume = functional.pad(volume, [radius] * 6, mode="replicate")
+    size = 2 * radius + 1
+    for axis in (-3, -2, -1):
+        kept = volume.shape[axis] - 2 * radius
+        total = volume.narrow(axis, 0, kept).clone()
+        for step in range(1, size):
+            total += volume.narrow(axis, step, kept)
+        volume = total
+    return volume.div_(size**3)

@@ -1,0 +1,1 @@
+"""Demo, benchmark and ablation."""

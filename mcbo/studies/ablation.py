@@ -1,0 +1,327 @@
+"""Presets and single changes, registered and judged on the same data sets: the table that a default is chosen by."""
+
+import hashlib
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from evaluation.images import read_grid
+from evaluation.pairs import Pair as JudgedPair
+from evaluation.settings import from_options
+from evaluation.summary import score, to_official
+from evaluation.tasks import METRICS
+from mcbo.core.errors import InputError
+from mcbo.core.log import log
+from mcbo.dataset.learn2reg import Case, read_json, select_cases, wanted
+from mcbo.io.files import write_whole
+from mcbo.io.nifti import read_displacement
+from mcbo.methods.presets import TASKS
+from mcbo.report import read_entries
+from mcbo.runs.options import Options
+from mcbo.runs.runner import run
+from mcbo.runtime import describe_machine, versions
+from mcbo.studies.truth import Truth, read_truths
+from mcbo.studies.variants import Variant, make_variants
+
+_ROOT = Path(__file__).resolve().parents[2]
+_FOLDER_LENGTH = 80
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for.
+
+    Attributes:
+        datasets: dataset JSONs.
+        task: for data sets whose name is not that of a task.
+        presets: their names; all of the task, if empty.
+        changes: as ``variants.parse_change`` reads them.
+        split: ``val``, ``test`` or ``train``.
+        cases: their names; all, if empty.
+        movings: sets of moving channels, each registered on its own; one set of all, if empty.
+        truth: folder of known displacements; ``truth`` beside the JSON, if None and there.
+    """
+
+    datasets: tuple[Path, ...]
+    task: str | None = None
+    presets: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    split: str = "val"
+    cases: tuple[str, ...] = ()
+    movings: tuple[tuple[str, ...], ...] = ()
+    truth: Path | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A data set, a set of moving channels, and what is tried on them.
+
+    Attributes:
+        dataset: how the table calls it: the JSON's folder and name.
+        path: of the JSON.
+        moving: the channels, joined by ``+``, or ``all``.
+        cases: with the pairs of these channels only.
+        variants: to try.
+        truths: by the case's name, where known.
+    """
+
+    dataset: str
+    path: Path
+    moving: str
+    cases: tuple[Case, ...]
+    variants: tuple[Variant, ...]
+    truths: Mapping[str, Truth]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one variant in one study. A number is None where its data are missing.
+
+    Attributes:
+        dataset, moving, variant: which.
+        asked: how many pairs there are.
+        pairs: how many of them have a score.
+        initial_tre_mm: TRE without any displacement.
+        tre_mm, tre_std_mm, tre_p30_mm, tre_p70_mm: mean, standard deviation, 30th and 70th percentile of the pairs' means.
+        dense_mm: mean distance from the known displacement, in the fixed image's field of view.
+        dice: mean over pairs of the mean over labels.
+        sd_log_jacobian: official SDlogJ.
+        folded_percent: voxels with det J ≤ 0.
+        seconds: a case, from files to files, whenever it was registered.
+        device: that it was registered on.
+        failed: a sentence for every pair without a score, by the displacement's name.
+    """
+
+    dataset: str
+    moving: str
+    variant: str
+    asked: int
+    pairs: int = 0
+    initial_tre_mm: float | None = None
+    tre_mm: float | None = None
+    tre_std_mm: float | None = None
+    tre_p30_mm: float | None = None
+    tre_p70_mm: float | None = None
+    dense_mm: float | None = None
+    dice: float | None = None
+    sd_log_jacobian: float | None = None
+    folded_percent: float | None = None
+    seconds: float | None = None
+    device: str = ""
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_studies(plan: Plan) -> list[Study]:
+    """Reads all that a plan asks for, so that what is wrong with it is told before anything is registered.
+
+    Raises:
+        InputError: if a data set, a task, a preset, a change, a case, a channel or a truth is not what it has to be.
+    """
+    paths = list(dict.fromkeys(path.resolve() for path in plan.datasets))
+    names = [_dataset_name(path) for path in paths]
+    if len(set(names)) < len(names):
+        raise InputError(f"--dataset: expected JSONs that differ in folder or name, got {', '.join(map(str, paths))}")
+    if plan.truth and len(paths) > 1:
+        raise InputError(f"--truth: expected one --dataset with it, got {len(paths)}")
+    return [study for name, path in zip(names, paths, strict=True) for study in _studies_of(path, name, plan)]
+
+
+def _dataset_name(path: Path) -> str:
+    """``FOLDER/NAME`` of ``…/FOLDER/NAME_dataset.json``, or ``NAME`` if the folder is called so too."""
+    name = path.stem.removesuffix("_dataset")
+    return name if path.parent.name in ("", name) else f"{path.parent.name}/{name}"
+
+
+def _studies_of(path: Path, name: str, plan: Plan) -> Iterator[Study]:
+    dataset = read_json(path, split=plan.split)
+    try:
+        variants = make_variants(_task(dataset.task, plan), presets=plan.presets, changes=plan.changes)
+        chosen = [select_cases(dataset.cases, names=plan.cases, movings=movings) for movings in plan.movings or ((),)]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    every = list({case.name: case for cases in chosen for case in cases}.values())
+    truths = read_truths(plan.truth or path.parent / "truth", every, required=plan.truth is not None)
+    for movings, cases in zip(plan.movings or ((),), chosen, strict=True):
+        # Channels of a case are fused, so those that are not in the set must not be there.
+        reduced = tuple(replace(case, pairs=tuple(wanted(case, movings))) for case in cases)
+        yield Study(name, path, "+".join(movings) or "all", reduced, variants, truths)
+
+
+def _task(name: str | None, plan: Plan) -> str:
+    chosen = name if name in TASKS else plan.task or name
+    if chosen is None:
+        raise InputError(f"the dataset has no name: expected --task with one of {', '.join(TASKS)}")
+    return chosen
+
+
+def run_studies(studies: Sequence[Study], options: Options, *, keep: Path | None) -> list[Row]:
+    """Registers and judges every variant in every study, one after the other.
+
+    Args:
+        studies: what to do.
+        options: device and the like; ``output`` is not used.
+        keep: where displacements stay, so that a run that was stopped can go on; if None, none is kept.
+
+    Raises:
+        DeviceError, OutputError: as ``runner.run``.
+    """
+    rows = []
+    for study in studies:
+        for variant in study.variants:
+            log.info("%s, moving %s: %s", study.dataset, study.moving, variant.name)
+            with _folder(keep, study, variant) as folder:
+                rows.append(_try(study, variant, replace(options, output=folder)))
+    return rows
+
+
+@contextmanager
+def _folder(keep: Path | None, study: Study, variant: Variant) -> Iterator[Path]:
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="mcbo-ablate-") as folder:
+            yield Path(folder)
+        return
+    name = re.sub(r"[^A-Za-z0-9.=_-]+", "_", variant.name)[:_FOLDER_LENGTH]
+    if name != variant.name:
+        name += f"-{hashlib.sha256(variant.name.encode()).hexdigest()[:8]}"
+    yield keep / study.dataset / study.moving / name
+
+
+def _try(study: Study, variant: Variant, options: Options) -> Row:
+    try:
+        outcome = run(study.cases, variant.config, options)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A change may ask for numbers that no code looks at; the other variants are tried all the same.
+        message = f"the method cannot compute this variant: {type(error).__name__}: {error}"
+        log.error("%s: %s", variant.name, message)
+        names = [pair.field_name for case in study.cases for pair in case.pairs]
+        return Row(study.dataset, study.moving, variant.name, asked=len(names), failed=dict.fromkeys(names, message))
+    row = judge_fields(study, variant.name, options)
+    entries = read_entries(options.output / options.report_name, variant.config)
+    done = [entries[case.name] for case in study.cases if case.name in entries and not entries[case.name].get("failed")]
+    seconds = statistics.mean(entry["seconds"] for entry in done) if done else None
+    device = "; ".join(sorted({entry["device"] for entry in done}))
+    return replace(row, seconds=seconds, device=device, failed={**row.failed, **outcome.failed})
+
+
+def judge_fields(study: Study, variant: str, options: Options) -> Row:
+    """Scores the displacements in ``options.output``, by ``evaluation`` and against the truth."""
+    pairs = tuple(JudgedPair(pair.fixed, pair.moving) for case in study.cases for pair in case.pairs)
+    settings = replace(from_options(["tre", "sdlogj", "dice"]), required=False, pairs=pairs)  # what has no data is left out
+    scores = score(study.path, options.output, settings)
+    aggregates: Any = to_official(scores)["aggregates"]
+    tre = aggregates.get(METRICS["tre"].name, {})
+    folded = aggregates.get("folded_fraction", {}).get("mean")
+    return Row(
+        dataset=study.dataset,
+        moving=study.moving,
+        variant=variant,
+        asked=len(pairs),
+        pairs=len(scores.scored),
+        initial_tre_mm=tre.get("initial_mean"),
+        tre_mm=tre.get("mean"),
+        tre_std_mm=tre.get("std"),
+        tre_p30_mm=tre.get("30_remind2reg"),  # each official program has a quantile of its own under that name
+        tre_p70_mm=tre.get("30_l2r"),
+        dense_mm=_dense_error(study, options),
+        dice=aggregates.get(METRICS["dice"].name, {}).get("mean"),
+        sd_log_jacobian=aggregates.get(METRICS["sdlogj"].name, {}).get("mean"),
+        folded_percent=None if folded is None else 100 * folded,
+        failed={pair.pair.field_name: pair.error for pair in scores.pairs if pair.error is not None},
+    )
+
+
+def _dense_error(study: Study, options: Options) -> float | None:
+    """Mean over the pairs whose truth is known and whose displacement is there."""
+    errors = []
+    for case in study.cases:
+        for pair in case.pairs if case.name in study.truths else ():
+            path = options.output / f"{pair.field_name}{options.suffix}"
+            if path.is_file():
+                _, spacing_mm = read_grid(pair.moving)
+                errors.append(study.truths[case.name].mean_error(read_displacement(path), spacing_mm))
+    return statistics.mean(errors) if errors else None
+
+
+def describe(rows: Sequence[Row]) -> dict[str, str]:
+    """What the table is worth nothing without: day, commit, machine, devices, versions."""
+    return {
+        "date": date.today().isoformat(),
+        "commit": _commit(),
+        "machine": describe_machine(),
+        "device": "; ".join(dict.fromkeys(row.device for row in rows if row.device)) or "none",
+        **versions(),
+    }
+
+
+def _commit() -> str:
+    """The commit of this checkout, or ``unknown`` where there is no checkout or no git."""
+    git = shutil.which("git")
+    if git is None or not (_ROOT / ".git").exists():  # without the latter, another project's checkout might lie around this
+        return "unknown"
+    command = [git, "-C", str(_ROOT), "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+_NUMBERS: tuple[tuple[str, str, int], ...] = (
+    ("initial TRE mm", "initial_tre_mm", 2),
+    ("TRE mm", "tre_mm", 2),
+    ("std", "tre_std_mm", 2),
+    ("30 %", "tre_p30_mm", 2),
+    ("70 %", "tre_p70_mm", 2),
+    ("dense mm", "dense_mm", 2),
+    ("Dice", "dice", 3),
+    ("SDlogJ", "sd_log_jacobian", 4),
+    ("folds %", "folded_percent", 3),
+    ("seconds", "seconds", 1),
+)
+"""Columns: title, attribute of a row, digits."""
+
+
+def to_markdown(about: Mapping[str, str], rows: Sequence[Row]) -> str:
+    """The table, what failed, and the circumstances."""
+    table = [["data set", "moving", "variant", "pairs", *(title for title, _, _ in _NUMBERS)]]
+    table += [[row.dataset, row.moving, f"`{row.variant}`", _pairs(row), *_numbers(row)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    texts = 3  # columns of text stand left, those of numbers right
+    table.insert(1, ["-" * w if i < texts else "-" * (w - 1) + ":" for i, w in enumerate(widths)])
+    lines = [
+        f"| {' | '.join(c.ljust(w) if i < texts else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))} |"
+        for cells in table
+    ]
+    failed = [
+        f"- {row.dataset}, {row.moving}, `{row.variant}`: {name}: {why}" for row in rows for name, why in row.failed.items()
+    ]
+    circumstances = ", ".join(f"{name}: {value}" for name, value in about.items())
+    return "\n".join([*lines, "", *(["Failed:", "", *failed, ""] if failed else []), circumstances])
+
+
+def _pairs(row: Row) -> str:
+    return f"{row.pairs} of {row.asked}" if row.pairs < row.asked else str(row.pairs)
+
+
+def _numbers(row: Row) -> list[str]:
+    values = [(getattr(row, attribute), digits) for _, attribute, digits in _NUMBERS]
+    return ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
+
+
+def write_json(path: Path, about: Mapping[str, str], rows: Sequence[Row]) -> None:
+    """Writes rows and circumstances, with all digits.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    content = {"about": dict(about), "rows": [asdict(row) for row in rows]}
+    write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii"))

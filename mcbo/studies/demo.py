@@ -1,0 +1,171 @@
+"""The built-in demo: a phantom written as a dataset folder, registered, scored and drawn."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from evaluation.settings import from_options
+from evaluation.summary import score, to_table
+from mcbo.core.errors import InputError
+from mcbo.core.field import warp
+from mcbo.core.types import Displacement
+from mcbo.dataset.learn2reg import read_json
+from mcbo.io.files import prepare_folder, write_whole
+from mcbo.io.nifti import read_displacement, write_volume
+from mcbo.methods.config import Preset
+from mcbo.qc.findings import look_at
+from mcbo.qc.page import write_page
+from mcbo.runs.ledger import Outcome
+from mcbo.runs.options import Options
+from mcbo.runs.runner import run
+from mcbo.studies.phantom import Phantom, make_phantom
+
+log = logging.getLogger("mcbo")
+
+SHAPE = (96, 80, 88)
+SPACING_MM = 1.0
+CASE = "0001"
+TASK = "ReMIND2Reg"
+CHANNELS = {"0000": "iUS", "0001": "ceT1", "0002": "T2"}
+
+
+def run_demo(options: Options, *, config: Preset) -> Outcome:
+    """Makes the data set in ``OUTPUT/dataset``, results in ``OUTPUT/results``, ``OUTPUT/demo.png`` and ``.html`` to look at.
+
+    Args:
+        options: of the run; ``output`` is the demo's folder, ``movings`` must be empty.
+        config: the preset to show.
+    """
+    if options.movings:
+        raise InputError("--demo: expected no --moving, since the demo shows both modalities")
+    prepare_folder(options.output)
+    phantom = make_phantom(SHAPE, wedge=True)
+    dataset = write_dataset(phantom, options.output / "dataset")
+    results = options.output / "results"
+    outcome = run(read_json(dataset, split="val").cases, config, replace(options, output=results))
+    if outcome.failed:
+        return outcome
+    table = to_table(score(dataset, results, from_options(["tre"])))
+    picture = options.output / "demo.png"
+    fields = [read_displacement(path) for path in outcome.written]
+    write_whole(picture, lambda file: draw_case(file, phantom, fields, titles=list(CHANNELS.values())))
+    page = picture.with_suffix(".html")
+    write_page(page, look_at(results / options.report_name))
+    _tell(table, dataset, results, picture)
+    log.info("page: %s", page)
+    return outcome
+
+
+def write_dataset(phantom: Phantom, folder: Path, *, case: str = CASE) -> Path:
+    """Writes a phantom as a case of a Learn2Reg dataset folder; returns the path of its JSON."""
+    affine: NDArray[np.float64] = np.diag([SPACING_MM] * 3 + [1.0])
+    images = zip(CHANNELS, (phantom.fixed, phantom.cet1, phantom.t2), strict=True)
+    for channel, image in images:
+        name = f"{TASK}_{case}_{channel}"
+        write_volume(folder / "imagesTr" / f"{name}.nii.gz", image, affine)
+        points = phantom.fixed_landmarks if channel == "0000" else phantom.moving_landmarks
+        table = pd.DataFrame(points)
+        write_whole(
+            folder / "landmarksTr" / f"{name}.csv",
+            lambda file, table=table: table.to_csv(file, header=False, index=False, float_format="%.3f"),  # type: ignore[misc]
+        )
+    pairs = [
+        {"fixed": f"./imagesTr/{TASK}_{case}_0000.nii.gz", "moving": f"./imagesTr/{TASK}_{case}_{channel}.nii.gz"}
+        for channel in CHANNELS
+        if channel != "0000"
+    ]
+    content = {
+        "name": TASK,
+        "description": "A phantom with known displacement, drawn by the demo; not patient data",
+        "licence": "Apache-2.0",
+        "modality": {str(index): name for index, name in enumerate(CHANNELS.values())},
+        "tensorImageShape": {str(index): SHAPE for index in range(len(CHANNELS))},
+        "numRegistration_val": len(pairs),
+        "registration_val": pairs,
+    }
+    path = folder / f"{TASK}_dataset.json"
+    write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+    return path
+
+
+def _tell(table: pd.DataFrame, dataset: Path, results: Path, picture: Path) -> None:
+    for name, row in table.iterrows():
+        log.info("%s: TRE %.2f mm before, %.2f mm after", name, row["TRE_lm_initial"], row["TRE_lm"])
+    before, after = table["TRE_lm_initial"].mean(), table["TRE_lm"].mean()
+    log.info("mean TRE %.2f mm → %.2f mm (%.0f %% less)", before, after, 100 * (1 - after / before))
+    log.info("data set: %s", dataset)
+    log.info("displacements and report: %s", results)
+    log.info("picture: %s", picture)
+
+
+_ARROW_EVERY = 8  # voxels
+
+
+_OUTLINES = {0.2: "#56b4e9", 0.65: "#e69f00"}  # colors, at parts of the largest smoothed echo
+
+
+def draw_case(path: Path, phantom: Phantom, displacements: Sequence[Displacement], *, titles: Sequence[str]) -> None:
+    """Draws fixed, moving, warped images and displacement in the middle slice of axis 1.
+
+    Args:
+        path: of the PNG.
+        phantom: the images.
+        displacements: found for ceT1 and for T2, each ``(1, 3, H, W, D)`` voxels.
+        titles: names of the fixed and the moving images.
+    """
+    index = phantom.fixed.shape[3] // 2
+    figure = Figure(figsize=(13, 7.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 4)
+    fixed = _slice(phantom.fixed, index)
+    smooth = gaussian_filter(fixed.numpy(), 1.8)  # through the speckle
+    movings = zip(titles[1:], (phantom.cet1, phantom.t2), displacements, strict=True)
+    for row, (name, moving, displacement) in enumerate(movings):
+        image = _slice(moving, index)
+        warped = _slice(warp(moving, displacement), index)
+        _show(axes[row, 0], fixed, f"fixed: {titles[0]}")
+        _show(axes[row, 1], image, f"moving: {name}")
+        _show(axes[row, 2], warped, f"warped {name}")
+        for axis in (axes[row, 1], axes[row, 2]):
+            levels = [part * float(smooth.max()) for part in _OUTLINES]
+            axis.contour(smooth, levels=levels, colors=list(_OUTLINES.values()), linewidths=0.9)
+    largest = float(phantom.displacement.norm(dim=1).max())
+    _show_displacement(axes[0, 3], displacements[0], index, f"displacement found for {titles[1]}, voxels", largest)
+    _show_displacement(axes[1, 3], phantom.displacement, index, "true displacement, voxels", largest)
+    figure.suptitle(
+        "Outlines: what the fixed image shows bright (orange) and dark (blue); they should fit the warped images. "
+        "Arrows: from fixed to moving."
+    )
+    figure.savefig(path, format="png", dpi=110)
+
+
+def _slice(volume: Tensor, index: int) -> Tensor:
+    return volume[0, 0, :, index].cpu()
+
+
+def _show(axis: Axes, image: Tensor, title: str) -> None:
+    axis.imshow(image.numpy(), cmap="gray", vmin=0, vmax=float(np.quantile(image.numpy(), 0.995)))
+    axis.set_title(title, fontsize=10)
+    axis.set_axis_off()
+
+
+def _show_displacement(axis: Axes, displacement: Displacement, index: int, title: str, largest: float) -> None:
+    field = displacement[0, :, :, index].cpu().numpy()
+    drawn = axis.imshow(np.linalg.norm(field, axis=0), cmap="viridis", vmin=0, vmax=largest)
+    rows, columns = np.mgrid[: field.shape[1], : field.shape[2]][:, ::_ARROW_EVERY, ::_ARROW_EVERY]
+    arrows = field[:, ::_ARROW_EVERY, ::_ARROW_EVERY]
+    axis.quiver(columns, rows, arrows[2], arrows[0], color="white", angles="xy", scale_units="xy", scale=0.7, width=0.006)
+    axis.set_title(title, fontsize=10)
+    axis.set_axis_off()
+    axis.figure.colorbar(drawn, ax=axis, shrink=0.8)

@@ -1,0 +1,163 @@
+"""The cascade as a whole, on phantoms with known truth."""
+
+import pytest
+import torch
+from helpers import mean_length
+from torch import Tensor
+
+from mcbo.core.field import warp
+from mcbo.core.timing import StageTimer
+from mcbo.core.types import Displacement, Judgement, Triple
+from mcbo.methods.cascade import register_cascade
+from mcbo.methods.config import Cascade
+from mcbo.methods.presets import find_config
+from mcbo.runtime import select_kernels
+from mcbo.studies.phantom import Phantom, make_phantom
+
+SHAPE = (64, 60, 68)
+
+
+def cascade(task: str = "ReMIND2Reg") -> Cascade:
+    config = find_config(task, "cascade")
+    assert isinstance(config, Cascade)
+    return config
+
+
+def run(
+    fixed: Tensor, *movings: Tensor, config: Cascade | None = None, spacing_mm: Triple = (1.0, 1.0, 1.0)
+) -> tuple[Displacement, Judgement]:
+    return register_cascade(
+        fixed,
+        movings,
+        spacing_mm=spacing_mm,
+        config=config or cascade(),
+        kernels=select_kernels(fixed.device),
+        timer=StageTimer(),
+    )
+
+
+@pytest.fixture(scope="module")
+def head() -> Phantom:
+    return make_phantom(SHAPE, seed=7)
+
+
+@pytest.fixture(scope="module")
+def found(head: Phantom) -> Displacement:
+    return run(head.fixed, head.cet1)[0]
+
+
+def inside(field: Tensor) -> Tensor:
+    return field[..., 8:-8, 8:-8, 8:-8]
+
+
+def test_a_known_displacement_is_recovered(head: Phantom, found: Displacement) -> None:
+    before, after = mean_length(inside(head.displacement)), mean_length(inside(head.displacement - found))
+    assert before > 3
+    assert after < 0.4 * before
+
+
+def test_in_a_wedge_too_and_both_modalities_share_the_work() -> None:
+    phantom = make_phantom((72, 64, 68), seed=3, wedge=True)
+    seen = phantom.fixed > 0
+    both, judgement = run(phantom.fixed, phantom.cet1, phantom.t2)
+    error = (phantom.displacement - both).norm(dim=1, keepdim=True)[seen].mean()
+    assert error < 0.4 * phantom.displacement.norm(dim=1, keepdim=True)[seen].mean()
+    assert judgement.chosen in ("rigid", "full")
+
+
+@pytest.mark.parametrize("shift", [(2, 0, 0), (0, -5, 0), (0, 0, 10), (-20, 0, 0)])
+def test_known_shifts_come_out_whole(head: Phantom, shift: tuple[int, int, int]) -> None:
+    moving = torch.roll(head.cet1, shift, dims=(2, 3, 4))
+    displacement, _ = run(head.cet1, moving)
+    axis = next(axis for axis in range(3) if shift[axis])
+    assert float(displacement[0, axis].mean()) == pytest.approx(shift[axis], rel=0.03)
+
+
+def test_a_deformation_without_any_rigid_part_is_found_and_kept(head: Phantom) -> None:
+    """Waves of three voxels that cancel out in the mean: no rigid motion makes anything better."""
+    wave = 3 * torch.sin(2 * torch.pi * torch.arange(SHAPE[1]) / SHAPE[1]).view(1, 1, SHAPE[1], 1)
+    truth = torch.zeros(1, 3, *SHAPE)
+    truth[0, 0] = wave.expand(1, *SHAPE)[0]
+    displacement, judgement = run(warp(head.t2, truth), head.cet1)
+    assert judgement.chosen == "full"
+    assert mean_length(inside(displacement - truth)) < 0.5 * mean_length(inside(truth))
+
+
+def test_unrelated_images_move_by_less_than_two_voxels() -> None:
+    for seed in range(3):
+        noise = torch.rand((2, 1, 1, 32, 36, 40), generator=torch.Generator().manual_seed(seed))
+        displacement, judgement = run(noise[0], noise[1])
+        assert mean_length(displacement) < 2
+        assert judgement.chosen in ("cautious", "identity")
+        assert judgement.confidence < 0.1
+
+
+def test_intensities_of_any_size(head: Phantom, found: Displacement) -> None:
+    assert torch.equal(run(head.fixed * 2.0**110, head.cet1 * 2.0**-110)[0], found)
+
+
+def test_identical_images_do_not_move(head: Phantom) -> None:
+    displacement, judgement = run(head.cet1, head.cet1)
+    assert mean_length(displacement) < 0.02
+    assert judgement.confidence > 0.9
+
+
+def test_aligned_images_of_two_modalities_hardly_move(head: Phantom) -> None:
+    displacement, _ = run(head.t2, head.cet1)
+    assert mean_length(displacement) < 0.15
+
+
+def test_noise_is_not_believed(head: Phantom) -> None:
+    noise = torch.rand(head.fixed.shape, generator=torch.Generator().manual_seed(0))
+    displacement, judgement = run(head.cet1, noise)
+    assert mean_length(displacement) < 2
+    assert judgement.chosen in ("cautious", "identity")
+    assert judgement.confidence < cascade().doubtful_similarity
+
+
+@pytest.mark.parametrize("axes", [(2,), (3,), (4,), (2, 3, 4)])
+def test_flipped_images_have_the_flipped_displacement(head: Phantom, found: Displacement, axes: tuple[int, ...]) -> None:
+    flipped, _ = run(head.fixed.flip(axes), head.cet1.flip(axes))
+    signs = torch.tensor([-1.0 if axis + 2 in axes else 1.0 for axis in range(3)]).view(1, 3, 1, 1, 1)
+    assert mean_length(flipped.flip(axes) * signs - found) < 0.05
+
+
+def test_permuted_axes_permute_the_displacement(head: Phantom, found: Displacement) -> None:
+    order = (2, 0, 1)
+    axes = [0, 1, *(axis + 2 for axis in order)]
+    permuted, _ = run(head.fixed.permute(axes).contiguous(), head.cet1.permute(axes).contiguous())
+    assert mean_length(permuted - found.permute(axes)[:, list(order)]) < 0.05
+
+
+def test_two_runs_give_the_same_bits(head: Phantom, found: Displacement) -> None:
+    assert torch.equal(found, run(head.fixed, head.cet1)[0])
+
+
+def test_the_voxel_size_is_that_of_the_rigid_motion(head: Phantom) -> None:
+    """Turned by 8° in the plane of axes 1 and 2 in millimeters, of voxels twice as long along axis 1."""
+    spacing = (1.0, 2.0, 1.0)
+    angle = torch.deg2rad(torch.tensor(8.0))
+    index = torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in SHAPE], indexing="ij"))
+    y, z = 2 * index[1], index[2]
+    truth = torch.zeros(1, 3, *SHAPE)
+    truth[0, 1] = (torch.cos(angle) * y - torch.sin(angle) * z - y) / 2
+    truth[0, 2] = torch.sin(angle) * y + torch.cos(angle) * z - z
+    fixed = warp(head.cet1, truth)
+    displacement, _ = run(fixed, head.cet1, spacing_mm=spacing)
+    assert mean_length(inside(displacement - truth)) < 0.3
+    assert mean_length(inside(truth)) > 2
+
+
+def test_small_volumes_are_done_too() -> None:
+    for shape in ((8, 9, 10), (14, 12, 17)):
+        phantom = make_phantom(shape, seed=1)
+        for task in ("ReMIND2Reg", "COMULIS3DCLEM"):
+            displacement, _ = run(phantom.fixed, phantom.cet1, config=cascade(task))
+            assert displacement.shape == (1, 3, *shape)
+            assert torch.isfinite(displacement).all()
+
+
+def test_a_constant_image_stays_where_it_is(head: Phantom) -> None:
+    displacement, judgement = run(head.fixed, torch.full_like(head.fixed, 5.0))
+    assert mean_length(displacement) < 2
+    assert judgement.confidence < cascade().doubtful_similarity

@@ -1,0 +1,68 @@
+import math
+
+import pytest
+from helpers import paper_config
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcbo.core.errors import InputError
+from mcbo.methods.config import MIN_CELLS, MIN_VOXELS, Cascade, Config, fit_to_shape
+from mcbo.methods.presets import TASKS, find_config
+
+PRESETS = [preset for task in TASKS.values() for preset in task.presets.values()]
+ALL = [preset for preset in PRESETS if isinstance(preset, Config)]
+CASCADES = [preset for preset in PRESETS if isinstance(preset, Cascade)]
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda c: c.name)
+def test_weights_sum_to_one_and_levels_go_from_coarse_to_fine(config: Config) -> None:
+    assert math.fsum(level.weight for level in config.levels) == pytest.approx(1)
+    spacings = [level.grid_spacing for level in config.levels]
+    assert spacings == sorted(spacings, reverse=True)
+
+
+@pytest.mark.parametrize("config", CASCADES, ids=lambda c: c.name)
+def test_stages_of_a_cascade_go_from_coarse_to_fine(config: Cascade) -> None:
+    for stages in (config.search, config.deform, config.refine):
+        spacings = [stage.grid_spacing for stage in stages]
+        assert spacings == sorted(spacings, reverse=True)
+    assert config.feature_reach == 6
+
+
+def test_the_default_is_the_cascade() -> None:
+    for task in TASKS:
+        assert find_config(task).name == "cascade"
+
+
+def test_the_numbers_of_the_paper() -> None:
+    remind = paper_config()
+    assert {level.grid_spacing: level.weight for level in remind.levels} == {6: 0.36, 4: 0.27, 2: 0.27, 1: 0.10}
+    comulis = paper_config("COMULIS3DCLEM")
+    assert [level.grid_spacing for level in comulis.levels] == [4, 2, 1]
+    assert comulis.modality_fusion is None
+
+
+@given(shape=st.tuples(*[st.integers(MIN_VOXELS, 64)] * 3), config=st.sampled_from(ALL))
+def test_levels_that_do_not_fit_are_dropped_and_the_others_keep_their_ratios(
+    shape: tuple[int, int, int], config: Config
+) -> None:
+    fitted, dropped = fit_to_shape(config, shape)
+    assert len(fitted.levels) + len(dropped) == len(config.levels)
+    assert all(min(shape) // level.grid_spacing >= MIN_CELLS for level in fitted.levels)
+    assert all(min(shape) // level.grid_spacing < MIN_CELLS for level in dropped)
+    assert math.fsum(level.weight for level in fitted.levels) == pytest.approx(1)
+    before = {level.grid_spacing: level.weight for level in config.levels}
+    ratios = {level.weight / before[level.grid_spacing] for level in fitted.levels}
+    assert max(ratios) == pytest.approx(min(ratios))
+
+
+def test_too_small_a_volume_is_refused() -> None:
+    with pytest.raises(InputError, match="at least 8 voxels along every axis, got 7×20×20"):
+        fit_to_shape(ALL[0], (7, 20, 20))
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"'BrainT1' is not known: expected one of ReMIND2Reg, COMULIS3DCLEM"):
+        find_config("BrainT1")
+    with pytest.raises(InputError, match=r"preset 'best' is not known for ReMIND2Reg: expected one of cascade, mcbo2024"):
+        find_config("ReMIND2Reg", "best")
