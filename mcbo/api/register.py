@@ -22,9 +22,7 @@ from mcbo.geometry.resample import resample
 from mcbo.io.files import digest
 from mcbo.io.image_like import Geometry, ImageLike, name_of, to_intensities, to_volume
 from mcbo.io.initial_transform import check_matrix, read_initial
-from mcbo.methods.config import Cascade, Config, Preset, check_size
-from mcbo.methods.memory_model import least_bytes
-from mcbo.methods.pipeline import Registration
+from mcbo.methods.config import Preset, Registration, check_size
 from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
 from mcbo.methods.quality import Sanity
 from mcbo.methods.working_grid import MAX_RATIO, working_grid
@@ -83,7 +81,7 @@ def register(
     if not several or len(masks) != len(several):
         raise InputError(f"expected a moving image or more, and a mask for each, got {len(several)} and {len(masks)}")
     config = wanted_config(preset, task)
-    if not isinstance(config, Cascade) and any(mask is not None for mask in (fixed_mask, *masks)):
+    if not config.uses_masks and any(mask is not None for mask in (fixed_mask, *masks)):
         raise InputError(f"preset {config.name} knows of no masks: expected none, or preset cascade")
     if initial is not None and center:
         raise InputError("expected an initial motion or centers of mass to start from, got both")
@@ -175,13 +173,13 @@ def _working_grid(
     fixed, *movings = (image.grid for image in images)
     size = fixed.spacing_mm
     if preset != AUTO:
-        if max(size) / min(size) > MAX_RATIO and isinstance(config, Cascade):
+        if max(size) / min(size) > MAX_RATIO and preset == DEFAULT_PRESET:
             log.info("the fixed image's voxels are not isotropic, %s mm: preset %s may do better", _sizes(fixed), AUTO)
         return fixed
-    joined = len(movings) if config.modality_fusion else 1
+    joint = config.joint(len(movings))
 
     def fits(shape: tuple[int, int, int]) -> bool:
-        return least_bytes(shape, config, movings=joined, lanes=lanes) <= budget
+        return config.least_bytes(shape, movings=joint, lanes=lanes) <= budget
 
     working, is_coarser = working_grid(fixed, movings, initial=motion, fits=fits)
     check_size(working.shape)
@@ -234,8 +232,8 @@ def _describe(
         "failed": {},
         "warnings": [],
     }
-    if isinstance(registration.config, Config):
-        entry["levels"] = [asdict(level) for level in registration.config.levels]
+    if registration.levels:
+        entry["levels"] = [asdict(level) for level in registration.levels]
     judged: Mapping[str, Judgement] = dict(zip(labels, registration.judgements, strict=bool(registration.judgements)))
     if judged:
         entry["judgement"] = {label: asdict(judgement) for label, judgement in judged.items()}
@@ -244,13 +242,8 @@ def _describe(
 
 def _tell(label: str, judgement: Judgement, config: Preset) -> list[str]:
     """Says what was chosen; the warnings, if it can hardly be believed."""
-    before, after = judgement.similarity["identity"], judgement.confidence
-    log.info("%s: %s result, similarity %.2f before, %.2f after", label, judgement.chosen, before, after)
-    if not isinstance(config, Cascade) or after >= config.doubtful_similarity:
+    log.info("%s: %s", label, judgement.summary)
+    if (doubt := config.doubt(judgement)) is None:
         return []
-    warning = (
-        f"{label}: low confidence: similarity {after:.2f}; unrelated images have 0, right results mostly more than "
-        f"{config.doubtful_similarity:.2f} ({judgement.chosen} result)"
-    )
-    log.warning("%s", warning)
-    return [warning]
+    log.warning("%s: %s", label, doubt)
+    return [f"{label}: {doubt}"]

@@ -93,3 +93,8 @@ class Judgement:
     chosen: str
     similarity: dict[str, float]
     confidence: float
+
+    @property
+    def summary(self) -> str:
+        """One line for the log."""
+        return f"{self.chosen} result, similarity {self.similarity['identity']:.2f} before, {self.confidence:.2f} after"

@@ -4,7 +4,10 @@ Each stage warps the moving images from the original by all that is known so far
 docs/method.md tells it step by step.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,17 +15,162 @@ from torch.nn import functional
 
 from mcbo.core.field import check_finite, sample, shape_of
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Displacement, Judgement, Kernels, Masks, Triple, Volume
+from mcbo.core.types import Displacement, Judgement, Kernels, Masks, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import field_of_view
 from mcbo.methods.cascade_case import CascadeCase, prepare
-from mcbo.methods.config import MIN_CELLS, Cascade, SearchStage
-from mcbo.methods.judgement import _mean_length, judge, judge_cautious
-from mcbo.steps.deformable_search import search_deformation
-from mcbo.steps.gauss_newton import refine_by_gauss_newton
-from mcbo.steps.initialization import find_start
-from mcbo.steps.masked_search import search
-from mcbo.steps.mind import scale_to_one
+from mcbo.methods.config import MIN_CELLS, Group, Preset, Registration, check_size
+from mcbo.methods.judgement import JudgementSettings, judge, judge_cautious, mean_length
+from mcbo.methods.memory_model import cascade_bytes, check_budget
+from mcbo.steps.deformable_search import DeformStage, search_deformation
+from mcbo.steps.gauss_newton import RefineStage, refine_by_gauss_newton
+from mcbo.steps.initialization import InitializationSettings, find_start
+from mcbo.steps.masked_search import SearchStage, search
+from mcbo.steps.mind import MindSettings, scale_to_one
+
+
+@dataclass(frozen=True)
+class RigidSearch:
+    """Settings of the search for a rigid motion (``masked_search.py``, ``rigid.py``).
+
+    Attributes:
+        mind: its features.
+        stages: coarse to fine.
+        cautious: the one stage that is done from no motion if nothing else can be believed.
+        coupling_weights: of the passes of the convex optimization, for one modality.
+        trim_keep: share of the cells that the rigid motion is fitted to.
+        trim_rounds: of that fit at most.
+    """
+
+    mind: MindSettings
+    stages: tuple[SearchStage, ...]
+    cautious: SearchStage
+    coupling_weights: tuple[float, ...]
+    trim_keep: float
+    trim_rounds: int
+
+
+@dataclass(frozen=True)
+class DeformableSearch:
+    """Settings of the search for a deformation (``deformable_search.py``).
+
+    Attributes:
+        stages: coarse to fine; may be empty.
+        coupling_weights: of the passes of the convex optimization, for one modality.
+    """
+
+    stages: tuple[DeformStage, ...]
+    coupling_weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """Settings of the refinement (``gauss_newton.py``).
+
+    Attributes:
+        stages: coarse to fine; may be empty.
+        bending: weight of ∫ |Δ(u − u₀)|² dV, in voxels, u₀ being what the refinement starts from.
+        cg_iterations: of conjugate gradients at most.
+    """
+
+    stages: tuple[RefineStage, ...]
+    bending: float
+    cg_iterations: int
+
+
+@dataclass(frozen=True)
+class CascadeConfig(Preset):
+    """Settings of the cascade.
+
+    Attributes:
+        name: of the preset.
+        start: the search for a start from far away, or None to start from no motion.
+        search: for a rigid motion.
+        deformation: searched, on top of it.
+        refinement: of what was found.
+        judgement: of the result.
+        consistency_rounds: of the inverse consistency.
+        margin: voxels around the field of view that are worked on.
+        modality_fusion: the displacements of all moving modalities are one from the start.
+    """
+
+    name: str
+    start: InitializationSettings | None
+    search: RigidSearch
+    deformation: DeformableSearch
+    refinement: GaussNewton
+    judgement: JudgementSettings
+    consistency_rounds: int
+    margin: int
+    modality_fusion: Literal["joint"] | None
+    uses_masks: ClassVar[bool] = True
+
+    @property
+    def feature_reach(self) -> int:
+        """How far the features of any stage see, voxels."""
+        stages: list[RefineStage | DeformStage] = [*self.refinement.stages, *self.deformation.stages]
+        return max([self.search.mind.reach, *(stage.mind.reach for stage in stages)])
+
+    @property
+    def _searches(self) -> list[SearchStage | DeformStage]:
+        return [*self.search.stages, *self.deformation.stages]
+
+    def register(
+        self,
+        fixed: Volume,
+        groups: Sequence[Group],
+        *,
+        spacing_mm: Triple,
+        kernels: Kernels,
+        budget_bytes: int,
+        timer: StageTimer,
+    ) -> Registration:
+        shape, movings = shape_of(fixed), len(groups[0].movings)
+        check_budget(shape, movings=movings, needed=self.peak_bytes(shape, movings=movings), budget_bytes=budget_bytes)
+        displacements: list[Displacement] = []
+        judgements: list[Judgement] = []
+        for group in groups:
+            displacement, judgement = register_cascade(
+                fixed,
+                group.movings,
+                spacing_mm=spacing_mm,
+                config=self,
+                kernels=kernels,
+                timer=timer,
+                share_of_case=1 / len(groups),
+                masks=group.masks,
+            )
+            displacements += [displacement] * len(group.movings)
+            judgements += [judgement] * len(group.movings)
+        return Registration(tuple(displacements), config=self, judgements=tuple(judgements))
+
+    def least_bytes(self, shape: Shape, *, movings: int, lanes: int) -> int:
+        del lanes  # the model counts those of the compiled kernels
+        return self.peak_bytes(shape, movings=movings)
+
+    def peak_bytes(self, shape: Shape, *, movings: int) -> int:
+        check_size(shape)
+        return cascade_bytes(shape, movings=movings, searches=self._searches, refinements=self.refinement.stages)
+
+    def search_range(self, shape: Shape) -> Triple:
+        """What the start leaves of an axis, and R cells of each later stage on top, up to the whole axis.
+
+        The start tries every shift that leaves the fields of view enough overlap. Rotation moves the corners of a volume
+        further than this tells.
+        """
+        reach = math.fsum(stage.grid_spacing * stage.search_radius for stage in self._searches)
+        share = 1 - self.start.min_overlap if self.start else 0.0
+        height, width, depth = (min(share * size + reach, float(size)) for size in shape)
+        return height, width, depth
+
+    def doubt(self, judgement: Judgement) -> str | None:
+        least = self.judgement.doubtful_similarity
+        if judgement.confidence >= least:
+            return None
+        return (
+            f"low confidence: similarity {judgement.confidence:.2f}; unrelated images have 0, right results mostly more than "
+            f"{least:.2f} ({judgement.chosen} result)"
+        )
 
 
 def register_cascade(
@@ -30,7 +178,7 @@ def register_cascade(
     movings: Sequence[Volume],
     *,
     spacing_mm: Triple,
-    config: Cascade,
+    config: CascadeConfig,
     kernels: Kernels,
     timer: StageTimer,
     share_of_case: float = 1.0,
@@ -43,8 +191,8 @@ def register_cascade(
         movings: one or more of the same shape.
         spacing_mm: voxel size along axes 0, 1, 2.
         config: the preset, fitted to the shape.
-        kernels: the hot steps.
-        timer: told of every stage.
+        kernels: the compute kernels.
+        timer: measures the stages.
         share_of_case: what this is of all that is done for a case, for the progress shown.
         masks: where the images are known, if somebody knows better than ``mask.field_of_view``.
 
@@ -52,30 +200,42 @@ def register_cascade(
         ``(1, 3, H, W, D)`` voxels, and the judgement.
     """
     fixed, movings = scale_to_one(fixed), [scale_to_one(moving) for moving in movings]
-    share = share_of_case / (len(config.search) + len(config.deform) + sum(stage.rounds for stage in config.refine) + 4)
+    share = share_of_case / (
+        len(config.search.stages) + len(config.deformation.stages) + sum(stage.rounds for stage in config.refinement.stages) + 4
+    )
     with timer.stage("masks", work=share):
         known = masks or Masks(field_of_view(fixed), tuple(field_of_view(moving) for moving in movings))
-        case = prepare(fixed, movings, known, config=config, spacing_mm=spacing_mm, kernels=kernels, timer=timer, share=share)
+        case = prepare(
+            fixed,
+            movings,
+            known,
+            margin=config.margin,
+            reach=config.feature_reach,
+            spacing_mm=spacing_mm,
+            kernels=kernels,
+            timer=timer,
+            share=share,
+        )
     if config.start:
         with timer.stage("start", work=share):
             case.motion = find_start(
                 fixed, case.whole_mask, movings, case.masks, spacing_mm=spacing_mm, settings=config.start, kernels=kernels
             )
-    for stage in config.search:
+    for stage in config.search.stages:
         search_rigid(case, stage, config)
     linear = case.rigid_displacement()
     check_finite(linear, "search")
     full = refine(case, search_deformed(case, linear, config), config)
     check_finite(full, "refine")
     with timer.stage("judge", work=2 * share):
-        judgement = judge(case, {"identity": torch.zeros_like(linear), "rigid": linear, "full": full}, config)
+        judgement = judge(case, {"identity": torch.zeros_like(linear), "rigid": linear, "full": full}, config.judgement)
     extent = 1.0
     if judgement.chosen == "cautious":
         case.motion = rigid.identity()
-        search_rigid(case, config.cautious, config)
+        search_rigid(case, config.search.cautious, config)
         linear = case.rigid_displacement()
-        extent = min(1.0, config.cautious_reach / max(_mean_length(case, linear), 1e-6))
-        judgement = judge_cautious(case, linear * extent, judgement, config)
+        extent = min(1.0, config.judgement.cautious_reach / max(mean_length(case, linear), 1e-6))
+        judgement = judge_cautious(case, linear * extent, judgement, config.judgement)
     if judgement.chosen == "identity":
         return fixed.new_zeros((1, 3, *shape_of(fixed))), judgement
     whole = rigid.to_displacement(case.motion, shape_of(fixed), offset=(0, 0, 0), spacing_mm=spacing_mm, like=fixed)
@@ -88,25 +248,23 @@ def register_cascade(
     return whole, judgement
 
 
-def search_rigid(case: CascadeCase, stage: SearchStage, config: Cascade) -> None:
+def search_rigid(case: CascadeCase, stage: SearchStage, config: CascadeConfig) -> None:
     """One stage of the search: displacements of cells, and the rigid motion that most of them agree on."""
     if min(cells.cell_shape(case.shape, stage.grid_spacing)) < MIN_CELLS:
         return
-    grid = case.on_grid(
-        case.rigid_displacement(), spacing=stage.grid_spacing, radius=config.mind_radius, dilation=config.mind_dilation
-    )
+    grid = case.on_grid(case.rigid_displacement(), spacing=stage.grid_spacing, mind=config.search.mind)
     with case.timer.stage(f"search {stage.grid_spacing}", work=case.share):
         found = search(
             *grid.joint(),
             search_radius=stage.search_radius,
-            coupling_weights=[weight * len(grid.modalities) for weight in config.coupling_weights],
+            coupling_weights=[weight * len(grid.modalities) for weight in config.search.coupling_weights],
             consistency_rounds=config.consistency_rounds,
             kernels=case.kernels,
         )
         case.motion = _fit(case, grid.known, found, stage.grid_spacing, config)
 
 
-def _fit(case: CascadeCase, known: Tensor, found: Displacement, spacing: int, config: Cascade) -> rigid.Rigid:
+def _fit(case: CascadeCase, known: Tensor, found: Displacement, spacing: int, config: CascadeConfig) -> rigid.Rigid:
     """The motion so far, after what was found on top of it."""
     spacing_mm = torch.tensor(case.spacing_mm, dtype=torch.float64)
     axes = [
@@ -123,22 +281,22 @@ def _fit(case: CascadeCase, known: Tensor, found: Displacement, spacing: int, co
         points * spacing_mm,
         case.motion.apply(targets * spacing_mm),
         known[0, 0].cpu().double()[inside],
-        keep=config.trim_keep,
-        rounds=config.trim_rounds,
+        keep=config.search.trim_keep,
+        rounds=config.search.trim_rounds,
     )
 
 
-def search_deformed(case: CascadeCase, displacement: Displacement, config: Cascade) -> Displacement:
+def search_deformed(case: CascadeCase, displacement: Displacement, config: CascadeConfig) -> Displacement:
     """The stages of the search for a deformation, each composed with what was there."""
-    for stage in config.deform:
+    for stage in config.deformation.stages:
         if min(cells.cell_shape(case.shape, stage.grid_spacing)) < MIN_CELLS:
             continue
-        grid = case.on_grid(displacement, spacing=stage.grid_spacing, radius=stage.mind_radius, dilation=stage.mind_dilation)
+        grid = case.on_grid(displacement, spacing=stage.grid_spacing, mind=stage.mind)
         with case.timer.stage(f"deform {stage.grid_spacing}", work=case.share):
             found = search_deformation(
                 *grid.joint(),
                 search_radius=stage.search_radius,
-                coupling_weights=[weight * len(grid.modalities) for weight in config.deform_weights],
+                coupling_weights=[weight * len(grid.modalities) for weight in config.deformation.coupling_weights],
                 stretching=stage.stretching * len(grid.modalities),
                 consistency_rounds=config.consistency_rounds,
                 kernels=case.kernels,
@@ -147,24 +305,22 @@ def search_deformed(case: CascadeCase, displacement: Displacement, config: Casca
     return displacement
 
 
-def refine(case: CascadeCase, displacement: Displacement, config: Cascade) -> Displacement:
+def refine(case: CascadeCase, displacement: Displacement, config: CascadeConfig) -> Displacement:
     """The refinement stages; a finer grid that is told less than a coarser one (its noise outweighs its detail) is left out."""
     start = displacement
     most = 0.0
-    for stage in config.refine:
+    for stage in config.refinement.stages:
         for turn in range(stage.rounds):
-            grid = case.on_grid(
-                displacement, spacing=stage.grid_spacing, radius=stage.mind_radius, dilation=stage.mind_dilation
-            )
+            grid = case.on_grid(displacement, spacing=stage.grid_spacing, mind=stage.mind)
             with case.timer.stage(f"refine {stage.grid_spacing}", work=case.share):
                 found, density = refine_by_gauss_newton(
                     grid.fixed,
                     grid.known,
                     grid.modalities,
                     cells.to_cells(displacement - start, stage.grid_spacing),
-                    bending=config.bending * stage.grid_spacing,
+                    bending=config.refinement.bending * stage.grid_spacing,
                     iterations=stage.iterations,
-                    cg_iterations=config.cg_iterations,
+                    cg_iterations=config.refinement.cg_iterations,
                 )
                 density /= stage.grid_spacing**5
                 if turn == 0 and density < most:

@@ -11,8 +11,8 @@ from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Features, Kernels, Mask, Masks, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import bounding_box, fill_outside
-from mcbo.methods.config import Cascade
 from mcbo.steps.gauss_newton import Modality
+from mcbo.steps.mind import MindSettings
 
 WEIGHT_FLOOR = 1e-3
 """Weight of unknown voxels in the means of cells: nothing beside known ones, but a cell without any has a mean all the same."""
@@ -30,8 +30,8 @@ class CascadeCase:
         offset: where the box begins in the whole volume, voxels.
         spacing_mm: voxel size along axes 0, 1, 2.
         whole_mask: of the whole fixed image.
-        kernels: the hot steps.
-        timer: told of every stage.
+        kernels: the compute kernels.
+        timer: measures the stages.
         share: of the case that a stage is, for the progress shown.
         motion: the rigid motion so far.
     """
@@ -47,7 +47,7 @@ class CascadeCase:
     timer: StageTimer
     share: float
     motion: rigid.Rigid = field(default_factory=rigid.identity)
-    _features: dict[tuple[int, int], Features] = field(default_factory=dict)
+    _features: dict[MindSettings, Features] = field(default_factory=dict)
 
     @property
     def shape(self) -> Shape:
@@ -57,32 +57,35 @@ class CascadeCase:
         """The motion so far, ``(1, 3, h, w, d)`` voxels."""
         return rigid.to_displacement(self.motion, self.shape, offset=self.offset, spacing_mm=self.spacing_mm, like=self.fixed)
 
-    def fixed_features(self, radius: int, dilation: int) -> Features:
-        """Features of the fixed image; those of the last radius and dilation are kept."""
-        if (radius, dilation) not in self._features:
+    def fixed_features(self, mind: MindSettings) -> Features:
+        """Features of the fixed image; those of the last scale are kept."""
+        if mind not in self._features:
             self._features.clear()
             with self.timer.stage("features"):
-                self._features[radius, dilation] = self.kernels.mind_ssc(self.fixed, radius=radius, dilation=dilation)
-        return self._features[radius, dilation]
+                self._features[mind] = self._mind(self.fixed, mind)
+        return self._features[mind]
 
-    def on_grid(self, displacement: Displacement, *, spacing: int, radius: int, dilation: int) -> "OnGrid":
+    def on_grid(self, displacement: Displacement, *, spacing: int, mind: MindSettings) -> "OnGrid":
         """Features of the fixed and of the warped moving images on a grid of cells."""
-        fixed = self.fixed_features(radius, dilation)
+        fixed = self.fixed_features(mind)
         with self.timer.stage("features"):
             pooled, known = _pool(fixed, self.mask, spacing)
         modalities = [
-            self._modality(moving, mask, displacement, spacing=spacing, radius=radius, dilation=dilation)
+            self._modality(moving, mask, displacement, spacing=spacing, mind=mind)
             for moving, mask in zip(self.movings, self.masks, strict=True)
         ]
         return OnGrid(pooled, known, modalities)
 
+    def _mind(self, volume: Volume, mind: MindSettings) -> Features:
+        return self.kernels.mind_ssc(volume, radius=mind.radius, dilation=mind.dilation)
+
     def _modality(
-        self, moving: Volume, mask: Mask, displacement: Displacement, *, spacing: int, radius: int, dilation: int
+        self, moving: Volume, mask: Mask, displacement: Displacement, *, spacing: int, mind: MindSettings
     ) -> Modality:
         with self.timer.stage("features"):
             warped = sample(moving, displacement, offset=self.offset, outside="border")
             seen = sample(mask.to(moving.dtype), displacement, offset=self.offset, outside="zeros") > 0.5
-            return Modality(*_pool(self.kernels.mind_ssc(warped, radius=radius, dilation=dilation), seen, spacing))
+            return Modality(*_pool(self._mind(warped, mind), seen, spacing))
 
 
 @dataclass(frozen=True)
@@ -106,15 +109,27 @@ def prepare(
     known: Masks,
     *,
     spacing_mm: Triple,
-    config: Cascade,
+    margin: int,
+    reach: int,
     kernels: Kernels,
     timer: StageTimer,
     share: float,
 ) -> CascadeCase:
-    """Fills the images beyond their masks, and cuts out the box that is worked on."""
-    reach = config.feature_reach
+    """Fills the images beyond their masks, and cuts out the box that is worked on.
+
+    Args:
+        fixed: ``(1, 1, H, W, D)`` intensities, scaled to 1.
+        movings: of the same shape.
+        known: where they are known.
+        spacing_mm: voxel size along axes 0, 1, 2.
+        margin: voxels around the field of view that are worked on.
+        reach: voxels that features see beyond the mask.
+        kernels: compute kernels.
+        timer: measures the stages.
+        share: of the case that a stage is, for the progress shown.
+    """
     mask, masks = known.fixed, known.movings
-    box = bounding_box(mask, margin=config.margin)
+    box = bounding_box(mask, margin=margin)
     index = (slice(None), slice(None), *box)
     return CascadeCase(
         fixed=fill_outside(fixed[index], mask[index], reach=reach),

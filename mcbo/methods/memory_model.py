@@ -12,14 +12,22 @@ from dataclasses import dataclass
 from mcbo.core.errors import MemoryBudgetError
 from mcbo.core.field import format_shape
 from mcbo.core.types import Kernels, Shape
-from mcbo.methods.config import Cascade, Config, DeformStage, Level, Preset, SearchStage, check_size, fit_to_shape
+from mcbo.methods.config import Level
 from mcbo.steps.convex import slabs_behind
 from mcbo.steps.cost_volume import HALO
+from mcbo.steps.deformable_search import DeformStage
+from mcbo.steps.gauss_newton import RefineStage
+from mcbo.steps.masked_search import SearchStage
 
 FLOAT_BYTES = 4
 PROCESS_GB = (0.4, 1.6)
 """What a process takes beside its tensors, least and most, as above."""
 FEATURE_CHANNELS = 12
+MASKED_COST_FLOATS = 2.3
+"""Per candidate and cell of a masked search: its cost, the cost once filled up, and, in bytes, whether it is judged."""
+LAID_OUT_COST_FLOATS = 1.1
+"""The same again as the compiled kernels lay it out, whose lines of cells are filled up to multiples of ``COST_LANES``."""
+COST_LANES = 16
 MAX_SLAB_CELLS = 2**16
 """Thicker slabs leave the processor's caches. Seconds for R = 4 on two cores (AMD EPYC, 2026-11-23, medians of 3):
 64×60×68 cells with 16, 8, 4, 2 rows 2.35, 2.51, 2.82, 3.45; 40×128×128 cells 7.96, 7.16, 5.61, 6.29."""
@@ -78,48 +86,49 @@ def solve_bytes(grid: Shape, *, search_radius: int, passes: int, slabs: Slabs) -
     return int(FLOAT_BYTES * (slabs.at_once * row_floats * grid[1] * grid[2] + cell_floats * _cells(grid)))
 
 
-def needed_bytes(shape: Shape, config: Preset, *, movings: int, slabs: Sequence[Slabs] | None = None) -> int:
-    """The memory model: bytes of all tensors of a case at their peak.
+def solved_bytes(
+    shape: Shape, levels: Sequence[Level], *, passes: int, movings: int, slabs: Sequence[Slabs] | None = None
+) -> int:
+    """The memory model of the multilevel method: bytes of all tensors of a case at their peak.
 
     Args:
         shape: voxels.
-        config: already fitted to the shape.
+        levels: that fit the shape.
+        passes: of the convex optimization over a cost volume.
         movings: moving images that are fused; 1 where they are not.
         slabs: of every level; the thickest that are worth it, if None.
     """
-    if isinstance(config, Cascade):
-        return cascade_bytes(shape, config, movings=movings)
-    passes = len(config.coupling_weights) + 1
     peaks = [refine_bytes(shape)]
-    for k, level in enumerate(config.levels):
+    for k, level in enumerate(levels):
         grid = tile_grid(shape, level)
         its_slabs = slabs[k] if slabs else Slabs(max_rows(grid))
         peaks.append(solve_bytes(grid, search_radius=level.search_radius, passes=passes, slabs=its_slabs))
     return held_bytes(shape, movings=movings) + max(peaks)
 
 
-def cascade_bytes(shape: Shape, config: Cascade, *, movings: int) -> int:
-    """The memory model of a ``Cascade``: bytes of all tensors of a case at their peak.
+def cascade_bytes(
+    shape: Shape, *, movings: int, searches: Sequence[SearchStage | DeformStage], refinements: Sequence[RefineStage]
+) -> int:
+    """The memory model of the cascade: bytes of all tensors of a case at their peak.
 
     Per voxel: the images, filled and masked; 12 features of the fixed image; four displacements. On top, whichever is most: the
-    features of a moving image in the making; or, on a grid of cells, all features twice over and, of every candidate, its cost,
-    whether it is judged, the cost once filled up, and again as the kernels lay it out.
+    features of a moving image in the making; or, on a grid of cells, all features twice over and the costs of all candidates.
 
     Args:
         shape: voxels.
-        config: the preset.
         movings: moving images that share a displacement.
+        searches: dense searches, rigid or deformable.
+        refinements: Gauss–Newton stages.
     """
     voxels = _cells(shape)
     held = voxels * (2 * (1 + movings) + FEATURE_CHANNELS + 3 * 4 + 4)
     peaks = [voxels * (FEATURE_CHANNELS + 4.0)]
-    searches: list[SearchStage | DeformStage] = [*config.search, *config.deform]
     for stage in searches:
         depth = -(-shape[2] // stage.grid_spacing)
-        lanes = -(-depth // 16) * 16 / depth  # the compiled kernels fill lines of cells up to multiples of 16
-        candidates = (2 * stage.search_radius + 1) ** 3 * (2.3 + 1.1 * lanes)
+        filled = -(-depth // COST_LANES) * COST_LANES / depth
+        candidates = (2 * stage.search_radius + 1) ** 3 * (MASKED_COST_FLOATS + LAID_OUT_COST_FLOATS * filled)
         peaks.append(voxels / stage.grid_spacing**3 * (candidates + 2 * FEATURE_CHANNELS * 2 * movings + 30))
-    peaks += [voxels / stage.grid_spacing**3 * (FEATURE_CHANNELS * (2 + 3 * movings) + 60) for stage in config.refine]
+    peaks += [voxels / stage.grid_spacing**3 * (FEATURE_CHANNELS * (2 + 3 * movings) + 60) for stage in refinements]
     return int(FLOAT_BYTES * (held + max(peaks)))
 
 
@@ -133,57 +142,21 @@ def result_bytes(shape: Shape, *, pairs: int, warped: bool) -> int:
     return FLOAT_BYTES * (4 if warped else 3) * pairs * _cells(shape)
 
 
-def least_bytes(shape: Shape, config: Preset, *, movings: int, lanes: int) -> int:
-    """The memory model of a case of which only the shape is known yet: bytes with the thinnest slabs.
+def check_budget(shape: Shape, *, movings: int, needed: int, budget_bytes: int) -> None:
+    """Refuses a case that cannot be computed within its budget.
 
     Args:
         shape: voxels.
-        config: the preset, not fitted to the shape.
-        movings: moving images that are fused; 1 where they are not.
-        lanes: of the kernels.
-
-    Raises:
-        InputError: if the shape is too small for the preset.
-    """
-    if isinstance(config, Cascade):
-        check_size(shape)
-        return cascade_bytes(shape, config, movings=movings)
-    fitted, _ = fit_to_shape(config, shape)
-    return needed_bytes(shape, fitted, movings=movings, slabs=thinnest(fitted, lanes=lanes))
-
-
-def check_budget(shape: Shape, config: Preset, *, movings: int, budget_bytes: int, lanes: int) -> None:
-    """Refuses a case of which only the shape is known yet.
-
-    Args:
-        shape: voxels.
-        config: the preset, not fitted to the shape.
-        movings: moving images that are fused; 1 where they are not.
+        movings: moving images that share a displacement.
+        needed: by the memory model, bytes.
         budget_bytes: what the case may use in all.
-        lanes: of the kernels.
 
     Raises:
-        InputError: if the shape is too small for the preset.
-        MemoryBudgetError: if even the thinnest slabs need more than the budget; the message says how much would do.
+        MemoryBudgetError: if more is needed; the message says how much would do.
     """
-    _check_budget(shape, movings, least_bytes(shape, config, movings=movings, lanes=lanes), budget_bytes)
-
-
-def check_cascade(shape: Shape, config: Cascade, *, movings: int, budget_bytes: int) -> None:
-    """Refuses what cannot be done.
-
-    Raises:
-        InputError: if an axis has too few voxels.
-        MemoryBudgetError: if a case needs more than the budget; the message says how much would do.
-    """
-    check_size(shape)
-    _check_budget(shape, movings, cascade_bytes(shape, config, movings=movings), budget_bytes)
-
-
-def _check_budget(shape: Shape, movings: int, least: int, budget_bytes: int) -> None:
-    if least > budget_bytes:
+    if needed > budget_bytes:
         raise MemoryBudgetError(
-            f"{format_shape(shape)} voxels with {movings} moving image(s) need at least {_gb(least)} of memory, "
+            f"{format_shape(shape)} voxels with {movings} moving image(s) need at least {_gb(needed)} of memory, "
             f"but the run may use {_gb(budget_bytes)}: free some, or allow more with --memory-gb"
         )
 
@@ -198,17 +171,15 @@ def tile_grid(shape: Shape, level: Level) -> Shape:
     return height, width, depth
 
 
-def thinnest(config: Config, *, lanes: int) -> list[Slabs]:
-    """The slabs of every level that need the least memory."""
-    return [Slabs(1, lanes=lanes)] * len(config.levels)
-
-
-def slabs_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes: int, kernels: Kernels) -> list[Slabs]:
+def slabs_per_level(
+    shape: Shape, levels: Sequence[Level], *, passes: int, movings: int, budget_bytes: int, kernels: Kernels
+) -> list[Slabs]:
     """Per level the thickest slabs that fit, and both solves at a time where the kernels can and it pays and fits.
 
     Args:
         shape: voxels.
-        config: already fitted to the shape.
+        levels: that fit the shape.
+        passes: of the convex optimization over a cost volume.
         movings: moving images that are fused.
         budget_bytes: what the case may use in all.
         kernels: that know how thick is worth it.
@@ -217,7 +188,6 @@ def slabs_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes:
         MemoryBudgetError: if slabs of one row do not fit; the message says how much would do.
     """
     held = held_bytes(shape, movings=movings)
-    passes = len(config.coupling_weights) + 1
 
     def needed(level: Level, slabs: Slabs) -> int:
         solving = solve_bytes(tile_grid(shape, level), search_radius=level.search_radius, passes=passes, slabs=slabs)
@@ -231,9 +201,9 @@ def slabs_per_level(shape: Shape, config: Config, *, movings: int, budget_bytes:
             yield Slabs(-(-rows // kernels.at_once), kernels.at_once, kernels.lanes)
         yield from (Slabs(thinner, lanes=kernels.lanes) for thinner in range(rows, 0, -1))
 
-    least = max(needed(level, Slabs(1, lanes=kernels.lanes)) for level in config.levels)
-    _check_budget(shape, movings, least, budget_bytes)
-    return [next(slabs for slabs in choices(level) if needed(level, slabs) <= budget_bytes) for level in config.levels]
+    least = max(needed(level, Slabs(1, lanes=kernels.lanes)) for level in levels)
+    check_budget(shape, movings=movings, needed=least, budget_bytes=budget_bytes)
+    return [next(slabs for slabs in choices(level) if needed(level, slabs) <= budget_bytes) for level in levels]
 
 
 def max_rows(grid: Shape) -> int:

@@ -1,63 +1,147 @@
 """The multilevel method of the paper: every level solved by itself, then their weighted sum."""
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal, Self
 
 from torch.nn import functional
 
-from mcbo.core.field import check_finite, resize, shape_of
+from mcbo.core.errors import InputError
+from mcbo.core.field import check_finite, format_shape, resize, shape_of
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Displacement, Features, Kernels, Shape, Volume
+from mcbo.core.types import Displacement, Features, Kernels, Shape, Triple, Volume
 from mcbo.kernels import in_turn
-from mcbo.methods.config import Config, Level, fit_to_shape
-from mcbo.methods.memory_model import Slabs, slabs_per_level
+from mcbo.methods.config import MIN_CELLS, Group, Level, Preset, Registration, check_size
+from mcbo.methods.memory_model import Slabs, slabs_per_level, solved_bytes
 from mcbo.steps.adam import AdamSettings, refine
 from mcbo.steps.convex import solve
 from mcbo.steps.fusion import fuse_levels, fuse_modalities
+from mcbo.steps.mind import MindSettings
 
 # Estimated nanoseconds on two CPU cores; only their ratios matter, and only to the progress shown.
 _FEATURES_NS_PER_VOXEL = 700.0
-
-
 _SOLVE_NS_PER_CANDIDATE = 13.0
-
-
 _REFINE_NS_PER_CELL = 2000.0
+
+
+@dataclass(frozen=True)
+class MultilevelConfig(Preset):
+    """Settings of the multilevel method.
+
+    Attributes:
+        name: of the preset.
+        mind: the features.
+        levels: coarse to fine.
+        coupling_weights: of the passes of the convex optimization.
+        consistency_rounds: of the inverse consistency.
+        modality_fusion: how the displacements of several moving modalities become one, or None to keep them apart.
+        stretch: sample as the published program does (``field.half_pixel_stretch``).
+    """
+
+    name: str
+    mind: MindSettings
+    levels: tuple[Level, ...]
+    coupling_weights: tuple[float, ...]
+    consistency_rounds: int
+    modality_fusion: Literal["maximum"] | None
+    stretch: bool
+
+    @property
+    def passes(self) -> int:
+        """Of the convex optimization over a cost volume: the first pick, and one per weight."""
+        return len(self.coupling_weights) + 1
+
+    def fit(self, shape: Shape) -> tuple[Self, tuple[Level, ...]]:
+        """Leaves out the levels whose grid has fewer than ``MIN_CELLS`` cells along an axis; the other weights then sum to 1.
+
+        Args:
+            shape: voxels of the images.
+
+        Returns:
+            The settings to use, and the levels that were dropped.
+
+        Raises:
+            InputError: if an axis has fewer than ``MIN_VOXELS`` voxels, or no level fits.
+        """
+        check_size(shape)
+        kept = tuple(level for level in self.levels if min(shape) // level.grid_spacing >= MIN_CELLS)
+        if not kept:
+            finest = min(level.grid_spacing for level in self.levels)
+            raise InputError(
+                f"expected at least {MIN_CELLS * finest} voxels along every axis for preset {self.name}, "
+                f"got {format_shape(shape)}"
+            )
+        dropped = tuple(level for level in self.levels if level not in kept)
+        if not dropped:
+            return self, ()
+        total = math.fsum(level.weight for level in kept)
+        return replace(self, levels=tuple(replace(level, weight=level.weight / total) for level in kept)), dropped
+
+    def register(
+        self,
+        fixed: Volume,
+        groups: Sequence[Group],
+        *,
+        spacing_mm: Triple,
+        kernels: Kernels,
+        budget_bytes: int,
+        timer: StageTimer,
+    ) -> Registration:
+        del spacing_mm  # everything is in voxels
+        fitted, dropped = self.fit(shape_of(fixed))
+        movings = [group.movings for group in groups]
+        displacements = register_levels(fixed, movings, config=fitted, kernels=kernels, budget_bytes=budget_bytes, timer=timer)
+        return Registration(displacements, config=fitted, levels=fitted.levels, dropped=dropped)
+
+    def least_bytes(self, shape: Shape, *, movings: int, lanes: int) -> int:
+        fitted, _ = self.fit(shape)
+        slabs = [Slabs(1, lanes=lanes)] * len(fitted.levels)
+        return solved_bytes(shape, fitted.levels, passes=self.passes, movings=movings, slabs=slabs)
+
+    def peak_bytes(self, shape: Shape, *, movings: int) -> int:
+        return solved_bytes(shape, self.fit(shape)[0].levels, passes=self.passes, movings=movings)
+
+    def search_range(self, shape: Shape) -> Triple:
+        """The weighted mean of what the levels look: Σ w·g·R. Adam may add a little at the finest one."""
+        del shape
+        reach = math.fsum(level.weight * level.grid_spacing * level.search_radius for level in self.levels)
+        return reach, reach, reach
 
 
 def register_levels(
     fixed: Volume,
     groups: Sequence[Sequence[Volume]],
     *,
-    config: Config,
+    config: MultilevelConfig,
     kernels: Kernels,
     budget_bytes: int,
     timer: StageTimer,
-) -> tuple[tuple[Displacement, ...], Config, tuple[Level, ...]]:
+) -> tuple[Displacement, ...]:
     """Registers groups of moving images, each group with one displacement.
 
     Args:
         fixed: ``(1, 1, H, W, D)`` intensities.
         groups: moving images of the same shape.
-        config: the preset.
+        config: the preset, fitted to the shape.
         kernels: compute kernels.
         budget_bytes: memory that the case may use; the result does not depend on it.
-        timer: told of every stage.
+        timer: measures the stages.
 
     Returns:
-        A displacement ``(1, 3, H, W, D)`` in voxels per moving image, the preset as fitted to the shape, and the levels that
-        did not fit.
+        A displacement ``(1, 3, H, W, D)`` in voxels for each moving image.
     """
-    shape = shape_of(fixed)
-    fitted, dropped = fit_to_shape(config, shape)
-    slabs = slabs_per_level(shape, fitted, movings=len(groups[0]), budget_bytes=budget_bytes, kernels=kernels)
-    share = 1 / _total_work(shape, sum(len(group) for group in groups), fitted)
+    shape, movings = shape_of(fixed), len(groups[0])
+    slabs = slabs_per_level(
+        shape, config.levels, passes=config.passes, movings=movings, budget_bytes=budget_bytes, kernels=kernels
+    )
+    share = 1 / _total_work(shape, sum(len(group) for group in groups), config.levels)
 
     def features_of(image: Volume) -> Features:
         with timer.stage("features", work=share * _features_work(shape)):
-            return kernels.mind_ssc(image, radius=fitted.mind_radius, dilation=fitted.mind_dilation)
+            return kernels.mind_ssc(image, radius=config.mind.radius, dilation=config.mind.dilation)
 
     fixed_features = features_of(fixed)
     results: list[Displacement] = []
@@ -66,20 +150,20 @@ def register_levels(
         levels = (
             fuse_modalities([_solve_level(fixed_features, m, solver) for m in moving_features])
             for solver in (
-                _LevelSolver(fitted, level, its_slabs, kernels, timer, share)
-                for level, its_slabs in zip(fitted.levels, slabs, strict=True)
+                _LevelSolver(config, level, its_slabs, kernels, timer, share)
+                for level, its_slabs in zip(config.levels, slabs, strict=True)
             )
         )
-        fused = fuse_levels(levels, [level.weight for level in fitted.levels])
+        fused = fuse_levels(levels, [level.weight for level in config.levels])
         results += [fused] * len(group)
-    return tuple(results), fitted, dropped
+    return tuple(results)
 
 
 @dataclass(frozen=True)
 class _LevelSolver:
-    """What a level is solved with: its numbers, slabs, hot steps, clock, and the case's share of a unit of work."""
+    """What a level is solved with: its numbers, slabs, compute kernels, clock, and the case's share of a unit of work."""
 
-    config: Config
+    config: MultilevelConfig
     level: Level
     slabs: Slabs
     kernels: Kernels
@@ -147,9 +231,8 @@ def _refine_work(shape: Shape, settings: AdamSettings) -> float:
     return _REFINE_NS_PER_CELL * settings.iterations * _voxels(shape) / settings.grid_spacing**3
 
 
-def _total_work(shape: Shape, movings: int, config: Config) -> float:
-    levels = sum(
-        _solve_work(shape, level) + (_refine_work(shape, level.refinement) if level.refinement else 0.0)
-        for level in config.levels
+def _total_work(shape: Shape, movings: int, levels: Sequence[Level]) -> float:
+    per_moving = sum(
+        _solve_work(shape, level) + (_refine_work(shape, level.refinement) if level.refinement else 0.0) for level in levels
     )
-    return _features_work(shape) * (1 + movings) + levels * movings
+    return _features_work(shape) * (1 + movings) + per_moving * movings

@@ -3,9 +3,16 @@
 from dataclasses import dataclass, replace
 
 from mcbo.core.errors import InputError
-from mcbo.methods.config import Cascade, Config, DeformStage, Level, Preset, RefineStage, SearchStage
+from mcbo.methods.cascade import CascadeConfig, DeformableSearch, GaussNewton, RigidSearch
+from mcbo.methods.config import Level, Preset
+from mcbo.methods.judgement import JudgementSettings
+from mcbo.methods.multilevel import MultilevelConfig
 from mcbo.steps.adam import AdamSettings
+from mcbo.steps.deformable_search import DeformStage
+from mcbo.steps.gauss_newton import RefineStage
 from mcbo.steps.initialization import InitializationSettings
+from mcbo.steps.masked_search import SearchStage
+from mcbo.steps.mind import MindSettings
 
 # docs/method.md, step 7. Iterations and result smoothing: the paper, section 3; the rest: the original settings of ConvexAdam.
 _ADAM = AdamSettings(
@@ -21,48 +28,48 @@ _ADAM = AdamSettings(
 _COUPLING_WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # docs/method.md, step 4
 _RADIUS = 4  # docs/method.md, step 2
 
-
 # docs/method.md, "The preset cascade"; docs/ablation.md has what each number was chosen by.
-_START = InitializationSettings(
-    cells=32, check_cells=64, max_degrees=20.0, step_degrees=10.0, min_overlap=0.25, kept=2, least_gain=0.02
-)
-_CASCADE = Cascade(
+_CASCADE = CascadeConfig(
     name="cascade",
-    mind_radius=3,
-    mind_dilation=3,
-    start=_START,
-    search=(
-        SearchStage(grid_spacing=6, search_radius=4),
-        SearchStage(grid_spacing=4, search_radius=3),
-        SearchStage(grid_spacing=3, search_radius=2),
+    start=InitializationSettings(
+        cells=32, check_cells=64, max_degrees=20.0, step_degrees=10.0, min_overlap=0.25, kept=2, least_gain=0.02
     ),
-    cautious=SearchStage(grid_spacing=4, search_radius=1),
-    deform=(),
-    coupling_weights=_COUPLING_WEIGHTS,
-    deform_weights=(0.03, 0.1, 0.3, 1.0),
+    search=RigidSearch(
+        mind=MindSettings(radius=3, dilation=3),
+        stages=(
+            SearchStage(grid_spacing=6, search_radius=4),
+            SearchStage(grid_spacing=4, search_radius=3),
+            SearchStage(grid_spacing=3, search_radius=2),
+        ),
+        cautious=SearchStage(grid_spacing=4, search_radius=1),
+        coupling_weights=_COUPLING_WEIGHTS,
+        trim_keep=0.5,
+        trim_rounds=15,
+    ),
+    deformation=DeformableSearch(stages=(), coupling_weights=(0.03, 0.1, 0.3, 1.0)),
+    refinement=GaussNewton(
+        stages=(
+            RefineStage(grid_spacing=3, mind=MindSettings(radius=2, dilation=2), rounds=2, iterations=3),
+            RefineStage(grid_spacing=2, mind=MindSettings(radius=1, dilation=1), rounds=2, iterations=2),
+        ),
+        bending=0.6,
+        cg_iterations=25,
+    ),
+    judgement=JudgementSettings(
+        grid_spacing=3,
+        mind=MindSettings(radius=1, dilation=2),
+        evidence_mind=MindSettings(radius=2, dilation=2),
+        full_gain=0.002,
+        least_rise=2.0,
+        least_correlation=3.0,
+        doubtful_similarity=0.2,
+        clear_gain=0.15,
+        cautious_reach=1.9,
+        small_motion=1.5,
+        small_gain=0.08,
+    ),
     consistency_rounds=15,
-    trim_keep=0.5,
-    trim_rounds=15,
-    refine=(
-        RefineStage(grid_spacing=3, mind_radius=2, mind_dilation=2, rounds=2, iterations=3),
-        RefineStage(grid_spacing=2, mind_radius=1, mind_dilation=1, rounds=2, iterations=2),
-    ),
-    bending=0.6,
-    cg_iterations=25,
     margin=12,
-    judge_spacing=3,
-    judge_radius=1,
-    judge_dilation=2,
-    full_gain=0.002,
-    evidence_radius=2,
-    evidence_dilation=2,
-    least_rise=2.0,
-    least_correlation=3.0,
-    doubtful_similarity=0.2,
-    clear_gain=0.15,
-    cautious_reach=1.9,
-    small_motion=1.5,
-    small_gain=0.08,
     modality_fusion="joint",
 )
 
@@ -84,10 +91,9 @@ _REMIND2REG = Task(
     name="ReMIND2Reg",
     presets={
         "cascade": _CASCADE,
-        "mcbo2024": Config(
+        "mcbo2024": MultilevelConfig(
             name="mcbo2024",
-            mind_radius=1,  # docs/method.md, step 1
-            mind_dilation=2,
+            mind=MindSettings(radius=1, dilation=2),  # docs/method.md, step 1
             levels=(  # weights: docs/method.md, step 8
                 Level(grid_spacing=6, weight=0.36, search_radius=_RADIUS),
                 Level(grid_spacing=4, weight=0.27, search_radius=_RADIUS),
@@ -107,16 +113,19 @@ _COMULIS3DCLEM = Task(
     presets={
         "cascade": replace(
             _CASCADE,
-            deform=tuple(
-                DeformStage(grid_spacing=g, search_radius=2, mind_radius=2, mind_dilation=2, stretching=3.0) for g in (4, 3, 2)
+            deformation=replace(
+                _CASCADE.deformation,
+                stages=tuple(
+                    DeformStage(grid_spacing=g, search_radius=2, mind=MindSettings(radius=2, dilation=2), stretching=3.0)
+                    for g in (4, 3, 2)
+                ),
             ),
-            refine=(),
+            refinement=replace(_CASCADE.refinement, stages=()),
             modality_fusion=None,
         ),
-        "mcbo2024": Config(
+        "mcbo2024": MultilevelConfig(
             name="mcbo2024",
-            mind_radius=1,
-            mind_dilation=2,
+            mind=MindSettings(radius=1, dilation=2),
             levels=(  # the paper, section 3: n = 1, 2, 4 with equal weights
                 Level(grid_spacing=4, weight=1 / 3, search_radius=_RADIUS),
                 Level(grid_spacing=2, weight=1 / 3, search_radius=_RADIUS),

@@ -15,7 +15,7 @@ from mcbo.core.field import check_finite, determinants, sample, shape_of
 from mcbo.core.types import Displacement, Features, Kernels, Mask, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import field_of_view, fill_outside
-from mcbo.methods.config import Cascade, DeformStage, Preset, SearchStage
+from mcbo.methods.config import Preset
 from mcbo.steps.similarity import similarity
 
 MAX_CELLS = 96
@@ -42,7 +42,7 @@ class Sanity:
         finite: always true, since what is not is refused; it says that this was looked at.
         folded_share: of the voxels looked at, with det J ≤ 0.
         largest_voxels: the largest magnitude of the components along axes 0, 1, 2.
-        search_range_voxels: see ``search_range``.
+        search_range_voxels: how far the preset looks along axes 0, 1, 2 (``Preset.search_range``).
         distance_before: feature distance of the images as they are.
         distance_after: with the displacement.
     """
@@ -129,7 +129,7 @@ def examine(
     def distance(name: str, displacement: Displacement) -> float:
         return feature_distance(features, coarse_fixed.mask, coarse[name], displacement, spacing=spacing, kernels=kernels)
 
-    reach = search_range(config, shape_of(fixed))
+    reach = config.search_range(shape_of(fixed))
     results: dict[str, Examined] = {}
     for full in {id(d): d for d in displacements.values()}.values():
         check_finite(full, "result")
@@ -228,28 +228,6 @@ def largest(displacement: Displacement) -> Triple:
     """The largest magnitude of the components along axes 0, 1, 2, voxels."""
     a, b, c = displacement.abs().flatten(2).amax(dim=2)[0].tolist()
     return a, b, c
-
-
-def search_range(config: Preset, shape: Shape) -> Triple:
-    """How far a preset looks along axes 0, 1, 2, voxels.
-
-    ``mcbo2024`` writes a weighted mean of levels that each look R cells of g voxels far: Σ w·g·R; Adam at the finest level may
-    add to its share a little. ``cascade`` has no such figure for its first step, which tries every shift that leaves the fields
-    of view enough overlap; so its range is what that leaves of the axis, and R cells of each later stage on top, up to the
-    whole axis. Rotation moves the corners of a volume further than either tells.
-
-    Args:
-        config: fitted to the shape.
-        shape: voxels.
-    """
-    if isinstance(config, Cascade):
-        searches: list[SearchStage | DeformStage] = [*config.search, *config.deform]
-        stages = math.fsum(stage.grid_spacing * stage.search_radius for stage in searches)
-        share = 1 - config.start.min_overlap if config.start else 0.0
-        height, width, depth = (min(share * size + stages, float(size)) for size in shape)
-        return height, width, depth
-    reach = math.fsum(level.weight * level.grid_spacing * level.search_radius for level in config.levels)
-    return reach, reach, reach
 
 
 def rigid_part(displacement: Displacement, known: Mask, *, spacing: int, spacing_mm: Triple) -> rigid.Rigid:

@@ -20,8 +20,8 @@ from mcbo.geometry.continuation import continued
 from mcbo.geometry.grid import Grid, apply_affine
 from mcbo.geometry.mask import field_of_view
 from mcbo.geometry.resample import resample
-from mcbo.methods.config import Cascade, Preset
-from mcbo.methods.pipeline import Registration, register
+from mcbo.methods.config import Preset, Registration
+from mcbo.methods.pipeline import register
 from mcbo.methods.quality import Sanity, examine
 
 MOSTLY = 0.5
@@ -92,7 +92,7 @@ def register_in_world(
         kernels=kernels,
         budget_bytes=budget_bytes,
         timer=timer,
-        masks=Masks(fixed_mask, tuple(mask for _, mask in brought)) if isinstance(config, Cascade) else None,
+        masks=Masks(fixed_mask, tuple(mask for _, mask in brought)) if config.uses_masks else None,
     )
     with timer.stage("sanity"):
         examined = examine(

@@ -12,8 +12,8 @@ from mcbo.core.types import Judgement
 from mcbo.dataset.learn2reg import Pair, wanted
 from mcbo.io.nifti import Image
 from mcbo.kernels import REFERENCE
-from mcbo.methods.config import Cascade, Config, Preset
-from mcbo.methods.pipeline import Registration, register
+from mcbo.methods.config import Preset, Registration
+from mcbo.methods.pipeline import register
 from mcbo.methods.quality import Examined, examine
 from mcbo.runs.case import CaseResult, CaseRun, failing
 from mcbo.runs.options import Options
@@ -45,8 +45,8 @@ def compute(
         registration = _register(run, fixed, config, options, device, timer, budget)
         result.started = True
         result.entry["shape"] = shape_of(fixed.volume)
-        if isinstance(registration.config, Config):
-            result.entry["levels"] = [asdict(level) for level in registration.config.levels]
+        if registration.levels:
+            result.entry["levels"] = [asdict(level) for level in registration.levels]
         if registration.judgements:
             judgements = dict(zip(run.movings, registration.judgements, strict=True))
             result.entry["judgement"] = {pair.field_name: asdict(judgements[pair.field_name]) for pair in asked}
@@ -120,10 +120,6 @@ def _note(examined: dict[str, Examined], pairs: Sequence[Pair], result: CaseResu
 
 def _tell(name: str, judgement: Judgement, config: Preset, result: CaseResult) -> None:
     """Says what was chosen and, where it can hardly be believed, warns."""
-    before, after = judgement.similarity["identity"], judgement.confidence
-    result.say(f"{name}: {judgement.chosen} result, similarity {before:.2f} before, {after:.2f} after")
-    if isinstance(config, Cascade) and after < config.doubtful_similarity:
-        result.warn(
-            f"{name}: low confidence: similarity {after:.2f}; unrelated images have 0, right results mostly more than "
-            f"{config.doubtful_similarity:.2f} ({judgement.chosen} result)"
-        )
+    result.say(f"{name}: {judgement.summary}")
+    if (doubt := config.doubt(judgement)) is not None:
+        result.warn(f"{name}: {doubt}")

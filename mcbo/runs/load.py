@@ -74,10 +74,11 @@ def _check_memory(case: Case, config: Preset, options: Options, device: torch.de
     """
     shape = check_image(read_header(case.fixed))
     there = sum(pair.moving.is_file() for pair in used_pairs(case, config, options))
-    fused = max(there, 1) if config.modality_fusion else 1
+    joint = config.joint(there)
     budget = budget_bytes(device, options.memory_gb)
     try:
-        check_budget(shape, config, movings=fused, budget_bytes=budget, lanes=select_kernels(device).lanes)
+        least = config.least_bytes(shape, movings=joint, lanes=select_kernels(device).lanes)
+        check_budget(shape, movings=joint, needed=least, budget_bytes=budget)
     except McboError as error:
         raise type(error)(f"{case.fixed}: {error}") from error
 

@@ -20,7 +20,7 @@ from mcbo.io.files import free_disk_bytes
 from mcbo.io.nifti import check_image
 from mcbo.io.nifti_header import read_header
 from mcbo.methods.config import Preset
-from mcbo.methods.memory_model import image_bytes, least_bytes, result_bytes
+from mcbo.methods.memory_model import image_bytes, result_bytes
 from mcbo.progress import ProgressView
 from mcbo.runs.case import CaseRun, tell_times
 from mcbo.runs.compute import compute
@@ -131,9 +131,9 @@ class AssemblyLine:
             shape, there = shape_of(case_run.fixed.volume), len(case_run.movings)
             needed = result_bytes(shape, pairs=there, warped=self._options.warped)
             if self._device.type == "cpu":
-                fused = there if self._config.modality_fusion else 1
                 with contextlib.suppress(InputError):  # told when it is computed
-                    needed += least_bytes(shape, self._config, movings=fused, lanes=select_kernels(self._device).lanes)
+                    lanes = select_kernels(self._device).lanes
+                    needed += self._config.least_bytes(shape, movings=self._config.joint(there), lanes=lanes)
         if needed + neighbors > budget:
             return None
         return neighbors if self._device.type == "cpu" else 0

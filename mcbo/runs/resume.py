@@ -10,7 +10,7 @@ from mcbo.core.errors import InputError
 from mcbo.dataset.learn2reg import Case, Pair, wanted
 from mcbo.io.files import digest
 from mcbo.io.nifti_header import read_header
-from mcbo.methods.config import Cascade, Preset
+from mcbo.methods.config import Preset
 from mcbo.report import Entry, read_entries
 from mcbo.runs.case import CaseResult
 from mcbo.runs.options import Options
@@ -93,7 +93,7 @@ def merged(earlier: Entry | None, result: CaseResult) -> Entry:
 
 def deciding(config: Preset, options: Options) -> dict[str, object]:
     """The options on which a displacement depends."""
-    return {"fallback": options.fallback and not isinstance(config, Cascade)}
+    return {"fallback": options.fallback and not config.uses_masks}
 
 
 def used_pairs(case: Case, config: Preset, options: Options) -> Sequence[Pair]:

@@ -9,7 +9,7 @@ from mcbo.core.log import log
 from mcbo.dataset.learn2reg import Case
 from mcbo.io.files import prepare_folder
 from mcbo.io.lock import hold, refuse_if_held
-from mcbo.methods.config import Cascade, Preset
+from mcbo.methods.config import Preset
 from mcbo.progress import show_progress
 from mcbo.runs.ledger import Ledger, Outcome
 from mcbo.runs.options import REPORT, Options
@@ -45,7 +45,7 @@ def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
         if not on_cluster:
             log.info("device: %s", describe_device(device))
         log.info("preset %s, %d case(s), output to %s", config.name, len(cases), options.output)
-        if options.fallback and isinstance(config, Cascade):
+        if options.fallback and config.uses_masks:
             log.info("--fallback: preset %s chooses between identity, rigid and full result by itself", config.name)
         warn_of_room(cases, options)
         if on_cluster:

@@ -5,6 +5,7 @@ stands; where it is flat, the neighbors decide; along each axis for itself.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,11 +15,29 @@ from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement, Features, Kernels
 from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient, laplacian
 from mcbo.steps.masked_search import TIE_WEIGHT, between_cells, consistent, masked_cost
+from mcbo.steps.mind import MindSettings
 
 EDGE_TRUST = 0.1
 """Weight of a minimum at the edge of the search cube: the true one may lie beyond."""
 CG_ROUNDS = 60
 _RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class DeformStage:
+    """A stage of the search for a deformation.
+
+    Attributes:
+        grid_spacing: g, voxels per cell.
+        search_radius: R, cells.
+        mind: its features.
+        stretching: λ, weight of the squared differences of neighbors.
+    """
+
+    grid_spacing: int
+    search_radius: int
+    mind: MindSettings
+    stretching: float
 
 
 def search_deformation(

@@ -25,6 +25,7 @@ from mcbo.core.field import box_sum, sample, shape_of, warp
 from mcbo.core.types import Displacement, Features
 from mcbo.geometry.cells import MOSTLY
 from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient, laplacian
+from mcbo.steps.mind import MindSettings
 
 RESIDUAL_FLOOR = 1e-3
 """Added to the mean feature distance: two images that agree to rounding are not infinitely informative."""
@@ -37,6 +38,23 @@ MAX_STEP = 1.0
 SMALL_STEP = 0.02
 """Cells: an iteration that moves less in the mean is the last."""
 _RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class RefineStage:
+    """A stage of the Gauss–Newton refinement.
+
+    Attributes:
+        grid_spacing: g, voxels per cell.
+        mind: its features.
+        rounds: how often the moving images are warped and their features made anew.
+        iterations: Gauss–Newton steps in each round, at most.
+    """
+
+    grid_spacing: int
+    mind: MindSettings
+    rounds: int
+    iterations: int
 
 
 @dataclass(frozen=True)

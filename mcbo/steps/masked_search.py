@@ -6,6 +6,7 @@ cells.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +23,19 @@ TIE_WEIGHT = 1e-6
 SMOOTHING_FLOOR = 1e-3
 """Weight of an unknown cell in box means over known ones."""
 BOX_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class SearchStage:
+    """A stage of the masked search for a rigid motion.
+
+    Attributes:
+        grid_spacing: g, voxels per cell.
+        search_radius: R, cells.
+    """
+
+    grid_spacing: int
+    search_radius: int
 
 
 def masked_cost(

@@ -4,6 +4,7 @@ Source: Heinrich et al., MICCAI 2013 (self-similarity context); numbers from doc
 """
 
 import itertools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +23,24 @@ PAIRS: tuple[tuple[Offset, Offset], ...] = tuple(
 
 VARIANCE_RANGE = (1e-3, 1e3)
 """Bounds of the local variance, in units of its mean over the image (docs/method.md, step 1)."""
+
+
+@dataclass(frozen=True)
+class MindSettings:
+    """Scale of the features.
+
+    Attributes:
+        radius: of the patch, voxels.
+        dilation: distance of the neighbors whose patches are compared, voxels.
+    """
+
+    radius: int
+    dilation: int
+
+    @property
+    def reach(self) -> int:
+        """Voxels from a voxel to the farthest that its features depend on."""
+        return self.radius + self.dilation
 
 
 def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:

@@ -16,7 +16,7 @@ from mcbo.dataset.learn2reg import scan_folder
 from mcbo.io.files import write_whole
 from mcbo.io.nifti import write_volume
 from mcbo.methods.config import Preset
-from mcbo.methods.memory_model import PROCESS_GB, needed_bytes
+from mcbo.methods.memory_model import PROCESS_GB
 from mcbo.runs.options import Options
 from mcbo.runs.runner import run
 from mcbo.runtime import describe_device, describe_machine, select_device, versions
@@ -109,7 +109,7 @@ def _measure_one(size: int, config: Preset, options: Options, movings: int, repe
         seconds=seconds,
         microseconds_per_voxel=1e6 * seconds / size**3,
         peak_memory_gb=max(stage.peak_memory_gb for stage in stages.values()),
-        model_gb=needed_bytes(shape, config, movings=movings if config.modality_fusion else 1) / 1e9,
+        model_gb=config.peak_bytes(shape, movings=config.joint(movings)) / 1e9,
         stages=stages,
     )
 

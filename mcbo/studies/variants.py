@@ -3,7 +3,7 @@
 import ast
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -94,9 +94,10 @@ def replace_field(owner: Any, path: str, value: object, *, who: str) -> Any:
     """
     step, _, rest = path.partition(".")
     if is_dataclass(owner) and not isinstance(owner, type):
+        names = [field.name for field in fields(owner)]
+        if step not in names:
+            raise InputError(f"{who}: expected a field of {type(owner).__name__} ({', '.join(names)}), got {step!r}")
         hints = get_type_hints(type(owner))
-        if step not in hints:
-            raise InputError(f"{who}: expected a field of {type(owner).__name__} ({', '.join(hints)}), got {step!r}")
         new = replace_field(getattr(owner, step), rest, value, who=who) if rest else value
         return replace(owner, **{step: _checked(new, hints[step], f"{who}: {step}")})
     if isinstance(owner, tuple):
@@ -113,5 +114,5 @@ def _checked(value: object, hint: Any, who: str) -> Any:
     try:
         return TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError as error:
-        name = hint.__name__ if isinstance(hint, type) else re.sub(r"(typing|mcbo\.config)\.", "", str(hint))
+        name = hint.__name__ if isinstance(hint, type) else re.sub(r"(typing|mcbo(\.\w+)+)\.", "", str(hint))
         raise InputError(f"{who}: expected {name}, got {value!r}") from error

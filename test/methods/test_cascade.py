@@ -2,35 +2,27 @@
 
 import pytest
 import torch
-from helpers import mean_length
+from helpers import cascade_config, mean_length
 from torch import Tensor
 
 from mcbo.core.field import warp
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Judgement, Triple
-from mcbo.methods.cascade import register_cascade
-from mcbo.methods.config import Cascade
-from mcbo.methods.presets import find_config
+from mcbo.methods.cascade import CascadeConfig, register_cascade
 from mcbo.runtime import select_kernels
 from mcbo.studies.phantom import Phantom, make_phantom
 
 SHAPE = (64, 60, 68)
 
 
-def cascade(task: str = "ReMIND2Reg") -> Cascade:
-    config = find_config(task, "cascade")
-    assert isinstance(config, Cascade)
-    return config
-
-
 def run(
-    fixed: Tensor, *movings: Tensor, config: Cascade | None = None, spacing_mm: Triple = (1.0, 1.0, 1.0)
+    fixed: Tensor, *movings: Tensor, config: CascadeConfig | None = None, spacing_mm: Triple = (1.0, 1.0, 1.0)
 ) -> tuple[Displacement, Judgement]:
     return register_cascade(
         fixed,
         movings,
         spacing_mm=spacing_mm,
-        config=config or cascade(),
+        config=config or cascade_config(),
         kernels=select_kernels(fixed.device),
         timer=StageTimer(),
     )
@@ -112,7 +104,7 @@ def test_noise_is_not_believed(head: Phantom) -> None:
     displacement, judgement = run(head.cet1, noise)
     assert mean_length(displacement) < 2
     assert judgement.chosen in ("cautious", "identity")
-    assert judgement.confidence < cascade().doubtful_similarity
+    assert judgement.confidence < cascade_config().judgement.doubtful_similarity
 
 
 @pytest.mark.parametrize("axes", [(2,), (3,), (4,), (2, 3, 4)])
@@ -152,7 +144,7 @@ def test_small_volumes_are_done_too() -> None:
     for shape in ((8, 9, 10), (14, 12, 17)):
         phantom = make_phantom(shape, seed=1)
         for task in ("ReMIND2Reg", "COMULIS3DCLEM"):
-            displacement, _ = run(phantom.fixed, phantom.cet1, config=cascade(task))
+            displacement, _ = run(phantom.fixed, phantom.cet1, config=cascade_config(task))
             assert displacement.shape == (1, 3, *shape)
             assert torch.isfinite(displacement).all()
 
@@ -160,4 +152,4 @@ def test_small_volumes_are_done_too() -> None:
 def test_a_constant_image_stays_where_it_is(head: Phantom) -> None:
     displacement, judgement = run(head.fixed, torch.full_like(head.fixed, 5.0))
     assert mean_length(displacement) < 2
-    assert judgement.confidence < cascade().doubtful_similarity
+    assert judgement.confidence < cascade_config().judgement.doubtful_similarity

@@ -6,24 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcbo.core.errors import InputError
-from mcbo.methods.config import MIN_CELLS, MIN_VOXELS, Cascade, Config, fit_to_shape
+from mcbo.methods.cascade import CascadeConfig
+from mcbo.methods.config import MIN_CELLS, MIN_VOXELS
+from mcbo.methods.multilevel import MultilevelConfig
 from mcbo.methods.presets import TASKS, find_config
 
 PRESETS = [preset for task in TASKS.values() for preset in task.presets.values()]
-ALL = [preset for preset in PRESETS if isinstance(preset, Config)]
-CASCADES = [preset for preset in PRESETS if isinstance(preset, Cascade)]
+ALL = [preset for preset in PRESETS if isinstance(preset, MultilevelConfig)]
+CASCADES = [preset for preset in PRESETS if isinstance(preset, CascadeConfig)]
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda c: c.name)
-def test_weights_sum_to_one_and_levels_go_from_coarse_to_fine(config: Config) -> None:
+def test_weights_sum_to_one_and_levels_go_from_coarse_to_fine(config: MultilevelConfig) -> None:
     assert math.fsum(level.weight for level in config.levels) == pytest.approx(1)
     spacings = [level.grid_spacing for level in config.levels]
     assert spacings == sorted(spacings, reverse=True)
 
 
 @pytest.mark.parametrize("config", CASCADES, ids=lambda c: c.name)
-def test_stages_of_a_cascade_go_from_coarse_to_fine(config: Cascade) -> None:
-    for stages in (config.search, config.deform, config.refine):
+def test_stages_of_a_cascade_go_from_coarse_to_fine(config: CascadeConfig) -> None:
+    for stages in (config.search.stages, config.deformation.stages, config.refinement.stages):
         spacings = [stage.grid_spacing for stage in stages]
         assert spacings == sorted(spacings, reverse=True)
     assert config.feature_reach == 6
@@ -44,9 +46,9 @@ def test_the_numbers_of_the_paper() -> None:
 
 @given(shape=st.tuples(*[st.integers(MIN_VOXELS, 64)] * 3), config=st.sampled_from(ALL))
 def test_levels_that_do_not_fit_are_dropped_and_the_others_keep_their_ratios(
-    shape: tuple[int, int, int], config: Config
+    shape: tuple[int, int, int], config: MultilevelConfig
 ) -> None:
-    fitted, dropped = fit_to_shape(config, shape)
+    fitted, dropped = config.fit(shape)
     assert len(fitted.levels) + len(dropped) == len(config.levels)
     assert all(min(shape) // level.grid_spacing >= MIN_CELLS for level in fitted.levels)
     assert all(min(shape) // level.grid_spacing < MIN_CELLS for level in dropped)
@@ -58,7 +60,7 @@ def test_levels_that_do_not_fit_are_dropped_and_the_others_keep_their_ratios(
 
 def test_too_small_a_volume_is_refused() -> None:
     with pytest.raises(InputError, match="at least 8 voxels along every axis, got 7×20×20"):
-        fit_to_shape(ALL[0], (7, 20, 20))
+        ALL[0].fit((7, 20, 20))
 
 
 def test_unknown_names_list_the_known_ones() -> None:

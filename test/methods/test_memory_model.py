@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import TensorCounter, paper_config, random_tensor, run_register
+from helpers import TensorCounter, cascade_config, paper_config, random_tensor, run_register
 from numpy.typing import NDArray
 
 from mcbo.core.errors import MemoryBudgetError
@@ -12,9 +12,8 @@ from mcbo.core.types import Shape
 from mcbo.kernels import REFERENCE
 from mcbo.kernels.cpu import COMPILED, correlation
 from mcbo.kernels.simd import aligned_floats
-from mcbo.methods.config import Cascade, Level
-from mcbo.methods.memory_model import Slabs, check_cascade, max_rows, needed_bytes, slabs_per_level, solve_bytes, tile_grid
-from mcbo.methods.presets import find_config
+from mcbo.methods.config import Level
+from mcbo.methods.memory_model import Slabs, check_budget, max_rows, slabs_per_level, solve_bytes, solved_bytes, tile_grid
 from mcbo.steps.convex import solve
 from mcbo.studies.phantom import make_phantom
 
@@ -29,32 +28,35 @@ def test_the_largest_tile_counts() -> None:
 
 def test_a_smaller_budget_means_thinner_slabs_that_fit() -> None:
     for budget in (10**10, 8 * 10**8, 7 * 10**8):
-        slabs = slabs_per_level(SHAPE, CONFIG, movings=2, budget_bytes=budget, kernels=REFERENCE)
-        assert needed_bytes(SHAPE, CONFIG, movings=2, slabs=slabs) <= budget
+        slabs = slabs_per_level(SHAPE, CONFIG.levels, passes=7, movings=2, budget_bytes=budget, kernels=REFERENCE)
+        assert solved_bytes(SHAPE, CONFIG.levels, passes=7, movings=2, slabs=slabs) <= budget
         for level, its_slabs in zip(CONFIG.levels, slabs, strict=True):
             assert 1 <= its_slabs.rows <= max_rows(tile_grid(SHAPE, level))
-    thick = slabs_per_level(SHAPE, CONFIG, movings=2, budget_bytes=10**10, kernels=REFERENCE)
+    thick = slabs_per_level(SHAPE, CONFIG.levels, passes=7, movings=2, budget_bytes=10**10, kernels=REFERENCE)
     assert slabs[-1].rows < thick[-1].rows == max_rows((64, 60, 68)) == 16
     assert max_rows((4, 1000, 1000)) == 1
 
 
 def test_small_solves_run_at_a_time_where_both_fit() -> None:
     shape = (120, 128, 124)  # tiles of 60×64×62 cells; the next shape has larger ones
-    roomy = slabs_per_level(shape, CONFIG, movings=1, budget_bytes=10**10, kernels=COMPILED)
+    roomy = slabs_per_level(shape, CONFIG.levels, passes=7, movings=1, budget_bytes=10**10, kernels=COMPILED)
     assert roomy[-1] == Slabs(rows=4, at_once=2, lanes=16)
-    both = needed_bytes(shape, CONFIG, movings=1, slabs=roomy)
-    assert slabs_per_level(shape, CONFIG, movings=1, budget_bytes=both, kernels=COMPILED)[-1] == roomy[-1]
-    tight = slabs_per_level(shape, CONFIG, movings=1, budget_bytes=both - 1, kernels=COMPILED)
+    both = solved_bytes(shape, CONFIG.levels, passes=7, movings=1, slabs=roomy)
+    assert slabs_per_level(shape, CONFIG.levels, passes=7, movings=1, budget_bytes=both, kernels=COMPILED)[-1] == roomy[-1]
+    tight = slabs_per_level(shape, CONFIG.levels, passes=7, movings=1, budget_bytes=both - 1, kernels=COMPILED)
     assert tight[-1] == Slabs(rows=8, at_once=1, lanes=16)
-    assert slabs_per_level((120, 128, 132), CONFIG, movings=1, budget_bytes=10**10, kernels=COMPILED)[-1] == Slabs(8, lanes=16)
+    assert slabs_per_level((120, 128, 132), CONFIG.levels, passes=7, movings=1, budget_bytes=10**10, kernels=COMPILED)[
+        -1
+    ] == Slabs(8, lanes=16)
     assert all(
-        slabs.at_once == 1 for slabs in slabs_per_level(shape, CONFIG, movings=1, budget_bytes=10**10, kernels=REFERENCE)
+        slabs.at_once == 1
+        for slabs in slabs_per_level(shape, CONFIG.levels, passes=7, movings=1, budget_bytes=10**10, kernels=REFERENCE)
     )
 
 
 def test_too_small_a_budget_is_refused_with_figures() -> None:
     with pytest.raises(MemoryBudgetError, match=r"128×120×136 voxels .* at least \d\.\d\d GB .* may use 0\.50 GB"):
-        slabs_per_level(SHAPE, CONFIG, movings=2, budget_bytes=5 * 10**8, kernels=REFERENCE)
+        slabs_per_level(SHAPE, CONFIG.levels, passes=7, movings=2, budget_bytes=5 * 10**8, kernels=REFERENCE)
 
 
 def test_fewer_passes_need_less() -> None:
@@ -65,7 +67,7 @@ def test_fewer_passes_need_less() -> None:
 
 
 def test_both_modalities_of_a_challenge_case_fit_a_16_gb_gpu_twice() -> None:
-    assert needed_bytes((256, 256, 256), CONFIG, movings=2) < 8e9
+    assert CONFIG.peak_bytes((256, 256, 256), movings=2) < 8e9
 
 
 @pytest.mark.parametrize("shape", [(20, 30, 32), (18, 40, 17), (30, 24, 33)])
@@ -95,7 +97,7 @@ def test_the_model_agrees_with_the_bytes_of_all_tensors(movings: int) -> None:
     images = (phantom.fixed, phantom.cet1, phantom.t2)[: movings + 1]
     with TensorCounter(images) as counter:
         run_register(images[0], images[1:], CONFIG, kernels=REFERENCE)
-    model = needed_bytes((44, 40, 48), CONFIG, movings=movings)
+    model = CONFIG.peak_bytes((44, 40, 48), movings=movings)
     print(f"{movings} moving: counted {counter.peak_bytes / 1e6:.1f} MB, model {model / 1e6:.1f} MB")
     assert counter.peak_bytes == pytest.approx(model, rel=0.2)
     assert torch.is_grad_enabled()
@@ -104,20 +106,19 @@ def test_the_model_agrees_with_the_bytes_of_all_tensors(movings: int) -> None:
 @pytest.mark.parametrize("movings", [1, 2])
 def test_the_model_of_the_cascade_agrees_too(movings: int) -> None:
     """Without the start from afar, whose grids have one size for all volumes; in a small one they would count most."""
-    config = find_config("ReMIND2Reg", "cascade")
-    assert isinstance(config, Cascade)
+    config = cascade_config()
     phantom = make_phantom((56, 48, 52))
     images = (phantom.fixed, phantom.cet1, phantom.t2)[: movings + 1]
     with TensorCounter(images) as counter:
         run_register(images[0], images[1:], replace(config, start=None), kernels=REFERENCE)
-    model = needed_bytes((56, 48, 52), config, movings=movings)
+    model = config.peak_bytes((56, 48, 52), movings=movings)
     print(f"{movings} moving: counted {counter.peak_bytes / 1e6:.1f} MB, model {model / 1e6:.1f} MB")
     assert counter.peak_bytes == pytest.approx(model, rel=0.2)
 
 
 def test_the_cascade_fits_as_well_and_says_what_it_needs() -> None:
-    config = find_config("ReMIND2Reg", "cascade")
-    assert isinstance(config, Cascade)
-    assert needed_bytes((256, 256, 256), config, movings=2) < 8e9
+    config = cascade_config()
+    assert config.peak_bytes((256, 256, 256), movings=2) < 8e9
+    needed = config.least_bytes((256, 256, 256), movings=2, lanes=16)
     with pytest.raises(MemoryBudgetError, match=r"256×256×256 voxels with 2 moving .* at least \d\.\d\d GB"):
-        check_cascade((256, 256, 256), config, movings=2, budget_bytes=10**9)
+        check_budget((256, 256, 256), movings=2, needed=needed, budget_bytes=10**9)

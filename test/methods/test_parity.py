@@ -37,7 +37,7 @@ def golden(shared: Path) -> Mapping[str, Tensor]:
 @pytest.fixture(scope="module")
 def features(golden: Mapping[str, Tensor], kernels: Kernels) -> dict[str, Tensor]:
     return {
-        name: kernels.mind_ssc(golden[name][None, None].float(), radius=CONFIG.mind_radius, dilation=CONFIG.mind_dilation)
+        name: kernels.mind_ssc(golden[name][None, None].float(), radius=CONFIG.mind.radius, dilation=CONFIG.mind.dilation)
         for name in ("fixed", *(f"moving_{m}" for m in MODALITIES))
     }
 

@@ -10,7 +10,7 @@ from mcbo.core.types import Displacement
 from mcbo.geometry.rigid import rotation_of
 from mcbo.kernels import REFERENCE
 from mcbo.methods.presets import find_config
-from mcbo.methods.quality import Sanity, at_centers, coarse_spacing, examine, folded_share, largest, rigid_part, search_range
+from mcbo.methods.quality import Sanity, at_centers, coarse_spacing, examine, folded_share, largest, rigid_part
 from mcbo.studies.phantom import Phantom
 
 SHAPE = (14, 11, 17)
@@ -50,11 +50,11 @@ def test_the_largest_component_along_each_axis() -> None:
 
 
 def test_search_ranges() -> None:
-    assert search_range(paper_config(), SHAPE) == pytest.approx((15.52,) * 3)  # 4·(0.36·6 + 0.27·4 + 0.27·2 + 0.1·1)
+    assert paper_config().search_range(SHAPE) == pytest.approx((15.52,) * 3)  # 4·(0.36·6 + 0.27·4 + 0.27·2 + 0.1·1)
     stages = 6 * 4 + 4 * 3 + 3 * 2
-    large = search_range(find_config("ReMIND2Reg"), (200, 160, 240))
+    large = find_config("ReMIND2Reg").search_range((200, 160, 240))
     assert large == pytest.approx((0.75 * 200 + stages, 0.75 * 160 + stages, 0.75 * 240 + stages), rel=0.2)
-    assert search_range(find_config("ReMIND2Reg"), SHAPE) == SHAPE  # never more than the axis
+    assert find_config("ReMIND2Reg").search_range(SHAPE) == SHAPE  # never more than the axis
 
 
 def test_the_known_displacement_brings_features_together_and_its_reverse_does_not(phantom: Phantom) -> None:

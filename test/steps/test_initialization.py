@@ -2,13 +2,12 @@ import itertools
 
 import pytest
 import torch
+from helpers import cascade_config
 
 from mcbo.core.field import sample
 from mcbo.core.types import Triple
 from mcbo.geometry import rigid
 from mcbo.geometry.mask import field_of_view
-from mcbo.methods.config import Cascade
-from mcbo.methods.presets import find_config
 from mcbo.runtime import select_kernels
 from mcbo.steps.initialization import ball, find_start
 from mcbo.studies.phantom import make_phantom
@@ -26,14 +25,13 @@ def test_the_ball_of_rotations_begins_with_none_and_is_symmetric() -> None:
 
 def test_voxels_that_are_absurdly_thin_take_no_more_time_or_memory() -> None:
     """A cell as thick as it is wide would have 10¹⁵ of them."""
-    config = find_config("ReMIND2Reg", "cascade")
-    assert isinstance(config, Cascade)
-    assert config.start
+    settings = cascade_config().start
+    assert settings
     phantom = make_phantom((32, 28, 36), seed=2)
     known = field_of_view(phantom.fixed)
     kernels = select_kernels(known.device)
     found = find_start(
-        phantom.fixed, known, [phantom.fixed], [known], spacing_mm=(1e-15, 1.0, 1.0), settings=config.start, kernels=kernels
+        phantom.fixed, known, [phantom.fixed], [known], spacing_mm=(1e-15, 1.0, 1.0), settings=settings, kernels=kernels
     )
     u = rigid.to_displacement(found, (32, 28, 36), offset=(0, 0, 0), spacing_mm=(1e-15, 1.0, 1.0), like=phantom.fixed)
     assert not u.any()
@@ -44,9 +42,8 @@ def test_voxels_that_are_absurdly_thin_take_no_more_time_or_memory() -> None:
 )
 def test_a_far_start_is_found(rotation_deg: Triple, shift_mm: Triple) -> None:
     """Within what the search that follows can reach: four cells of six voxels."""
-    config = find_config("ReMIND2Reg", "cascade")
-    assert isinstance(config, Cascade)
-    assert config.start
+    settings = cascade_config().start
+    assert settings
     phantom = make_phantom((64, 48, 72), seed=2)
     shape = (64, 48, 72)
     center = torch.tensor([(n - 1) / 2 * s for n, s in zip(shape, SPACING_MM, strict=True)], dtype=torch.float64)
@@ -60,7 +57,7 @@ def test_a_far_start_is_found(rotation_deg: Triple, shift_mm: Triple) -> None:
         [phantom.cet1],
         [field_of_view(phantom.cet1)],
         spacing_mm=SPACING_MM,
-        settings=config.start,
+        settings=settings,
         kernels=select_kernels(fixed.device),
     )
     v = rigid.to_displacement(found, shape, offset=(0, 0, 0), spacing_mm=SPACING_MM, like=fixed)
@@ -69,9 +66,8 @@ def test_a_far_start_is_found(rotation_deg: Triple, shift_mm: Triple) -> None:
 
 
 def test_aligned_images_start_from_no_motion() -> None:
-    config = find_config("ReMIND2Reg", "cascade")
-    assert isinstance(config, Cascade)
-    assert config.start
+    settings = cascade_config().start
+    assert settings
     phantom = make_phantom((40, 36, 44), seed=2)
     everywhere = torch.ones_like(phantom.t2, dtype=torch.bool)
     found = find_start(
@@ -80,7 +76,7 @@ def test_aligned_images_start_from_no_motion() -> None:
         [phantom.cet1],
         [everywhere],
         spacing_mm=(1.0, 1.0, 1.0),
-        settings=config.start,
+        settings=settings,
         kernels=select_kernels(phantom.t2.device),
     )
     assert torch.equal(found.rotation, torch.eye(3, dtype=torch.float64))

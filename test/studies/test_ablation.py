@@ -1,19 +1,21 @@
 """The table that a default is chosen by: its variants, its numbers, its refusals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import write_nifti
+from helpers import cascade_config, paper_config, write_nifti
 
 from evaluation.settings import from_options
 from evaluation.summary import score, to_table
 from mcbo.cli.main import main
 from mcbo.core.errors import InputError
 from mcbo.io.nifti import read_displacement
-from mcbo.methods.config import Cascade, Config
+from mcbo.methods.cascade import CascadeConfig
+from mcbo.methods.multilevel import MultilevelConfig
 from mcbo.methods.presets import find_config
 from mcbo.runs import compute as case_compute
 from mcbo.studies.ablation import Plan, make_studies
@@ -25,8 +27,8 @@ from mcbo.studies.variants import make_variants, parse_change, replace_field
 SHAPE = (24, 22, 26)
 STEP = 2
 CHANGE = "mcbo2024:levels.3.refinement=None"
-CASCADE = find_config(TASK, "cascade")
-PAPER = find_config(TASK, "mcbo2024")
+CASCADE = cascade_config()
+PAPER = paper_config()
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,12 @@ def dataset(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_changes_replace_what_they_name_and_nothing_else() -> None:
     after = parse_change("mcbo2024: consistency_rounds = 5; levels.3.refinement.iterations=30; levels.0.weight=1", task=TASK)
     assert after.name == "mcbo2024:consistency_rounds=5;levels.3.refinement.iterations=30;levels.0.weight=1"
-    assert isinstance(after.config, Config)
+    assert isinstance(after.config, MultilevelConfig)
     assert after.config.consistency_rounds == 5
     assert after.config.levels[3].refinement is not None
     assert after.config.levels[3].refinement.iterations == 30
     assert (after.config.levels[0].weight, type(after.config.levels[0].weight)) == (1.0, float)
-    undone = replace_field(after.config, "consistency_rounds", PAPER.consistency_rounds, who="test")
+    undone = replace_field(after.config, "consistency_rounds", 15, who="test")
     undone = replace_field(undone, "levels.3.refinement.iterations", 15, who="test")
     assert replace_field(undone, "levels.0.weight", 0.36, who="test") == PAPER
 
@@ -66,21 +68,22 @@ def test_places_in_lists_lists_and_nothing() -> None:
     config = parse_change(
         "mcbo2024:coupling_weights.5=2.5; levels.3.refinement=None; modality_fusion=None; levels.1.tiles=3", task=TASK
     ).config
-    assert isinstance(config, Config)
+    assert isinstance(config, MultilevelConfig)
     assert config.coupling_weights == (0.003, 0.01, 0.03, 0.1, 0.3, 2.5)
     assert (config.levels[3].refinement, config.modality_fusion, config.levels[1].tiles) == (None, None, 3)
-    assert parse_change("mcbo2024:coupling_weights=(0.5, 1)", task=TASK).config.coupling_weights == (0.5, 1.0)
+    assert parse_change("mcbo2024:coupling_weights=(0.5, 1)", task=TASK).config == replace(PAPER, coupling_weights=(0.5, 1.0))
 
 
 def test_the_other_kind_of_method_changes_as_well() -> None:
-    config = parse_change("cascade:refine.0.grid_spacing=5; search.2.search_radius=1; start=None; deform=()", task=TASK).config
-    assert isinstance(config, Cascade)
-    assert isinstance(CASCADE, Cascade)
-    assert [stage.grid_spacing for stage in config.refine] == [5, *(stage.grid_spacing for stage in CASCADE.refine[1:])]
-    assert (config.search[2].search_radius, config.start, config.deform) == (1, None, ())
-    assert replace_field(CASCADE, "refine", (), who="test").refine == ()
+    change = "cascade:refinement.stages.0.grid_spacing=5; search.stages.2.search_radius=1; start=None; deformation.stages=()"
+    config = parse_change(change, task=TASK).config
+    assert isinstance(config, CascadeConfig)
+    stages = CASCADE.refinement.stages
+    assert [stage.grid_spacing for stage in config.refinement.stages] == [5, *(stage.grid_spacing for stage in stages[1:])]
+    assert (config.search.stages[2].search_radius, config.start, config.deformation.stages) == (1, None, ())
+    assert replace_field(CASCADE, "refinement.stages", (), who="test").refinement.stages == ()
     with pytest.raises(InputError, match=r"test: grid_spacing: expected int, got 0\.5"):
-        replace_field(CASCADE, "refine.1.grid_spacing", 0.5, who="test")
+        replace_field(CASCADE, "refinement.stages.1.grid_spacing", 0.5, who="test")
 
 
 @pytest.mark.parametrize(
@@ -94,17 +97,17 @@ def test_the_other_kind_of_method_changes_as_well() -> None:
         ("mcbo2024:stretch=no", "expected a Python literal such as 4, 0.5, None, 'text' or (), got 'no'"),
         ("mcbo2024:stretch=", "expected a Python literal such as 4, 0.5, None, 'text' or (), got ''"),
         ("mcbo2024:stretch=1", "stretch: expected bool, got 1"),
-        ("mcbo2024:mind_radius=1.0", "mind_radius: expected int, got 1.0"),
-        ("mcbo2024:mind_radius=True", "mind_radius: expected int, got True"),
+        ("mcbo2024:mind.radius=1.0", "radius: expected int, got 1.0"),
+        ("mcbo2024:mind.radius=True", "radius: expected int, got True"),
         ("mcbo2024:levels=(1, 2)", "levels: expected tuple[Level, ...], got (1, 2)"),
         ("mcbo2024:levels.0.weight='much'", "weight: expected float, got 'much'"),
         ("mcbo2024:coupling_weights.0='x'", "coupling_weights: expected tuple[float, ...], got ('x', 0.01,"),
         ("mcbo2024:modality_fusion='mean'", "modality_fusion: expected "),
-        ("mcbo2024:radius=2", "expected a field of Config (name, mind_radius, mind_dilation, levels, "),
+        ("mcbo2024:radius=2", "expected a field of MultilevelConfig (name, mind, levels, "),
         ("mcbo2024:levels.3.refinement.steps=2", "expected a field of AdamSettings (grid_spacing, iterations, "),
         ("mcbo2024:levels.4.weight=2", "expected a number below 4, got '4'"),
         ("mcbo2024:levels.last.weight=2", "expected a number below 4, got 'last'"),
-        ("mcbo2024:mind_radius.x=2", "expected nothing after a field that holds 1, got 'x'"),
+        ("mcbo2024:mind.radius.x=2", "expected nothing after a field that holds 1, got 'x'"),
         ("mcbo2024:levels.0.refinement.iterations=2", "expected nothing after a field that holds None, got 'iterations'"),
     ],
 )
@@ -227,7 +230,7 @@ def test_a_variant_that_cannot_be_computed_costs_its_own_row(
         (("--moving", "0001+0003"), "moving channel 0003 is not in the dataset: expected one of 0001, 0002"),
         (("--moving", ""), "moving channel  is not in the dataset"),
         (("--preset", "best"), "preset 'best' is not known"),
-        (("--change", "mcbo2024:x=1"), "expected a field of Config"),
+        (("--change", "mcbo2024:x=1"), "expected a field of MultilevelConfig"),
         (("--truth", "nowhere"), "nowhere: expected a known displacement CASE.npz of a chosen case, found none"),
         (("--device", "tpu"), "device 'tpu' is not known"),
         (("--dataset", "nowhere.json"), "nowhere.json: no such file; expected a dataset JSON"),

@@ -19,8 +19,10 @@ from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Kernels, Shape
 from mcbo.io.files import digest
 from mcbo.io.nifti import read_displacement
-from mcbo.methods.config import Config, Preset
-from mcbo.methods.pipeline import Registration, register
+from mcbo.methods.cascade import CascadeConfig
+from mcbo.methods.config import Preset, Registration
+from mcbo.methods.multilevel import MultilevelConfig
+from mcbo.methods.pipeline import register
 from mcbo.methods.presets import find_config
 from mcbo.runtime import select_kernels
 
@@ -52,10 +54,17 @@ def random_tensor(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def paper_config(task: str = "ReMIND2Reg") -> Config:
+def paper_config(task: str = "ReMIND2Reg") -> MultilevelConfig:
     """The preset that reproduces the paper."""
     config = find_config(task, "mcbo2024")
-    assert isinstance(config, Config)
+    assert isinstance(config, MultilevelConfig)
+    return config
+
+
+def cascade_config(task: str = "ReMIND2Reg") -> CascadeConfig:
+    """The default."""
+    config = find_config(task, "cascade")
+    assert isinstance(config, CascadeConfig)
     return config
 
 

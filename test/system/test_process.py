@@ -380,7 +380,9 @@ def test_what_is_stale_is_done_again(
     elif change == "output":
         (out / "disp_0099_0000_0099_0001.nii.gz").write_bytes(b"foreign")
     elif change == "config":
-        monkeypatch.setattr(resume, "read_entries", lambda path, config: read_entries(path, replace(config, mind_radius=2)))
+        monkeypatch.setattr(
+            resume, "read_entries", lambda path, config: read_entries(path, replace(config, consistency_rounds=2))
+        )
     elif change == "warped":
         arguments.append("--warped")
     else:
