@@ -103,7 +103,7 @@ def test_the_other_kind_of_method_changes_as_well() -> None:
         ("mcbo2024:levels.0.weight='much'", "weight: expected float, got 'much'"),
         ("mcbo2024:coupling_weights.0='x'", "coupling_weights: expected tuple[float, ...], got ('x', 0.01,"),
         ("mcbo2024:modality_fusion='mean'", "modality_fusion: expected "),
-        ("mcbo2024:radius=2", "expected a field of MultilevelConfig (name, mind, levels, "),
+        ("mcbo2024:radius=2", "expected a field of MultilevelConfig (name, modality_fusion, mind, levels, "),
         ("mcbo2024:levels.3.refinement.steps=2", "expected a field of AdamSettings (grid_spacing, iterations, "),
         ("mcbo2024:levels.4.weight=2", "expected a number below 4, got '4'"),
         ("mcbo2024:levels.last.weight=2", "expected a number below 4, got 'last'"),
