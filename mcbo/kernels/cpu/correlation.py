@@ -89,7 +89,7 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
         reach = min(stop + HALO, height)
         slab = slabs[turn % len(slabs)]
         span = np.array([start, stop, done, reach])
-        in_threads(_fill_costs, side * side, fixed_lines, moving_lines, carried, slab.cost, *weights, span, side, depth)
+        in_threads(_fill_costs, side * side, fixed_lines, moving_lines, carried, slab.cost, weights, span, depth)
         in_threads(_fill_line_minima, (stop - start) * width, slab.cost, slab.line_minimum, depth)
         slab.picked.fill(0)
         done = reach
@@ -165,10 +165,8 @@ def _fill_costs(
     moving: Floats,
     carried: Floats,
     cost: Floats,
-    row_weights: Floats,
-    column_weights: Floats,
-    span: Floats,
-    side: int,
+    weights: tuple[Floats, Floats],
+    span: NDArray[np.int64],
     depth: int,
     first: int,
     last: int,
@@ -176,109 +174,126 @@ def _fill_costs(
     """Costs of rows ``[start, stop)`` for the lines ``[first, last)`` of candidates along axis 2.
 
     ``span`` is ``(start, stop, done, reach)``: rows below ``done`` have been summed along axes 1 and 2 before, and the last of
-    them are in ``carried``; rows from ``done`` to ``reach`` are to be summed now.
+    them are in ``carried``; rows from ``done`` to ``reach`` are to be summed now. ``weights`` are those of axes 0 and 1.
     """
     start, stop, done, reach = span
-    _, width, channels, length = fixed.shape
-    moving_width, moving_length = moving.shape[1], moving.shape[3]
-    blocks = length // LANES
-    size = blocks * side * LANES  # floats of a line of cells with all candidates along axis 2
-    raw_length = length + 2 * LANES  # zeros before and after
-    raw = aligned_zeros((side + 2) * raw_length).reshape((side + 2, raw_length))
+    width, length = fixed.shape[1], fixed.shape[3]
+    side = carried.shape[4]
+    size = length * side  # floats of a line of cells with all candidates along axis 2
+    ring = 2 * HALO  # rows that are carried
+    raw = aligned_zeros((side + 2) * (length + 2 * LANES)).reshape((side + 2, length + 2 * LANES))  # zeros before and after
     columns = aligned_zeros((reach - done) * WINDOW * size).reshape((reach - done, WINDOW, size))
-    flat = columns.reshape(-1)
-    last_lane = (depth - 1) // LANES * side * LANES + (depth - 1) % LANES
-    stripe = max(2, STRIPE_FLOATS // ((stop - start + 2 * HALO) * size))
-    step = stripe * size
-    summed = aligned_zeros((stop - start + 2 * HALO) * step)  # from row start − HALO on
-    two, three = spread(2.0), spread(3.0)
+    stripe = max(2, STRIPE_FLOATS // ((stop - start + ring) * size))
+    summed = aligned_zeros((stop - start + ring) * stripe * size).reshape((-1, stripe, size))  # from row start − HALO on
     for pair in range(first, last):
         c0, c1 = pair % side, pair // side
         columns[:] = 0
         for low in range(0, width, stripe):
             high = min(low + stripe, width)
             for i in range(max(start - HALO, 0), done):
-                there = ((pair * 2 * HALO + i % (2 * HALO)) * width + low) * size
-                here = (i - start + HALO) * step
-                for z in range(0, (high - low) * size, LANES):
-                    store(summed, here + z, load(carried, there + z))
+                _copy(carried[pair, i % ring, low:high], summed[i - start + HALO])
             for i in range(done, reach):
-                ring = (i - done) * WINDOW * size
                 for j in range(low + HALO if low else 0, high + HALO):
-                    column = ring + (j % WINDOW) * size
+                    column = columns[i - done, j % WINDOW]
                     if j < width:
-                        # Squared differences of a line of cells with all candidates along axis 2.
-                        f = (i * width + j) * channels * length
-                        m = ((i + c0) * moving_width + j + c1) * channels * moving_length
-                        for z in range(0, length, LANES):
-                            c2 = 0
-                            while c2 < side:
-                                fz, mz, at = f + z, m + z + c2, c2 * raw_length + LANES + z
-                                if side - c2 >= 9:
-                                    squares_9(fixed, fz, length, moving, mz, moving_length, channels, raw, at, raw_length)
-                                    c2 += 9
-                                elif side - c2 >= 5:
-                                    squares_5(fixed, fz, length, moving, mz, moving_length, channels, raw, at, raw_length)
-                                    c2 += 5
-                                else:
-                                    squares_3(fixed, fz, length, moving, mz, moving_length, channels, raw, at, raw_length)
-                                    c2 += 3
-                        # Box sums along axis 2.
-                        for c2 in range(side):
-                            z = c2 * raw_length + LANES
-                            if depth < length:
-                                for k in range(HALO):
-                                    raw[c2, LANES + depth + k] = 0.0
-                            before, now = spread(0.0), load(raw, z)
-                            for block in range(blocks):
-                                after = load(raw, z + (block + 1) * LANES)
-                                one = slide_14(before, now) + slide_2(now, after)
-                                one = one + two * (slide_15(before, now) + slide_1(now, after)) + three * now
-                                store(columns, column + (block * side + c2) * LANES, one)
-                                before, now = now, after
-                            flat[column + c2 * LANES] -= raw[c2, LANES]
-                            flat[column + c2 * LANES + last_lane] -= raw[c2, LANES + depth - 1]
+                        _square_differences(fixed[i, j], moving[i + c0, j + c1], raw)
+                        _sum_along_axis_2(raw, column, depth)
                     else:
-                        columns[i - done, j % WINDOW] = 0.0
-                    # Box sums along axis 1, of the column that now has both its neighbors.
-                    if j >= low + HALO:
-                        w0 = spread(column_weights[j - HALO, 0])
-                        w1 = spread(column_weights[j - HALO, 1])
-                        w2 = spread(column_weights[j - HALO, 2])
-                        w3 = spread(column_weights[j - HALO, 3])
-                        w4 = spread(column_weights[j - HALO, 4])
-                        k0 = ring + ((j + 1) % WINDOW) * size
-                        k1 = ring + ((j + 2) % WINDOW) * size
-                        k2 = ring + ((j + 3) % WINDOW) * size
-                        k3 = ring + ((j + 4) % WINDOW) * size
-                        here = (i - start + HALO) * step + (j - HALO - low) * size
-                        for z in range(0, size, LANES):
-                            one = w0 * load(columns, k0 + z) + w1 * load(columns, k1 + z) + w2 * load(columns, k2 + z)
-                            one = one + w3 * load(columns, k3 + z) + w4 * load(columns, column + z)
-                            store(summed, here + z, one)
-            # Box sums along axis 0.
+                        column[:] = 0
+                    if j >= low + HALO:  # column j − HALO now has both its neighbors
+                        _sum_along_axis_1(columns[i - done], j, weights[1][j - HALO], summed[i - start + HALO, j - HALO - low])
             for i in range(start, stop):
-                w0 = spread(row_weights[i, 0])
-                w1 = spread(row_weights[i, 1])
-                w2 = spread(row_weights[i, 2])
-                w3 = spread(row_weights[i, 3])
-                w4 = spread(row_weights[i, 4])
-                for j in range(low, high):
-                    for block in range(blocks):
-                        z = (i - start) * step + ((j - low) * blocks + block) * side * LANES
-                        to = ((((i - start) * width + j) * blocks + block) * side**3 + c1 * side + c0) * LANES
-                        for _ in range(side):
-                            one = w0 * load(summed, z) + w1 * load(summed, z + step) + w2 * load(summed, z + 2 * step)
-                            one = one + w3 * load(summed, z + 3 * step) + w4 * load(summed, z + 4 * step)
-                            stream(cost, to, one)
-                            z += LANES
-                            to += side * side * LANES
+                _sum_along_axis_0(summed[i - start : i - start + WINDOW], weights[0][i], cost[i - start, low:high], pair)
             for i in range(max(stop - HALO, 0), reach):
-                there = ((pair * 2 * HALO + i % (2 * HALO)) * width + low) * size
-                here = (i - start + HALO) * step
-                for z in range(0, (high - low) * size, LANES):
-                    store(carried, there + z, load(summed, here + z))
+                _copy(summed[i - start + HALO, : high - low], carried[pair, i % ring, low:high])
     settle()
+
+
+@compiled
+def _copy(source: Floats, target: Floats) -> None:
+    """All floats of one array to the beginning of another; their number is a multiple of ``LANES``."""
+    for z in range(0, source.size, LANES):
+        store(target, z, load(source, z))
+
+
+@compiled
+def _square_differences(fixed: Floats, moving: Floats, raw: Floats) -> None:
+    """Squared feature differences of a line of cells for a line of candidates along axis 2.
+
+    From ``(C, length)`` and ``(C, longer)`` to ``(side + 2, LANES + length + LANES)``.
+    """
+    channels, length = fixed.shape
+    longer, pitch = moving.shape[1], raw.shape[1]
+    side = raw.shape[0] - 2
+    for z in range(0, length, LANES):
+        c2 = 0
+        while c2 < side:
+            m, to = z + c2, c2 * pitch + LANES + z
+            if side - c2 >= 9:
+                squares_9(fixed, z, length, moving, m, longer, channels, raw, to, pitch)
+                c2 += 9
+            elif side - c2 >= 5:
+                squares_5(fixed, z, length, moving, m, longer, channels, raw, to, pitch)
+                c2 += 5
+            else:
+                squares_3(fixed, z, length, moving, m, longer, channels, raw, to, pitch)
+                c2 += 3
+
+
+@compiled
+def _sum_along_axis_2(raw: Floats, column: Floats, depth: int) -> None:
+    """Both box sums along axis 2 of what ``_square_differences`` made, to ``(blocks, side, LANES)``."""
+    side, pitch = raw.shape[0] - 2, raw.shape[1]
+    blocks = pitch // LANES - 2
+    last_lane = (depth - 1) // LANES * side * LANES + (depth - 1) % LANES
+    two, three = spread(2.0), spread(3.0)
+    for c2 in range(side):
+        z = c2 * pitch + LANES
+        if depth < blocks * LANES:
+            for k in range(HALO):
+                raw[c2, LANES + depth + k] = 0.0
+        before, now = spread(0.0), load(raw, z)
+        for block in range(blocks):
+            after = load(raw, z + (block + 1) * LANES)
+            one = slide_14(before, now) + slide_2(now, after)
+            one = one + two * (slide_15(before, now) + slide_1(now, after)) + three * now
+            store(column, (block * side + c2) * LANES, one)
+            before, now = now, after
+        column[c2 * LANES] -= raw[c2, LANES]
+        column[c2 * LANES + last_lane] -= raw[c2, LANES + depth - 1]
+
+
+@compiled
+def _sum_along_axis_1(columns: Floats, j: int, weights: Floats, summed: Floats) -> None:
+    """Both box sums along axis 1: of the ring of ``(WINDOW, size)`` columns whose newest is j, to ``(size,)``."""
+    size = len(summed)
+    w0, w1, w2 = spread(weights[0]), spread(weights[1]), spread(weights[2])
+    w3, w4 = spread(weights[3]), spread(weights[4])
+    k0, k1, k2 = (j + 1) % WINDOW * size, (j + 2) % WINDOW * size, (j + 3) % WINDOW * size
+    k3, k4 = (j + 4) % WINDOW * size, j % WINDOW * size
+    for z in range(0, size, LANES):
+        one = w0 * load(columns, k0 + z) + w1 * load(columns, k1 + z) + w2 * load(columns, k2 + z)
+        one = one + w3 * load(columns, k3 + z) + w4 * load(columns, k4 + z)
+        store(summed, z, one)
+
+
+@compiled
+def _sum_along_axis_0(summed: Floats, weights: Floats, cost: Floats, pair: int) -> None:
+    """Both box sums along axis 0: of five rows, ``(5, ≥ cells, size)``, to costs of the middle, ``(cells, blocks, K, 16)``."""
+    cells, blocks, count, _ = cost.shape
+    step = summed.shape[1] * summed.shape[2]
+    side = summed.shape[2] // (blocks * LANES)
+    w0, w1, w2 = spread(weights[0]), spread(weights[1]), spread(weights[2])
+    w3, w4 = spread(weights[3]), spread(weights[4])
+    z = 0
+    for line in range(cells * blocks):
+        to = (line * count + pair) * LANES
+        for _ in range(side):
+            one = w0 * load(summed, z) + w1 * load(summed, z + step) + w2 * load(summed, z + 2 * step)
+            one = one + w3 * load(summed, z + 3 * step) + w4 * load(summed, z + 4 * step)
+            stream(cost, to, one)
+            z += LANES
+            to += side * side * LANES
 
 
 @compiled
@@ -301,17 +316,20 @@ def _fill_line_minima(cost: Floats, minima: Floats, depth: int, first: int, last
 
 
 @compiled
-def _pick(cost: Floats, minima: Floats, numbers: Floats, picked: Floats, search_radius: int, first: int, last: int) -> None:
+def _pick(
+    cost: Floats, minima: Floats, numbers: NDArray[np.int32], picked: Floats, search_radius: int, first: int, last: int
+) -> None:
     """The cheapest candidate of each cell, of equals the first, for the lines of cells ``[first, last)``."""
     width, blocks = cost.shape[1], cost.shape[2]
     side = 2 * search_radius + 1
     least = np.empty(LANES, np.float32)
     where = np.empty(LANES, np.float32)
+    where_in_line = np.zeros(LANES, np.float32)
     for line in range(first, last):
         i, j = line // width, line % width
         for block in range(blocks):
             at = (line * blocks + block) * side * side * LANES
-            best, best_line, number = spread(np.inf), spread(0.0), 0
+            best, best_line = spread(np.inf), spread(0.0)
             for candidates in range(side * side):
                 minimum = load(minima, at + candidates * LANES)
                 best_line = where_less(minimum, best, spread(candidates), best_line)
@@ -323,11 +341,8 @@ def _pick(cost: Floats, minima: Floats, numbers: Floats, picked: Floats, search_
                 c0 = 0
                 while c0 < side - 1 and cost[i, j, block, number * side + c0, lane] != least[lane]:
                     c0 += 1
-                numbers[i, j, block, lane] = number * side + c0
-                z = block * LANES + lane
-                picked[0, i, j, z] = c0 - search_radius
-                picked[1, i, j, z] = number % side - search_radius
-                picked[2, i, j, z] = number // side - search_radius
+                where_in_line[lane] = c0
+            _write_picked(where, where_in_line, numbers[i, j, block], picked[:, i, j, block * LANES :], search_radius)
 
 
 @compiled
@@ -336,77 +351,105 @@ def _pick_coupled(
     minima: Floats,
     displacement: Floats,
     weight: float,
-    numbers: Floats,
+    numbers: NDArray[np.int32],
     picked: Floats,
     search_radius: int,
     first: int,
     last: int,
 ) -> None:
     """The candidate c of least cost + w·|c − u|², of equals the first, for the lines of cells ``[first, last)``."""
-    width, blocks, depth = cost.shape[1], cost.shape[2], picked.shape[3]
+    width, blocks = cost.shape[1], cost.shape[2]
     side = 2 * search_radius + 1
-    u = np.zeros((3, LANES), np.float32)
-    apart = np.zeros((3, side, LANES), np.float32)  # w·(c − u)² per axis
-    where = np.empty(LANES, np.float32)
+    u = np.zeros(LANES, np.float32)
+    apart = np.zeros((3, side, LANES), np.float32)
     known = np.zeros(LANES, np.float32)
-    heavy = spread(weight)
+    where = np.empty(LANES, np.float32)
     hopeful = np.empty(side * side, np.int64)
     all_numbers = numbers.reshape(-1)
     for line in range(first, last):
         i, j = line // width, line % width
         for block in range(blocks):
-            count = min(LANES, depth - block * LANES)
-            for axis in range(3):
-                for lane in range(count):
-                    u[axis, lane] = displacement[axis, i, j, block * LANES + lane]
-                for c in range(side):
-                    difference = spread(c - search_radius) - load(u, axis * LANES)
-                    store(apart, (axis * side + c) * LANES, heavy * (difference * difference))
-            at = (line * blocks + block) * side * side
+            _fill_apart(displacement[:, i, j, block * LANES :], weight, u, apart)
             # What was picked last bounds what is best now, so that most lines of candidates need not be looked into.
-            for lane in range(count):
+            for lane in range(min(LANES, picked.shape[3] - block * LANES)):
                 number = numbers[i, j, block, lane]
                 c0, c1, c2 = number % side, number // side % side, number // (side * side)
                 known[lane] = cost[i, j, block, number, lane] + apart[0, c0, lane] + apart[1, c1, lane] + apart[2, c2, lane]
-            bound = load(known, 0)
-            number, hopes = 0, 0
-            for c2 in range(side):
-                apart_2 = load(apart, (2 * side + c2) * LANES)
-                for c1 in range(side):
-                    apart_1 = load(apart, (side + c1) * LANES)
-                    # Not summed in another order than below: rounding must not push the minimum above the line's best.
-                    if any_at_most(load(minima, (at + number) * LANES) + apart_1 + apart_2, bound):
-                        hopeful[hopes] = number
-                        hopes += 1
-                        for c0 in range(side):
-                            prefetch(cost, ((at + number) * side + c0) * LANES)
-                    number += 1
+            hopes = _find_hopeful(cost[i, j, block], minima[i, j, block], apart, known, hopeful)
             # What bounds the next cells lies far apart: asked for now, it is there in time.
             following = line * blocks + block + 1
             if following < last * blocks:
                 for lane in range(LANES):
                     prefetch(cost, (following * side**3 + all_numbers[following * LANES + lane]) * LANES)
-            best, best_line, best_c0 = spread(np.inf), spread(0.0), spread(0.0)
-            for hope in range(hopes):
-                number = hopeful[hope]
-                apart_1 = load(apart, (side + number % side) * LANES)
-                apart_2 = load(apart, (2 * side + number // side) * LANES)
-                if any_at_most(load(minima, (at + number) * LANES) + apart_1 + apart_2, bound):
-                    least, least_c0 = _least_of_line(cost, apart, (at + number) * side * LANES, side)
-                    least = least + apart_1 + apart_2
-                    best_c0 = where_less(least, best, least_c0, best_c0)
-                    best_line = where_less(least, best, spread(number), best_line)
-                    best = lesser(least, best)
-                    bound = lesser(least, bound)
-            store(where, 0, best_line)
-            store(known, 0, best_c0)
-            for lane in range(count):
-                number, c0 = int(where[lane]), int(known[lane])
-                numbers[i, j, block, lane] = number * side + c0
-                z = block * LANES + lane
-                picked[0, i, j, z] = c0 - search_radius
-                picked[1, i, j, z] = number % side - search_radius
-                picked[2, i, j, z] = number // side - search_radius
+            _pick_of_hopeful(cost[i, j, block], minima[i, j, block], apart, known, hopeful[:hopes], where)
+            _write_picked(where, known, numbers[i, j, block], picked[:, i, j, block * LANES :], search_radius)
+
+
+@compiled
+def _write_picked(lines: Floats, in_line: Floats, numbers: NDArray[np.int32], picked: Floats, search_radius: int) -> None:
+    """Candidates, by their line and place in it, to ``numbers``, ``(LANES,)``, and in cells to ``picked``, ``(3, rest)``."""
+    side = 2 * search_radius + 1
+    for lane in range(min(LANES, picked.shape[1])):
+        number, c0 = int(lines[lane]), int(in_line[lane])
+        numbers[lane] = number * side + c0
+        picked[0, lane] = c0 - search_radius
+        picked[1, lane] = number % side - search_radius
+        picked[2, lane] = number // side - search_radius
+
+
+@compiled
+def _fill_apart(displacement: Floats, weight: float, u: Floats, apart: Floats) -> None:
+    """w·(c − u)² per axis, ``(3, side, LANES)``, of the first ``LANES`` cells of u, ``(3, rest)``."""
+    side = apart.shape[1]
+    heavy = spread(weight)
+    for axis in range(3):
+        for lane in range(min(LANES, displacement.shape[1])):
+            u[lane] = displacement[axis, lane]
+        for c in range(side):
+            difference = spread(c - (side - 1) // 2) - load(u, 0)
+            store(apart, (axis * side + c) * LANES, heavy * (difference * difference))
+
+
+@compiled
+def _find_hopeful(cost: Floats, minima: Floats, apart: Floats, known: Floats, hopeful: NDArray[np.int64]) -> int:
+    """How many lines of candidates may hold one as good as is known; their numbers, ascending, are put in ``hopeful``."""
+    side = apart.shape[1]
+    bound = load(known, 0)
+    number, hopes = 0, 0
+    for c2 in range(side):
+        apart_2 = load(apart, (2 * side + c2) * LANES)
+        for c1 in range(side):
+            apart_1 = load(apart, (side + c1) * LANES)
+            # Not summed in another order than later: rounding must not push the minimum above the line's best.
+            if any_at_most(load(minima, number * LANES) + apart_1 + apart_2, bound):
+                hopeful[hopes] = number
+                hopes += 1
+                for c0 in range(side):
+                    prefetch(cost, (number * side + c0) * LANES)
+            number += 1
+    return hopes
+
+
+@compiled
+def _pick_of_hopeful(
+    cost: Floats, minima: Floats, apart: Floats, known: Floats, hopeful: NDArray[np.int64], where: Floats
+) -> None:
+    """The best candidates of some lines: which line goes to ``where``, the place in it to ``known``, in place of the bound."""
+    side = apart.shape[1]
+    bound = load(known, 0)
+    best, best_line, best_c0 = spread(np.inf), spread(0.0), spread(0.0)
+    for number in hopeful:
+        apart_1 = load(apart, (side + number % side) * LANES)
+        apart_2 = load(apart, (2 * side + number // side) * LANES)
+        if any_at_most(load(minima, number * LANES) + apart_1 + apart_2, bound):
+            least, least_c0 = _least_of_line(cost, apart, number * side * LANES, side)
+            least = least + apart_1 + apart_2
+            best_c0 = where_less(least, best, least_c0, best_c0)
+            best_line = where_less(least, best, spread(number), best_line)
+            best = lesser(least, best)
+            bound = lesser(least, bound)
+    store(where, 0, best_line)
+    store(known, 0, best_c0)
 
 
 @compiled
