@@ -4,7 +4,8 @@ docs/method.md, step 4; the coupling is that of Heinrich et al., WBIR 2014, the 
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def solve(
         search_radius: R, cells.
         coupling_weights: w of each pass, cost per cell².
         rows: rows of axis 0 in a slab.
-        kernels: the two hot steps.
+        kernels: the compute kernels.
 
     Returns:
         ``(1, 3, h, w, d)`` cells, fixed to moving.
@@ -95,6 +96,7 @@ def solve(
     keep = slabs_behind(passes, rows)
     held: deque[tuple[int, CostSlab]] = deque()  # with the row that each begins with
     slabs = kernels.cost_slabs(fixed, moving, search_radius=search_radius, rows=rows, keep=keep)
+    pick = partial(kernels.coupled_argmin, search_radius=search_radius)
     for start, slab in zip(range(0, height, rows), slabs, strict=True):
         held.append((start, slab))
         for k in range(passes + 1):
@@ -103,31 +105,45 @@ def solve(
                 continue
             u = None
             if k:
-                low = max(first - 1, 0)
-                u = box_mean(picked[k - 1], size=BOX_SIZE)[:, first - low : ready - low]
-                picked[k - 1] = picked[k - 1][:, max(ready - 1, 0) - low :].clone()  # a view would hold all
+                u, picked[k - 1] = _smooth(picked[k - 1], first, ready)
             if u is not None and k > 1:
                 total[:, first:ready] += u
             if k < passes:
-                chosen = [picked[k]]
-                for begin, costs in held:
-                    low, high = max(first, begin), min(ready, begin + rows)
-                    if low < high:
-                        chosen.append(
-                            kernels.coupled_argmin(
-                                costs,
-                                None if u is None else u[:, low - first : high - first],
-                                first=low - begin,
-                                last=high - begin,
-                                search_radius=search_radius,
-                                coupling_weight=weights[k],
-                            )
-                        )
-                picked[k] = torch.cat(chosen, dim=1)
+                chosen = _pick_rows(partial(pick, coupling_weight=weights[k]), held, rows, u, first, ready)
+                picked[k] = torch.cat([picked[k], *chosen], dim=1)
             done[k] = ready
         if len(held) > keep:
             held.popleft()
     return total.div_(len(coupling_weights)).unsqueeze(0)
+
+
+def _smooth(picked: Tensor, first: int, ready: int) -> tuple[Tensor, Tensor]:
+    """Box means of the rows ``[first, ready)``, and what the next rows need: picked rows from ``ready − 1`` on.
+
+    Args:
+        picked: ``(3, n, w, d)`` cells, from row ``first − 1`` (or 0) on.
+        first: row.
+        ready: row; all that the box means before it reach has been picked.
+    """
+    low = max(first - 1, 0)
+    smooth = box_mean(picked, size=BOX_SIZE)[:, first - low : ready - low]
+    return smooth, picked[:, ready - 1 - low :].clone()  # a view would hold all
+
+
+def _pick_rows(
+    pick: Callable[..., Tensor],
+    held: Iterable[tuple[int, CostSlab]],
+    rows: int,
+    displacement: Tensor | None,
+    first: int,
+    ready: int,
+) -> Iterator[Tensor]:
+    """What ``pick`` picks of the rows ``[first, ready)``, to which ``displacement`` belongs, slab by slab."""
+    for begin, slab in held:
+        low, high = max(first, begin), min(ready, begin + rows)
+        if low < high:
+            u = None if displacement is None else displacement[:, low - first : high - first]
+            yield pick(slab, u, first=low - begin, last=high - begin)
 
 
 def slabs_behind(passes: int, rows: int) -> int:
