@@ -24,25 +24,31 @@ SHIFT, CLIP = 3.0, (1e-9, 1e9)
 _ROWS = 16
 
 
-def landmark_errors(displacement: Field | None, fixed_landmarks: Array, moving_landmarks: Array, spacing: Array) -> Array:
-    """Distance of each fixed landmark, displaced, from its moving counterpart.
+def displaced(landmarks: Array, displacement: Field) -> Array:
+    """Where a displacement takes landmarks of the fixed image, ``(n, 3)`` voxels.
 
-    The displacement is sampled by cubic-spline interpolation of each component (``scipy.ndimage.map_coordinates`` with its
-    defaults), as the Learn2Reg evaluation does.
+    It is sampled by cubic-spline interpolation of each component (``scipy.ndimage.map_coordinates`` with its defaults), as the
+    Learn2Reg evaluation does.
 
     Args:
-        displacement: ``(H, W, D, 3)`` voxels; None for none, which gives the initial error.
-        fixed_landmarks: ``(n, 3)`` voxels of the fixed image.
+        landmarks: ``(n, 3)`` voxels.
+        displacement: ``(H, W, D, 3)`` voxels.
+    """
+    moved = [map_coordinates(displacement[..., axis], landmarks.T) for axis in range(3)]
+    return np.asarray(landmarks + np.stack(moved, axis=1))
+
+
+def landmark_errors(found: Array, moving_landmarks: Array, spacing: Array) -> Array:
+    """Distance of each landmark as found from its counterpart in the moving image.
+
+    Args:
+        found: ``(n, 3)`` voxels, of ``displaced``; or the landmarks of the fixed image, which gives the initial error.
         moving_landmarks: ``(n, 3)`` voxels of the moving image; row i belongs to row i.
         spacing: of the moving image, ``(3,)``; in mm for errors in mm, ones for errors in voxels.
 
     Returns:
         ``(n,)`` in the unit of ``spacing``. Their mean is the TRE of the case.
     """
-    found = fixed_landmarks
-    if displacement is not None:
-        moved = [map_coordinates(displacement[..., axis], fixed_landmarks.T) for axis in range(3)]
-        found = fixed_landmarks + np.stack(moved, axis=1)
     return np.asarray(np.linalg.norm((found - moving_landmarks) * spacing, axis=1))
 
 

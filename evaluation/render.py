@@ -1,8 +1,9 @@
 """Scores and leaderboards for people: HTML pages, Markdown, CSV and JSON."""
 
+import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,11 +21,12 @@ _pages = Environment(
 )
 _pages.filters["number"] = lambda value, digits=3: "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
+_BEFORE, _AFTER = "#999999", "#0072b2"  # told apart by the color-blind
+_MOST_ROWS = 60
+
 
 def scores_page(scores: Scores) -> str:
     """One self-contained HTML page: the aggregates, the table of pairs, and per pair the landmark errors before and after."""
-    from evaluation.plot import error_plot  # here, because matplotlib is slow to load and writes to the home folder
-
     official = to_official(scores)
     points = next((method.name for method in scores.settings.methods if method.metric == "tre"), None)
     cases = [
@@ -47,6 +49,37 @@ def scores_page(scores: Scores) -> str:
         names=[method.name for method in scores.settings.methods if method.name in aggregates],
         points=points,
     )
+
+
+def error_plot(initial: Sequence[float], errors: Sequence[float]) -> str:
+    """Errors before (gray) and after (blue), mm, a row for each landmark (at most the 60 worst), the worst on top; SVG."""
+    # Here, because matplotlib is slow to load and writes to the home folder.
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    before, after = np.array(initial), np.array(errors)
+    order = np.argsort(after)[-_MOST_ROWS:]
+    figure = Figure(figsize=(4.6, 0.8 + 0.17 * len(order)), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.subplots()
+    rows = np.arange(len(order))
+    axes.hlines(rows, before[order], after[order], color="#cccccc", linewidth=1)
+    axes.plot(before[order], rows, "o", color=_BEFORE, markersize=4, label="before")
+    axes.plot(after[order], rows, "D", color=_AFTER, markersize=4, label="after")
+    axes.set_xlim(left=0)
+    axes.set_yticks(rows, [str(index + 1) for index in order], fontsize=7.5)
+    axes.set_xlabel("error, mm", fontsize=8)
+    axes.set_ylabel("landmark (line of the CSV)", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    out = io.StringIO()
+    # The salt makes the names inside the SVG the same in every run, and different from those of other plots on the page.
+    with rc_context({"svg.hashsalt": repr((initial, errors))}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    return '<svg role="img" aria-label="Landmark errors before and after"' + text[text.index("<svg") + 4 :]
 
 
 def board_page(board: Board) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evaluation.errors import EvaluationError
 from evaluation.images import read_field, read_grid, read_volume
 from evaluation.landmarks import read_landmarks
-from evaluation.metrics import Field, Regularity, dice, hd95, landmark_errors, regularity, warp_labels
+from evaluation.metrics import Field, Regularity, dice, displaced, hd95, landmark_errors, regularity, warp_labels
 from evaluation.pairs import Pair, find_field
 from evaluation.settings import Method, Settings
 
@@ -77,10 +77,11 @@ def _score_points(score: PairScore, method: Method, displacement: Field, shape: 
         return
     fixed, moving = read_point_pairs(fixed_path, moving_path, shape)
     _, spacing_mm = read_grid(score.pair.moving)
-    score.initial[method.name] = landmark_errors(None, fixed, moving, spacing_mm).tolist()
-    score.values[method.name] = landmark_errors(displacement, fixed, moving, spacing_mm).tolist()
-    score.initial_voxels[method.name] = landmark_errors(None, fixed, moving, np.ones(3)).tolist()
-    score.voxels[method.name] = landmark_errors(displacement, fixed, moving, np.ones(3)).tolist()
+    found = displaced(fixed, displacement)
+    score.initial[method.name] = landmark_errors(fixed, moving, spacing_mm).tolist()
+    score.values[method.name] = landmark_errors(found, moving, spacing_mm).tolist()
+    score.initial_voxels[method.name] = landmark_errors(fixed, moving, np.ones(3)).tolist()
+    score.voxels[method.name] = landmark_errors(found, moving, np.ones(3)).tolist()
 
 
 def read_point_pairs(fixed_path: Path, moving_path: Path, shape: Shape) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from scipy.ndimage import map_coordinates
 
 from evaluation.errors import EvaluationError, reason
 from evaluation.images import UNREADABLE, is_field_dtype, load_field, open_field, read_affine, read_grid, read_volume
-from evaluation.metrics import Field, landmark_errors
+from evaluation.metrics import Field, displaced, landmark_errors
 from evaluation.pairs import SUFFIXES, Pair, find_field
 from evaluation.scoring import read_point_pairs
 
@@ -148,7 +148,7 @@ def _landmark_error(pair: Pair, spacing: Array) -> Callable[[Field], float] | No
         fixed, moving = read_point_pairs(paths[0], paths[1], read_grid(pair.fixed)[0])
     except EvaluationError:
         return None
-    return lambda field: float(landmark_errors(field, fixed, moving, spacing).mean())
+    return lambda field: float(landmark_errors(displaced(fixed, field), moving, spacing).mean())
 
 
 def _intensity_error(pair: Pair, *, step: int = 4, bins: int = 32) -> Callable[[Field], float] | None:

@@ -1,4 +1,4 @@
-"""Displacements and the grid they live on: sampling, warping, resizing, box means.
+"""Displacements and the grid they live on: sampling and warping, resizing, box means, Jacobian determinants.
 
 This is the only caller of ``grid_sample`` and so the only place that knows torch's normalized coordinates.
 """
@@ -19,22 +19,14 @@ def shape_of(tensor: Tensor) -> Shape:
     return height, width, depth
 
 
-def warp(volume: Tensor, displacement: Displacement) -> Tensor:
-    """Samples ``volume`` at ``p + u(p)``, trilinearly, with zeros outside.
+def format_shape(shape: Shape) -> str:
+    """``48×40×56``."""
+    return "×".join(map(str, shape))
 
-    Args:
-        volume: ``(1, C, H, W, D)``.
-        displacement: ``(1, 3, H, W, D)``, voxels of that grid.
 
-    Returns:
-        ``(1, C, H, W, D)``.
-
-    Raises:
-        ShapeError: if the two do not live on one grid.
-    """
-    if displacement.shape[:2] != (1, 3) or displacement.shape[2:] != volume.shape[2:]:
-        raise ShapeError(f"warp: expected a displacement of shape {(1, 3, *volume.shape[2:])}, got {tuple(displacement.shape)}")
-    return sample(volume, displacement, offset=(0, 0, 0), outside="zeros")
+def along_axis(values: Tensor, axis: int) -> Tensor:
+    """``(n,)`` values laid along axis 0, 1 or 2 of a grid: ``(n, 1, 1)``, ``(1, n, 1)`` or ``(1, 1, n)``, a view."""
+    return values.view([-1 if other == axis else 1 for other in range(3)])
 
 
 def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside: Literal["zeros", "border"]) -> Tensor:
@@ -53,10 +45,28 @@ def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside
     grid = torch.empty((1, *shape, 3), dtype=displacement.dtype, device=displacement.device)
     for axis, (count, first, size) in enumerate(zip(shape, offset, shape_of(volume), strict=True)):
         index = torch.arange(first, first + count, dtype=displacement.dtype, device=displacement.device)
-        position = displacement[:, axis] + index.view([-1 if a == axis else 1 for a in range(3)])
-        # Half-pixel corners: voxel centre i lies at (2i + 1)/n − 1. grid_sample wants the last axis first.
+        position = displacement[:, axis] + along_axis(index, axis)
+        # Half-pixel corners: voxel center i lies at (2i + 1)/n − 1. grid_sample wants the last axis first.
         grid[..., 2 - axis] = position * (2 / size) + (1 / size - 1)
     return functional.grid_sample(volume, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+
+
+def warp(volume: Tensor, displacement: Displacement) -> Tensor:
+    """Samples ``volume`` at ``p + u(p)``, trilinearly, with zeros outside.
+
+    Args:
+        volume: ``(1, C, H, W, D)``.
+        displacement: ``(1, 3, H, W, D)``, voxels of that grid.
+
+    Returns:
+        ``(1, C, H, W, D)``.
+
+    Raises:
+        ShapeError: if the two do not live on one grid.
+    """
+    if displacement.shape[:2] != (1, 3) or displacement.shape[2:] != volume.shape[2:]:
+        raise ShapeError(f"warp: expected a displacement of shape {(1, 3, *volume.shape[2:])}, got {tuple(displacement.shape)}")
+    return sample(volume, displacement, offset=(0, 0, 0), outside="zeros")
 
 
 def sample_at(volume: Tensor, positions: Tensor) -> Tensor:
@@ -78,25 +88,6 @@ def sample_at(volume: Tensor, positions: Tensor) -> Tensor:
     return sampled[..., 0, 0]
 
 
-def half_pixel_stretch(displacement: Displacement) -> Displacement:
-    """Stretches each component by n/(n−1), n the grid's size along its axis.
-
-    The published program divides displacements by (n−1)/2, the half width of a grid with corners at voxel *centres*, and
-    samples with corners at voxel *edges*. What it samples is therefore ``p + u(p)·n/(n−1)`` (docs/method.md, step 5). Presets
-    that reproduce the paper ask for this stretch; nothing else should.
-
-    Args:
-        displacement: ``(1, 3, H, W, D)``. An axis of one voxel is left alone.
-    """
-    return displacement * displacement.new_tensor(stretch_factors(shape_of(displacement))).view(1, 3, 1, 1, 1)
-
-
-def stretch_factors(shape: Shape) -> tuple[float, float, float]:
-    """n/(n−1) per axis; 1 for an axis of one voxel."""
-    height, width, depth = (size / max(size - 1, 1) for size in shape)
-    return height, width, depth
-
-
 def resize(displacement: Displacement, shape: Shape, *, scale: float) -> Displacement:
     """Brings a displacement to another grid: trilinear with half-pixel corners, values times ``scale``.
 
@@ -111,6 +102,25 @@ def resize(displacement: Displacement, shape: Shape, *, scale: float) -> Displac
     if shape_of(displacement) != shape:
         displacement = functional.interpolate(displacement, size=shape, mode="trilinear", align_corners=False)
     return displacement * scale
+
+
+def half_pixel_stretch(displacement: Displacement) -> Displacement:
+    """Stretches each component by n/(n−1), n the grid's size along its axis.
+
+    The published program divides displacements by (n−1)/2, the half width of a grid with corners at voxel *centers*, and
+    samples with corners at voxel *edges*. What it samples is therefore ``p + u(p)·n/(n−1)`` (docs/method.md, step 5). Presets
+    that reproduce the paper ask for this stretch; nothing else should.
+
+    Args:
+        displacement: ``(1, 3, H, W, D)``. An axis of one voxel is left alone.
+    """
+    return displacement * displacement.new_tensor(stretch_factors(shape_of(displacement))).view(1, 3, 1, 1, 1)
+
+
+def stretch_factors(shape: Shape) -> tuple[float, float, float]:
+    """n/(n−1) per axis; 1 for an axis of one voxel."""
+    height, width, depth = (size / max(size - 1, 1) for size in shape)
+    return height, width, depth
 
 
 def box_mean(tensor: Tensor, *, size: int, rounds: int = 1) -> Tensor:
@@ -143,12 +153,6 @@ def box_sum(tensor: Tensor, *, axis: int, size: int) -> Tensor:
     return total
 
 
-def check_finite(tensor: Tensor, stage: str) -> None:
-    """Raises NonFiniteError, naming the stage, if a tensor has NaN or infinity."""
-    if not torch.isfinite(tensor).all():
-        raise NonFiniteError(f"stage '{stage}' produced values that are not finite: expected finite displacements")
-
-
 def determinants(displacement: Displacement) -> Tensor:
     """Determinant of the Jacobian of p → p + u(p), by central differences; one-sided ones at the faces.
 
@@ -167,6 +171,7 @@ def determinants(displacement: Displacement) -> Tensor:
     ).unsqueeze(1)
 
 
-def format_shape(shape: Shape) -> str:
-    """``48×40×56``."""
-    return "×".join(map(str, shape))
+def check_finite(tensor: Tensor, stage: str) -> None:
+    """Raises NonFiniteError, naming the stage, if a tensor has NaN or infinity."""
+    if not torch.isfinite(tensor).all():
+        raise NonFiniteError(f"stage '{stage}' produced values that are not finite: expected finite displacements")

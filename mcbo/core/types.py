@@ -39,7 +39,7 @@ CostSlab: TypeAlias = Any
 
 @dataclass(frozen=True)
 class Kernels:
-    """The hot steps behind one interface; a faster twin gives the same numbers up to rounding (a test compares them).
+    """The compute kernels behind one interface; a faster twin gives the same numbers up to rounding (a test compares them).
 
     Attributes:
         name: how logs and reports call it.

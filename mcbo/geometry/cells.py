@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mcbo.core.field import shape_of
+from mcbo.core.field import along_axis, shape_of
 from mcbo.core.types import Displacement, Shape
 
-MOSTLY = 0.45
+KNOWN_CELL_SHARE = 0.45
 """A cell is taken for known if more than this share of it is. Not one half: cells that reach half over a border have just that,
 and rounding would decide."""
 
@@ -100,12 +100,12 @@ def to_cells(displacement: Displacement, spacing: int) -> Displacement:
 
 def to_voxels(displacement: Displacement, shape: Shape, spacing: int) -> Displacement:
     """A displacement of cells, ``(1, 3, *shape)`` voxels: trilinear between the centers of the cells, constant beyond them."""
-    for axis, (cells, size) in enumerate(zip(shape_of(displacement), shape, strict=True), start=2):
+    for axis, (cells, size) in enumerate(zip(shape_of(displacement), shape, strict=True)):
         index = torch.arange(size, dtype=torch.float64, device=displacement.device)
         place = ((index - (size - 1) / 2) / spacing + (cells - 1) / 2).clamp(0, cells - 1)
         low = place.floor().clamp(max=max(cells - 2, 0)).long()
-        share = (place - low).to(displacement.dtype).view([-1 if a == axis else 1 for a in range(5)])
-        first = displacement.index_select(axis, low)
-        second = displacement.index_select(axis, (low + 1).clamp(max=cells - 1))
+        share = along_axis((place - low).to(displacement.dtype), axis)
+        first = displacement.index_select(axis + 2, low)
+        second = displacement.index_select(axis + 2, (low + 1).clamp(max=cells - 1))
         displacement = torch.lerp(first, second, share.expand_as(first))
     return displacement * spacing

@@ -1,4 +1,4 @@
-"""A displacement at any point, also between voxels and beyond its grid."""
+"""A displacement at any point, between voxels and beyond its grid; and two displacements composed, which needs both."""
 
 from dataclasses import dataclass
 
@@ -86,7 +86,7 @@ def compose(first: Displacement, first_grid: Grid, second: Displacement, second_
 
     Returns:
         The displacement ``(1, 3, H, W, D)`` in float32 voxels of A, and the share of A's voxels whose point in B lies outside
-        of B's grid: there the second is continued (``continuation.py``).
+        of B's grid: there the second is continued (see ``Continued``).
 
     Raises:
         ShapeError: if a displacement does not live on its grid.

@@ -53,8 +53,7 @@ class Grid:
     @property
     def spacing_mm(self) -> Triple:
         """Voxel size along axes 0, 1, 2."""
-        sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(sizes[0]), float(sizes[1]), float(sizes[2])
+        return voxel_size_mm(self.affine)
 
     @property
     def orientation(self) -> str:
@@ -98,6 +97,12 @@ class Grid:
         """The voxels of the rows ``[first, last)`` of axis 0, in their order in memory: ``(N, 3)`` float64."""
         axes = [torch.arange(n, dtype=torch.float64) for n in self.shape]
         return torch.cartesian_prod(axes[0][first:last], axes[1], axes[2])
+
+
+def voxel_size_mm(affine: NDArray[np.float64]) -> Triple:
+    """Voxel size along axes 0, 1, 2 of a ``(4, 4)`` affine from voxels to mm."""
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(sizes[0]), float(sizes[1]), float(sizes[2])
 
 
 def apply_affine(matrix: NDArray[np.floating], points: Tensor) -> Tensor:

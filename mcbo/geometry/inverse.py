@@ -1,4 +1,7 @@
-"""The way back: a displacement from moving to fixed out of one from fixed to moving."""
+"""The way back: the inverse of a displacement, as a displacement from moving to fixed; and points taken along either way.
+
+Both rest on ``preimages``, which finds where a displacement reaches given points.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,57 +39,6 @@ class Preimages:
     def folded(self) -> Tensor:
         """``(N,)`` true where no p was found, or where there are several because the displacement folds."""
         return (self.residual > TOLERANCE_VOXELS) | (self.determinant <= 0)
-
-
-@dataclass(frozen=True)
-class Inverse:
-    """An inverted displacement and how far it can be used.
-
-    Attributes:
-        displacement: ``(1, 3, h, w, d)`` float32, in voxels of the grid that was asked for: from its points to fixed points.
-        outside: share of its voxels whose fixed point lies outside of the fixed grid; there it is that of
-            the affine part.
-        folded: share of the others where the given displacement folds, so that there is no one fixed point.
-        residual_voxels: the largest distance, in fixed voxels, between a voxel that is neither and where the given displacement
-            takes its fixed point.
-    """
-
-    displacement: Displacement
-    outside: float
-    folded: float
-    residual_voxels: float
-
-
-def invert(displacement: Displacement, grid: Grid, onto: Grid) -> Inverse:
-    """Inverts a displacement.
-
-    Args:
-        displacement: ``(1, 3, H, W, D)`` voxels of the fixed grid, fixed to moving.
-        grid: the fixed grid.
-        onto: where the inverse is wanted: the moving image's grid, or any other.
-
-    Returns:
-        The inverse on that grid: warping the fixed image with it onto the moving grid shows it as the moving image lies.
-
-    Raises:
-        ShapeError: if the displacement does not live on its grid.
-    """
-    forward = continued(displacement, grid)
-    result = torch.empty((1, 3, *onto.shape), device=displacement.device)
-    outside = folded = 0
-    residual = 0.0
-    for first, last in onto.slabs():
-        voxels = onto.voxels(first, last).to(displacement.device)
-        found = preimages(forward, grid.to_voxels(onto.to_world(voxels)))
-        back = onto.to_voxels(grid.to_world(found.points)) - voxels
-        result[0, :, first:last] = back.T.reshape(3, last - first, *onto.shape[1:])
-        within = grid.inside(found.points)
-        outside += int((~within).sum())
-        folded += int((within & found.folded).sum())
-        good = found.residual[within & ~found.folded]
-        residual = max(residual, float(good.max()) if len(good) else 0.0)
-    count = result[0, 0].numel()
-    return Inverse(result, outside / count, folded / max(count - outside, 1), residual)
 
 
 def preimages(forward: Continued, targets: Tensor) -> Preimages:
@@ -150,13 +102,64 @@ def _descend(
 
 
 @dataclass(frozen=True)
+class Inverse:
+    """An inverted displacement and how far it can be used.
+
+    Attributes:
+        displacement: ``(1, 3, h, w, d)`` float32, in voxels of the grid that was asked for: from its points to fixed points.
+        outside: share of its voxels whose fixed point lies outside of the fixed grid; there it is that of
+            the affine part.
+        folded: share of the others where the given displacement folds, so that there is no one fixed point.
+        residual_voxels: the largest distance, in fixed voxels, between a voxel that is neither and where the given displacement
+            takes its fixed point.
+    """
+
+    displacement: Displacement
+    outside: float
+    folded: float
+    residual_voxels: float
+
+
+def invert(displacement: Displacement, grid: Grid, onto: Grid) -> Inverse:
+    """Inverts a displacement.
+
+    Args:
+        displacement: ``(1, 3, H, W, D)`` voxels of the fixed grid, fixed to moving.
+        grid: the fixed grid.
+        onto: where the inverse is wanted: the moving image's grid, or any other.
+
+    Returns:
+        The inverse on that grid: warping the fixed image with it onto the moving grid shows it as the moving image lies.
+
+    Raises:
+        ShapeError: if the displacement does not live on its grid.
+    """
+    forward = continued(displacement, grid)
+    result = torch.empty((1, 3, *onto.shape), device=displacement.device)
+    outside = folded = 0
+    residual = 0.0
+    for first, last in onto.slabs():
+        voxels = onto.voxels(first, last).to(displacement.device)
+        found = preimages(forward, grid.to_voxels(onto.to_world(voxels)))
+        back = onto.to_voxels(grid.to_world(found.points)) - voxels
+        result[0, :, first:last] = back.T.reshape(3, last - first, *onto.shape[1:])
+        within = grid.inside(found.points)
+        outside += int((~within).sum())
+        folded += int((within & found.folded).sum())
+        good = found.residual[within & ~found.folded]
+        residual = max(residual, float(good.max()) if len(good) else 0.0)
+    count = result[0, 0].numel()
+    return Inverse(result, outside / count, folded / max(count - outside, 1), residual)
+
+
+@dataclass(frozen=True)
 class MappedPoints:
     """Points on the other side of a displacement.
 
     Attributes:
         world: ``(N, 3)`` float64 mm, RAS.
         outside: ``(N,)`` true where the point in the fixed image lies outside of the fixed grid, so that the displacement is
-            the continued one (``continuation.py``).
+            the continued one (see ``continuation.Continued``).
         folded: ``(N,)`` true where the displacement folds and there is no one answer; all false from fixed to moving.
         residual_mm: ``(N,)`` how far the displacement misses the given point when it starts from the answer; zero from fixed to
             moving.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mcbo.core.field import along_axis
 from mcbo.core.types import Displacement, Shape, Triple
 
 
@@ -100,6 +101,6 @@ def to_displacement(motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: T
         total = moved.view(1, 1, 1)
         for axis in range(3):
             slope = motion.rotation[row, axis] * spacing_mm[axis] / spacing_mm[row] - (1.0 if axis == row else 0.0)
-            total = total + (slope * axes[axis]).view([-1 if a == axis else 1 for a in range(3)])
+            total = total + along_axis(slope * axes[axis], axis)
         result[0, row] = total
     return result.to(like.device)

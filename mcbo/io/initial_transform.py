@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError
 from mcbo.io.files import regular_size
+from mcbo.io.itk import LPS
 from mcbo.io.itk_files import TRANSFORM_SUFFIXES, suffix_of
 
 _MAX_TEXT = 1 << 16
-_LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 
 def read_initial(path: Path) -> NDArray[np.float64]:
@@ -83,4 +83,4 @@ def _read_itk(path: Path) -> NDArray[np.float64]:
     matrix = np.eye(4)
     matrix[:3, :3] = np.array([transform.TransformPoint(axis) for axis in np.eye(3).tolist()]).T - origin[:, None]
     matrix[:3, 3] = origin
-    return np.asarray(_LPS @ matrix @ _LPS)
+    return np.asarray(LPS @ matrix @ LPS)

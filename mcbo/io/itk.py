@@ -19,7 +19,8 @@ from mcbo.io.nifti import to_tensor
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-_LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
+LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
+"""From RAS to LPS millimeters, and back."""
 
 
 def grid_of(image: "sitk.Image") -> Grid:
@@ -27,7 +28,7 @@ def grid_of(image: "sitk.Image") -> Grid:
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return Grid(_shape(image.GetSize()), _LPS @ affine)
+    return Grid(_shape(image.GetSize()), LPS @ affine)
 
 
 def from_sitk(image: "sitk.Image") -> tuple[Tensor, Grid]:
@@ -59,7 +60,7 @@ def to_sitk(volume: Tensor, grid: Grid) -> "sitk.Image":
         raise ShapeError(f"image: expected a volume of shape {(1, 1, *grid.shape)}, got {tuple(volume.shape)}")
     array = np.ascontiguousarray(volume[0].cpu().numpy().transpose(3, 2, 1, 0))
     image = sitk.GetImageFromArray(array if len(volume[0]) > 1 else array[..., 0], isVector=len(volume[0]) > 1)
-    affine = _LPS @ grid.affine
+    affine = LPS @ grid.affine
     image.SetSpacing(grid.spacing_mm)
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / np.array(grid.spacing_mm)).ravel().tolist())
@@ -78,7 +79,7 @@ def to_vectors(displacement: Displacement, grid: Grid, *, dtype: torch.dtype = t
         ShapeError: if it does not live on the grid.
     """
     check_lives_on(displacement, grid)
-    matrix = torch.from_numpy((_LPS @ grid.affine)[:3, :3]).to(displacement)
+    matrix = torch.from_numpy((LPS @ grid.affine)[:3, :3]).to(displacement)
     return to_sitk(torch.einsum("ij,bjhwd->bihwd", matrix, displacement).to(dtype), grid)
 
 
@@ -93,7 +94,7 @@ def from_vectors(image: "sitk.Image") -> tuple[Displacement, Grid]:
         raise InputError(f"expected three numbers a voxel, found {vectors.shape[1]}")
     if not torch.isfinite(vectors).all():
         raise InputError("expected finite vectors, found some that are NaN or infinite")
-    matrix = torch.from_numpy(np.linalg.inv((_LPS @ grid.affine)[:3, :3])).to(torch.float32)
+    matrix = torch.from_numpy(np.linalg.inv((LPS @ grid.affine)[:3, :3])).to(torch.float32)
     return torch.einsum("ij,bjhwd->bihwd", matrix, vectors.float()), grid
 
 

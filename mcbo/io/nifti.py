@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mcbo.core.errors import InputError
 from mcbo.core.types import Displacement, Shape, Triple, Volume
+from mcbo.geometry.grid import voxel_size_mm
 from mcbo.io.files import regular_size, write_whole
 from mcbo.io.nifti_header import MAX_VOXELS, UNREADABLE, Header, read_header, read_values
 from mcbo.io.npz import read_array
@@ -39,8 +40,7 @@ class Image:
     @property
     def spacing_mm(self) -> Triple:
         """Voxel size along axes 0, 1, 2."""
-        sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(sizes[0]), float(sizes[1]), float(sizes[2])
+        return voxel_size_mm(self.affine)
 
 
 def read_image(path: Path) -> Image:

@@ -1,4 +1,4 @@
-"""The hot steps, ready to be chosen: the torch reference here, compiled twins for the CPU in ``cpu.py``."""
+"""The compute kernels, ready to be chosen: the torch reference here, compiled twins for the CPU in ``cpu``."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -7,6 +7,7 @@ docs/method.md tells it step by step.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -22,7 +23,7 @@ from mcbo.methods.cascade_case import CascadeCase, prepare
 from mcbo.methods.config import MIN_CELLS, Group, Preset, Registration, check_size
 from mcbo.methods.judgement import JudgementSettings, judge, judge_cautious, mean_length
 from mcbo.methods.memory_model import cascade_bytes, check_budget
-from mcbo.steps.deformable_search import DeformStage, search_deformation
+from mcbo.steps.deformable_search import COST_BOX_ROUNDS, DeformStage, solve_stretched
 from mcbo.steps.gauss_newton import RefineStage, refine_by_gauss_newton
 from mcbo.steps.initialization import InitializationSettings, find_start
 from mcbo.steps.masked_search import SearchStage, search
@@ -272,7 +273,7 @@ def _fit(case: CascadeCase, known: Tensor, found: Displacement, spacing: int, co
         for axis, begin in zip(cells.cell_centers(case.shape, spacing, device=torch.device("cpu")), case.offset, strict=True)
     ]
     centers = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    inside = known[0, 0].cpu() > cells.MOSTLY
+    inside = known[0, 0].cpu() > cells.KNOWN_CELL_SHARE
     if int(inside.sum()) < 12:
         return case.motion
     points = centers[inside]
@@ -293,13 +294,14 @@ def search_deformed(case: CascadeCase, displacement: Displacement, config: Casca
             continue
         grid = case.on_grid(displacement, spacing=stage.grid_spacing, mind=stage.mind)
         with case.timer.stage(f"deform {stage.grid_spacing}", work=case.share):
-            found = search_deformation(
+            found = search(
                 *grid.joint(),
                 search_radius=stage.search_radius,
                 coupling_weights=[weight * len(grid.modalities) for weight in config.deformation.coupling_weights],
-                stretching=stage.stretching * len(grid.modalities),
                 consistency_rounds=config.consistency_rounds,
                 kernels=case.kernels,
+                solve=partial(solve_stretched, stretching=stage.stretching * len(grid.modalities)),
+                box_rounds=COST_BOX_ROUNDS,
             )
             displacement = compose(case, displacement, cells.to_voxels(found, case.shape, stage.grid_spacing))
     return displacement

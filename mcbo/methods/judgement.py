@@ -79,7 +79,7 @@ def mean_length(case: CascadeCase, displacement: Displacement) -> float:
 def _similarity(case: CascadeCase, displacement: Displacement, settings: JudgementSettings) -> float:
     """The highest similarity of a modality, times the root of how much of the fixed image has a counterpart."""
     grid = case.on_grid(displacement, spacing=settings.grid_spacing, mind=settings.mind)
-    shared = [grid.known * (m.known > cells.MOSTLY) for m in grid.modalities]
+    shared = [grid.known * (m.known > cells.KNOWN_CELL_SHARE) for m in grid.modalities]
     overlap = min(float(weight.sum() / grid.known.sum().clamp(min=1e-6)) for weight in shared)
     best = max(similarity(grid.fixed, m.features, weight) for m, weight in zip(grid.modalities, shared, strict=True))
     return best * math.sqrt(min(overlap, 1.0))
@@ -89,5 +89,6 @@ def _evidence(case: CascadeCase, displacement: Displacement, settings: Judgement
     """How the gradients of each modality correlate with those of the fixed image."""
     grid = case.on_grid(displacement, spacing=settings.grid_spacing, mind=settings.evidence_mind)
     return [
-        information_of(grid.fixed, m.features, (grid.known > cells.MOSTLY) & (m.known > cells.MOSTLY)) for m in grid.modalities
+        information_of(grid.fixed, m.features, (grid.known > cells.KNOWN_CELL_SHARE) & (m.known > cells.KNOWN_CELL_SHARE))
+        for m in grid.modalities
     ]

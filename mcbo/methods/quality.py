@@ -114,7 +114,7 @@ def examine(
         movings: by the displacement's name, of the same shape.
         displacements: ``(1, 3, H, W, D)`` voxels; images that share one tensor share the choice.
         config: as it was used.
-        kernels: the hot steps.
+        kernels: the compute kernels.
         spacing_mm: voxel size along axes 0, 1, 2.
         fallback: whether to choose.
 
@@ -194,7 +194,7 @@ def feature_distance(
         moving: the moving image on the same grid.
         displacement: ``(1, 3, H, W, D)`` voxels.
         spacing: voxels per cell.
-        kernels: the hot steps.
+        kernels: the compute kernels.
     """
     displacement_cells = at_centers(displacement, spacing) / spacing
     warped = sample(moving.volume, displacement_cells, offset=(0, 0, 0), outside="border")

@@ -24,7 +24,7 @@ from mcbo.methods.config import Preset, Registration
 from mcbo.methods.pipeline import register
 from mcbo.methods.quality import Sanity, examine
 
-MOSTLY = 0.5
+KNOWN_VOXEL_SHARE = 0.5
 """A voxel of the working grid is known if more than this part of what it is interpolated from is."""
 
 
@@ -66,9 +66,9 @@ def register_in_world(
         initial: ``(4, 4)``, from fixed to moving world positions (RAS, mm).
         working: the grid to do it on.
         config: the preset.
-        kernels: the hot steps.
+        kernels: the compute kernels.
         budget_bytes: memory that the case may use.
-        timer: told of every stage.
+        timer: progress callback and clock of the stages.
 
     Returns:
         Displacements ``(1, 3, H, W, D)`` in voxels of the fixed grid, the initial motion in them; and for each what is known of
@@ -130,7 +130,7 @@ def bring(image: Placed, onto: Grid, initial: NDArray[np.float64]) -> tuple[Volu
     low = float(image.volume.min())
     volume = _smoothed(image.volume, known, image.grid, seen_from)
     volume = resample(volume, image.grid, seen_from, outside=low)
-    return volume, resample(known, image.grid, seen_from) > MOSTLY
+    return volume, resample(known, image.grid, seen_from) > KNOWN_VOXEL_SHARE
 
 
 def _smoothed(volume: Volume, known: Tensor, its_grid: Grid, onto: Grid) -> Volume:

@@ -12,7 +12,7 @@ import numpy as np
 from evaluation.errors import EvaluationError
 from evaluation.images import read_affine
 from evaluation.landmarks import read_landmarks
-from evaluation.metrics import Regularity, landmark_errors, regularity
+from evaluation.metrics import Regularity, displaced, landmark_errors, regularity
 from evaluation.pairs import beside
 from mcbo.core.errors import InputError
 from mcbo.core.field import shape_of
@@ -247,7 +247,7 @@ def _grid_affine(collected: _Collected, path: Path) -> Array | None:
 
 
 def _find_landmarks(collected: _Collected, pair: Pair, displacement: Displacement) -> Landmarks | None:
-    """The landmarks beside the images, if there are any, with their distances as the organisers compute them."""
+    """The landmarks beside the images, if there are any, with their distances as the organizers compute them."""
     files = [beside(path, "landmarks", ".csv") for path in (pair.fixed, pair.moving)]
     if collected.moving is None or not any(file.exists() for file in files):
         return None
@@ -260,15 +260,14 @@ def _find_landmarks(collected: _Collected, pair: Pair, displacement: Displacemen
     if len(fixed) != len(moving):
         collected.notes.append(f"No landmarks: {files[0].name} has {len(fixed)}, {files[1].name} {len(moving)}.")
         return None
-    array = displacement[0].movedim(0, -1).numpy()
+    found = displaced(fixed, displacement[0].movedim(0, -1).numpy())
     spacing_mm = np.array(collected.moving.spacing_mm)
-    index = tuple(np.clip(np.rint(fixed).astype(int), 0, np.array(array.shape[:3]) - 1).T)
     return Landmarks(
         fixed=fixed,
         moving=moving,
-        found=fixed + array[index],
-        before_mm=landmark_errors(None, fixed, moving, spacing_mm),
-        after_mm=landmark_errors(array, fixed, moving, spacing_mm),
+        found=found,
+        before_mm=landmark_errors(fixed, moving, spacing_mm),
+        after_mm=landmark_errors(found, moving, spacing_mm),
     )
 
 

@@ -57,7 +57,7 @@ def refine(
         displacement: ``(1, 3, H, W, D)`` voxels, where to start.
         settings: grid, steps and weights.
         stretch: sample as the published program does (``field.half_pixel_stretch``).
-        kernels: the hot steps.
+        kernels: the compute kernels.
 
     Returns:
         ``(1, 3, H, W, D)`` voxels.

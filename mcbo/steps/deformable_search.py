@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from mcbo.core.field import shape_of
-from mcbo.core.types import Displacement, Features, Kernels
+from mcbo.core.types import Displacement, Kernels
 from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient, laplacian
-from mcbo.steps.masked_search import TIE_WEIGHT, between_cells, consistent, masked_cost
+from mcbo.steps.masked_search import TIE_WEIGHT, between_cells
 from mcbo.steps.mind import MindSettings
 
 EDGE_TRUST = 0.1
 """Weight of a minimum at the edge of the search cube: the true one may lie beyond."""
+COST_BOX_ROUNDS = 1
+"""Box sums that make up the window of the cost."""
 CG_ROUNDS = 60
 _RIDGE = 1e-6
 
@@ -40,49 +42,7 @@ class DeformStage:
     stretching: float
 
 
-def search_deformation(
-    fixed: Features,
-    moving: Features,
-    fixed_known: Tensor,
-    moving_known: Tensor,
-    *,
-    search_radius: int,
-    coupling_weights: Sequence[float],
-    stretching: float,
-    consistency_rounds: int,
-    kernels: Kernels,
-) -> Displacement:
-    """The deformation that explains the features, both ways and made consistent.
-
-    Args:
-        fixed: ``(1, C, h, w, d)`` features of cells; several modalities are so many channels more.
-        moving: of the same shape.
-        fixed_known: ``(1, 1, h, w, d)`` from 0 to 1.
-        moving_known: of the same shape.
-        search_radius: R, cells.
-        coupling_weights: w of each pass, cost per cell².
-        stretching: λ, cost per cell² of difference between neighbors.
-        consistency_rounds: of the inverse consistency.
-        kernels: the hot steps.
-
-    Returns:
-        ``(1, 3, h, w, d)`` cells, fixed to moving.
-    """
-    there, back = (
-        _solve(
-            masked_cost(a, b, a_known, b_known, search_radius=search_radius, box_rounds=1),
-            a_known,
-            search_radius=search_radius,
-            coupling_weights=coupling_weights,
-            stretching=stretching,
-            kernels=kernels,
-        )
-        for a, b, a_known, b_known in ((fixed, moving, fixed_known, moving_known), (moving, fixed, moving_known, fixed_known))
-    )
-    return consistent(there, back, margin=search_radius + 1, rounds=consistency_rounds, kernels=kernels)
-
-
-def _solve(
+def solve_stretched(
     cost: Tensor,
     known: Tensor,
     *,
@@ -91,7 +51,21 @@ def _solve(
     stretching: float,
     kernels: Kernels,
 ) -> Displacement:
-    """Per pass: pick by cost + w·|c − u|², then u ← argmin Σ h·(u − c)² + λ·Σ |differences of neighbors|²."""
+    """The deformation of a masked cost: a ``solve`` for ``masked_search.search``.
+
+    Per pass: pick by cost + w·|c − u|², then u ← argmin Σ h·(u − c)² + λ·Σ |differences of neighbors|².
+
+    Args:
+        cost: of ``masked_cost``, ``(K, h, w, d)``.
+        known: ``(1, 1, h, w, d)`` from 0 to 1, of the image that the cost lives on.
+        search_radius: R, cells.
+        coupling_weights: w of each pass, cost per cell².
+        stretching: λ, cost per cell² of difference between neighbors.
+        kernels: the compute kernels.
+
+    Returns:
+        ``(1, 3, h, w, d)`` cells.
+    """
     slab = kernels.as_slab(cost)
     u = torch.zeros((1, 3, *cost.shape[1:]), dtype=cost.dtype, device=cost.device)
     transform = CosineTransform(shape_of(u), like=u)

@@ -21,9 +21,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mcbo.core.field import box_sum, sample, shape_of, warp
+from mcbo.core.field import along_axis, box_sum, sample, shape_of, warp
 from mcbo.core.types import Displacement, Features
-from mcbo.geometry.cells import MOSTLY
+from mcbo.geometry.cells import KNOWN_CELL_SHARE
 from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient, laplacian
 from mcbo.steps.mind import MindSettings
 
@@ -122,7 +122,7 @@ def refine_by_gauss_newton(
     """
     v = torch.zeros_like(deviation)
     preconditioner = CosineTransform(shape_of(fixed), like=fixed)
-    inside = fixed_known > MOSTLY
+    inside = fixed_known > KNOWN_CELL_SHARE
     informations: list[Information] = []
     density = 0.0
     for iteration in range(iterations):
@@ -130,11 +130,11 @@ def refine_by_gauss_newton(
         hessian = fixed.new_zeros((6, *shape_of(fixed)))
         for number, modality in enumerate(modalities):
             moved = sample(modality.features, v, offset=(0, 0, 0), outside="border")
-            known = fixed_known * (warp(modality.known, v) > MOSTLY) * stays_inside(v)
+            known = fixed_known * (warp(modality.known, v) > KNOWN_CELL_SHARE) * stays_inside(v)
             g, h, distance = data_terms(fixed, moved)
             mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR
             if iteration == 0:
-                informations.append(information_of(fixed, moved, (known > MOSTLY)))
+                informations.append(information_of(fixed, moved, (known > KNOWN_CELL_SHARE)))
             gain, cells = informations[number].gain, informations[number].correlation_cells
             weight = known * robust_weight(distance, known, mean) / mean
             if iteration == 0:
@@ -163,7 +163,7 @@ def stays_inside(displacement: Displacement) -> Tensor:
     inside = torch.ones_like(displacement[:, :1], dtype=torch.bool)
     for axis, size in enumerate(shape_of(displacement)):
         index = torch.arange(size, dtype=displacement.dtype, device=displacement.device)
-        place = displacement[:, axis : axis + 1] + index.view([-1 if a == axis else 1 for a in range(3)])
+        place = displacement[:, axis : axis + 1] + along_axis(index, axis)
         inside &= (place >= 0) & (place <= size - 1)
     return inside
 

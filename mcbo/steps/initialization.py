@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcbo.core.field import sample, shape_of
+from mcbo.core.field import along_axis, sample, shape_of
 from mcbo.core.types import Features, Kernels, Mask, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import fill_outside
@@ -90,7 +90,7 @@ def find_start(
         masks: of the moving images.
         spacing_mm: voxel size along axes 0, 1, 2.
         settings: grids, rotations, margins.
-        kernels: the hot steps.
+        kernels: the compute kernels.
     """
 
     def coarse(size: int, radius: int, dilation: int) -> _Coarse:
@@ -135,7 +135,7 @@ class _Coarse:
         size: cells along the longest side.
         radius: of the features, cells.
         dilation: of the features, cells.
-        kernels: the hot steps.
+        kernels: the compute kernels.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class _Coarse:
 
     def _pool(self, volume: Volume, mask: Mask) -> tuple[Volume, Tensor]:
         means, covered = cells.pool(volume, mask.to(volume.dtype), self._spacing)
-        known = covered > cells.MOSTLY
+        known = covered > cells.KNOWN_CELL_SHARE
         return fill_outside(means, known, reach=self._radius + self._dilation), known.to(volume.dtype)
 
     def _features(self, volume: Volume) -> Features:
@@ -219,7 +219,7 @@ class _Coarse:
         cell_mm = torch.tensor(self.cell_mm, dtype=torch.float64)
         far = torch.zeros([len(shift) for shift in shifts], dtype=self._fixed.dtype, device=self._fixed.device)
         for axis, (shift, mm) in enumerate(zip(shifts, self.cell_mm, strict=True)):
-            far += (shift * mm).square().view([-1 if a == axis else 1 for a in range(3)])
+            far += along_axis((shift * mm).square(), axis)
 
         def correlation(product: Tensor) -> Tensor:
             whole: Tensor = torch.fft.irfftn(product, s=sizes)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mcbo.core.field import along_axis
 from mcbo.core.types import Shape
 
 CG_TOLERANCE = 0.02
@@ -41,7 +42,7 @@ class CosineTransform:
             matrix[0] /= 2**0.5
             self._matrices.append(matrix.to(like.dtype))
             values = 2 - 2 * torch.cos(torch.pi * index / size)
-            eigenvalues += values.view([-1 if a == axis else 1 for a in range(3)])
+            eigenvalues += along_axis(values, axis)
         self._eigenvalues = eigenvalues.to(like.dtype)
 
     def symbol(self, curvature: float, *, stretching: float = 0.0, bending: float = 0.0) -> Tensor:

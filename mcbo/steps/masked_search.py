@@ -5,7 +5,7 @@ that nothing is pulled towards an edge or a border; of equals the smallest displ
 cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,7 +98,7 @@ def solve_masked(
         known: ``(1, 1, h, w, d)`` from 0 to 1, of the image that the cost lives on.
         search_radius: R, cells.
         coupling_weights: w of each pass, cost per cell².
-        kernels: the hot steps.
+        kernels: the compute kernels.
 
     Returns:
         ``(1, 3, h, w, d)`` cells.
@@ -171,8 +171,10 @@ def search(
     coupling_weights: Sequence[float],
     consistency_rounds: int,
     kernels: Kernels,
+    solve: Callable[..., Displacement] = solve_masked,
+    box_rounds: int = BOX_ROUNDS,
 ) -> Displacement:
-    """Steps 3 to 5 both ways.
+    """Steps 3 to 5 both ways, made consistent.
 
     Args:
         fixed: ``(1, C, h, w, d)`` features of cells; several modalities are so many channels more.
@@ -182,14 +184,16 @@ def search(
         search_radius: R, cells.
         coupling_weights: of the passes.
         consistency_rounds: of the inverse consistency.
-        kernels: the hot steps.
+        kernels: the compute kernels.
+        solve: makes a displacement of a masked cost, called as ``solve_masked`` is.
+        box_rounds: box sums that make up the window of the cost.
 
     Returns:
         ``(1, 3, h, w, d)`` cells, fixed to moving.
     """
     there, back = (
-        solve_masked(
-            masked_cost(a, b, a_known, b_known, search_radius=search_radius),
+        solve(
+            masked_cost(a, b, a_known, b_known, search_radius=search_radius, box_rounds=box_rounds),
             a_known,
             search_radius=search_radius,
             coupling_weights=coupling_weights,
@@ -210,7 +214,7 @@ def consistent(forward: Displacement, backward: Displacement, *, margin: int, ro
         backward: of the same shape.
         margin: cells by which they are continued.
         rounds: of the update.
-        kernels: the hot steps.
+        kernels: the compute kernels.
     """
     longer = [functional.pad(field, [margin] * 6, mode="replicate") for field in (forward, backward)]
     made, _ = kernels.make_consistent(*longer, rounds=rounds, stretch=False)

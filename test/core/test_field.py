@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from evaluation.metrics import regularity
 from mcbo.core.errors import ShapeError
-from mcbo.core.field import box_mean, half_pixel_stretch, resize, sample, warp
+from mcbo.core.field import box_mean, determinants, half_pixel_stretch, resize, sample, warp
 
 SHAPE = (7, 9, 11)
 
@@ -98,3 +99,20 @@ def test_box_mean_is_its_own_adjoint() -> None:
     a, b = random_tensor(1, 3, *SHAPE, seed=1), random_tensor(1, 3, *SHAPE, seed=2)
     left, right = (box_mean(a, size=5, rounds=3) * b).sum(), (a * box_mean(b, size=5, rounds=3)).sum()
     assert float(left) == pytest.approx(float(right), rel=1e-5)
+
+
+def test_a_linear_map_has_its_determinant_everywhere() -> None:
+    matrix = torch.tensor([[0.1, 0.3, -0.2], [0.05, -0.4, 0.1], [0.2, 0.0, 0.25]], dtype=torch.float64)
+    positions = torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (5, 7, 6)), indexing="ij"))
+    displacement = torch.einsum("ab,bijk->aijk", matrix, positions)[None]
+    expected = torch.linalg.det(matrix + torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(determinants(displacement), expected.expand(1, 1, 5, 7, 6))
+
+
+def test_folds_are_those_that_the_judge_counts() -> None:
+    displacement = 3 * random_tensor(1, 3, 9, 12, 10, seed=3)
+    inner = determinants(displacement)[0, 0, 2:-2, 2:-2, 2:-2]
+    judged = regularity(displacement[0].movedim(0, -1).numpy())
+    assert int((inner <= 0).sum()) == judged.folded_voxels > 0
+    spread = np.log(np.clip(inner.numpy() + 3, 1e-9, None)).std()
+    assert abs(float(spread) - judged.sd_log_jacobian) < TOLERANCE["rounding"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from evaluation.metrics import dice, hd95, landmark_errors, regularity, warp_labels
+from evaluation.metrics import dice, displaced, hd95, landmark_errors, regularity, warp_labels
 
 SHAPE = (12, 14, 37)  # more rows than a slab along no axis but the last; see the test of slabs
 
@@ -24,9 +24,9 @@ def test_errors_by_hand() -> None:
     spacing = np.array([2.0, 2.0, 1.0])
     field = np.zeros((12, 12, 12, 3), dtype=np.float32)
     field[..., 0] = 3
-    assert landmark_errors(None, fixed, moving, spacing) == pytest.approx([10])
-    assert landmark_errors(field, fixed, moving, spacing) == pytest.approx([8])
-    assert landmark_errors(None, fixed, moving, np.ones(3)) == pytest.approx([5])
+    assert landmark_errors(fixed, moving, spacing) == pytest.approx([10])
+    assert landmark_errors(displaced(fixed, field), moving, spacing) == pytest.approx([8])
+    assert landmark_errors(fixed, moving, np.ones(3)) == pytest.approx([5])
 
 
 def test_a_linear_field_has_one_determinant() -> None:

@@ -22,7 +22,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from helpers import fields, paper_config, write_dataset, write_nifti
+from helpers import fields, paper_config, write_nifti, write_phantoms
 
 import process
 from mcbo.io import files
@@ -42,13 +42,7 @@ FIELD_BYTES = 12 * 32 * 28 * 36
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("original")
-    for case in CASES:
-        phantom = make_phantom(SHAPE, seed=int(case))
-        for channel, image in enumerate((phantom.fixed, phantom.cet1)):
-            write_nifti(folder / "imagesTr" / f"ReMIND2Reg_{case}_000{channel}.nii.gz", image[0, 0].numpy().astype(np.int16))
-    write_dataset(folder, [(f"ReMIND2Reg_{case}_0000.nii.gz", f"ReMIND2Reg_{case}_0001.nii.gz") for case in CASES])
-    return folder
+    return write_phantoms(tmp_path_factory.mktemp("original"), CASES, SHAPE)
 
 
 @pytest.fixture(scope="module")

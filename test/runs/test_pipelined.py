@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from helpers import fields, paper_config, write_dataset, write_nifti
+from helpers import fields, paper_config, write_phantoms
 
 import process
 from mcbo.core.errors import OutputError
@@ -28,7 +27,6 @@ from mcbo.runs.options import Options
 from mcbo.runs.resume import read_earlier
 from mcbo.runs.runner import run
 from mcbo.runs.write import write
-from mcbo.studies.phantom import make_phantom
 
 SHAPE = (20, 18, 22)
 CASES = ("0001", "0002", "0003", "0004")
@@ -37,13 +35,7 @@ PATIENCE_S = 60.0
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for case in CASES:
-        phantom = make_phantom(SHAPE, seed=int(case))
-        for channel, image in enumerate((phantom.fixed, phantom.cet1)):
-            write_nifti(folder / "imagesTr" / f"ReMIND2Reg_{case}_000{channel}.nii.gz", image[0, 0].numpy().astype(np.int16))
-    write_dataset(folder, [(f"ReMIND2Reg_{case}_0000.nii.gz", f"ReMIND2Reg_{case}_0001.nii.gz") for case in CASES])
-    return folder
+    return write_phantoms(tmp_path_factory.mktemp("data"), CASES, SHAPE)
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:

@@ -25,6 +25,7 @@ from mcbo.methods.multilevel import MultilevelConfig
 from mcbo.methods.pipeline import register
 from mcbo.methods.presets import find_config
 from mcbo.runtime import select_kernels
+from mcbo.studies.phantom import make_phantom
 
 TOLERANCE = {
     "rounding": 1e-5,  # float32, a few additions
@@ -139,6 +140,16 @@ def write_nifti(path: Path, array: NDArray[np.generic]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
     return path
+
+
+def write_phantoms(folder: Path, cases: Sequence[str], shape: Shape) -> Path:
+    """A dataset of phantoms: per case a fixed and a moving image; the case is the seed. Returns its folder."""
+    for case in cases:
+        phantom = make_phantom(shape, seed=int(case))
+        for channel, image in enumerate((phantom.fixed, phantom.cet1)):
+            write_nifti(folder / "imagesTr" / f"ReMIND2Reg_{case}_000{channel}.nii.gz", image[0, 0].numpy().astype(np.int16))
+    write_dataset(folder, [(f"ReMIND2Reg_{case}_0000.nii.gz", f"ReMIND2Reg_{case}_0001.nii.gz") for case in cases])
+    return folder
 
 
 def write_dataset(folder: Path, pairs: Sequence[tuple[str, str]], *, name: str = "ReMIND2Reg") -> Path:
