@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from mcbo.core.field import box_sum
-from mcbo.steps import gauss_newton
+from mcbo.steps import gauss_newton, linear_solver
 from mcbo.steps.gauss_newton import (
     Modality,
     bending_gradient,
@@ -142,7 +142,7 @@ def test_cosines_solve_what_a_dense_matrix_solves(device: torch.device) -> None:
 
 
 def test_conjugate_gradients_solve_a_dense_system(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gauss_newton, "CG_TOLERANCE", 1e-8)
+    monkeypatch.setattr(linear_solver, "CG_TOLERANCE", 1e-8)
     slopes, right = random_tensor(3, 3, *SMALL).double() - 0.5, random_tensor(1, 3, *SMALL, seed=1).double()
     hessian = torch.stack([(slopes[:, a] * slopes[:, b]).sum(dim=0) for a, b in ENTRIES])
     matrix = torch.kron(torch.eye(3, dtype=torch.float64), 0.1 * dense_bending(SMALL)) + 1e-6 * torch.eye(180)
