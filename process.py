@@ -23,8 +23,8 @@ from mcbo.core.errors import InputError, McboError
 from mcbo.core.log import log
 from mcbo.dataset.learn2reg import SPLITS, Dataset, open_input, select_cases, single_pair
 from mcbo.dataset.remote import locate, open_url
-from mcbo.dataset.remote_path import is_url, shown_url
 from mcbo.io.nifti import FORMATS
+from mcbo.io.source import is_url, shown_url
 from mcbo.methods.config import Preset
 from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
 from mcbo.progress import set_up_logging

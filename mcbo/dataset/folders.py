@@ -4,11 +4,11 @@ import os
 import posixpath
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 from mcbo.core.errors import InputError
-from mcbo.dataset.remote_path import RemotePath, shown_url
 from mcbo.io.files import shown
+from mcbo.io.source import Source, shown_url
 
 TRUST_REMEDY = "copy the files into the dataset's folder, or allow it with --trust-paths or MCBO_TRUST_PATHS=1"
 
@@ -42,9 +42,7 @@ class Folder:
         Raises:
             InputError: if it is no path that the system could open, or leads out of the folder.
         """
-        wrong = _wrong_with(text)
-        if wrong:
-            raise InputError(f"{where}: expected the path of an image, found {shown(text)}, {wrong}; correct the entry")
+        _check_text(text, where)
         path = self.path / text
         if not self.trusted:
             self._check_inside(path, where)
@@ -82,15 +80,13 @@ class RemoteFolder:
     url: str
     trusted: bool = False
 
-    def join(self, text: str, where: str) -> RemotePath:
-        """The place of an entry; as ``Folder.join``.
+    def join(self, text: str, where: str) -> Source:
+        """The file of an entry; as ``Folder.join``.
 
         Raises:
             InputError: if it is no path, or leads out of the folder.
         """
-        wrong = _wrong_with(text)
-        if wrong:
-            raise InputError(f"{where}: expected the path of an image, found {shown(text)}, {wrong}; correct the entry")
+        _check_text(text, where)
         relative = posixpath.normpath(text)
         if text.startswith("/") or "://" in text or (relative.split("/")[0] == ".." and not self.trusted):
             raise InputError(
@@ -101,16 +97,19 @@ class RemoteFolder:
         if parts.scheme in ("http", "https"):
             relative = quote(relative)  # else a server might take %2e%2e for "..", or what follows a "?" for a question
         path = posixpath.normpath(posixpath.join(parts.path or "/", relative))
-        return RemotePath(urlunsplit((parts.scheme, parts.netloc, path, "", "")))
+        return Source(parts._replace(path=path, query="", fragment="").geturl())
 
 
-def _wrong_with(text: str) -> str | None:
+def _check_text(text: str, where: str) -> None:
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError:
-        return "which no file name can hold"
-    if not text.isprintable():
-        return "with characters that cannot be printed"
-    if len(encoded) > MAX_PATH_BYTES or any(len(name) > MAX_NAME_BYTES for name in encoded.split(b"/")):
-        return f"which is longer than a path ({MAX_PATH_BYTES} bytes) or a name in it ({MAX_NAME_BYTES}) can be"
-    return None
+        wrong = "which no file name can hold"
+    else:
+        if not text.isprintable():
+            wrong = "with characters that cannot be printed"
+        elif len(encoded) > MAX_PATH_BYTES or any(len(name) > MAX_NAME_BYTES for name in encoded.split(b"/")):
+            wrong = f"which is longer than a path ({MAX_PATH_BYTES} bytes) or a name in it ({MAX_NAME_BYTES}) can be"
+        else:
+            return
+    raise InputError(f"{where}: expected the path of an image, found {shown(text)}, {wrong}; correct the entry")

@@ -16,6 +16,7 @@ from mcbo.core.errors import InputError
 from mcbo.dataset.folders import Folder, RemoteFolder
 from mcbo.io.files import shown
 from mcbo.io.json_file import read_description
+from mcbo.io.source import File
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "val": ("registration_val", "validation_paired", "validation"),
@@ -40,8 +41,8 @@ MAX_NAME = 100
 class Pair:
     """A fixed and a moving image, and the name of the displacement between them (without suffix)."""
 
-    fixed: Path
-    moving: Path
+    fixed: File
+    moving: File
     field_name: str
     moving_channel: str
 
@@ -57,7 +58,7 @@ class Case:
     """
 
     name: str
-    fixed: Path
+    fixed: File
     pairs: tuple[Pair, ...]
 
 
@@ -101,7 +102,7 @@ def open_input(path: Path, *, split: str, trust_paths: bool = False) -> Dataset:
         raise InputError(f"{path}: expected a readable file or folder, but: {error.strerror or error}") from error
 
 
-def read_json(path: Path, *, split: str, trust_paths: bool = False, folder: RemoteFolder | None = None) -> Dataset:
+def read_json(path: File, *, split: str, trust_paths: bool = False, folder: RemoteFolder | None = None) -> Dataset:
     """Reads the pairs of a split from a Learn2Reg dataset JSON; keys that are not needed are ignored.
 
     Args:
@@ -132,7 +133,7 @@ def read_json(path: Path, *, split: str, trust_paths: bool = False, folder: Remo
             f'{path}: expected {key} to be a list of {{"fixed": PATH, "moving": PATH}}, but {key}{where} is missing '
             "or of another kind"
         ) from error
-    root = folder or Folder(path.parent, trusted=trust_paths)
+    root = folder or Folder(Path(path).parent, trusted=trust_paths)
     pairs = [
         (root.join(entry.fixed, f"{path}: {key}[{i}]['fixed']"), root.join(entry.moving, f"{path}: {key}[{i}]['moving']"))
         for i, entry in enumerate(entries)
@@ -151,12 +152,12 @@ def scan_folder(folder: Path, *, trust_paths: bool = False) -> Dataset:
         pairs = pair_images(sorted((folder / subfolder).glob("*.nii*")))
         if pairs:
             for file in dict.fromkeys(file for pair in pairs for file in pair):
-                bounds.join(str(file.relative_to(folder)), str(file))
+                bounds.join(str(Path(file).relative_to(folder)), str(file))
             return dataset_of(pairs, str(folder / subfolder))
     raise nothing_found(str(folder))
 
 
-def pair_images(files: Iterable[Path]) -> list[tuple[Path, Path]]:
+def pair_images(files: Iterable[File]) -> list[tuple[File, File]]:
     """Fixed and moving images among files, by their names; what has another name is left out."""
     named = [(file, parse_name(file)) for file in files if _IMAGE_NAME.fullmatch(file.name)]
     fixed = {(task, case): file for file, (task, case, channel) in named if channel == FIXED_CHANNEL}
@@ -165,7 +166,7 @@ def pair_images(files: Iterable[Path]) -> list[tuple[Path, Path]]:
     ]
 
 
-def dataset_of(pairs: Sequence[tuple[Path, Path]], where: str) -> Dataset:
+def dataset_of(pairs: Sequence[tuple[File, File]], where: str) -> Dataset:
     """The dataset of all pairs of a folder, which their names tell.
 
     Raises:
@@ -196,20 +197,20 @@ def nothing_found(where: str) -> InputError:
     )
 
 
-def single_pair(fixed: Path, moving: Path, output: Path) -> Dataset:
+def single_pair(fixed: File, moving: File, output: Path) -> Dataset:
     """The dataset of one pair given by its paths; the task is known if the fixed image's name tells it."""
     match = _IMAGE_NAME.fullmatch(fixed.name)
     pair = Pair(fixed=fixed, moving=moving, field_name=strip_suffix(output.name), moving_channel="")
     return Dataset(task=match["task"] if match else None, cases=(Case(strip_suffix(fixed.name), fixed, (pair,)),))
 
 
-def group_pairs(pairs: Iterable[tuple[Path, Path]]) -> tuple[Case, ...]:
+def group_pairs(pairs: Iterable[tuple[File, File]]) -> tuple[Case, ...]:
     """Groups (fixed, moving) paths into cases: one fixed image and the moving images of one patient. Repeats count once.
 
     Raises:
         InputError: if two different pairs would write a displacement of the same name.
     """
-    grouped: dict[tuple[Path, str], dict[Pair, None]] = {}
+    grouped: dict[tuple[File, str], dict[Pair, None]] = {}
     named: dict[str, Pair] = {}
     for fixed, moving in pairs:
         _, fixed_case, fixed_channel = parse_name(fixed)
@@ -230,7 +231,7 @@ def group_pairs(pairs: Iterable[tuple[Path, Path]]) -> tuple[Case, ...]:
     )
 
 
-def _case_name(fixed: Path, moving_case: str) -> str:
+def _case_name(fixed: File, moving_case: str) -> str:
     fixed_case = parse_name(fixed)[1]
     return fixed_case if moving_case == fixed_case else f"{fixed_case}-{moving_case}"
 
@@ -261,7 +262,7 @@ def _check_known(kind: str, asked: Sequence[str], known: Sequence[str]) -> None:
         raise InputError(f"{kind} {', '.join(missing)} is not in the dataset: expected one of {listed}")
 
 
-def parse_name(path: Path) -> tuple[str, str, str]:
+def parse_name(path: File) -> tuple[str, str, str]:
     """Task, case and channel of an image's file name.
 
     Raises:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mcbo.core.errors import DiskSpaceError, InputError, OutputError
+from mcbo.io.source import File
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 120
@@ -184,7 +185,7 @@ def shown(value: object) -> str:
     return _short.repr(value)
 
 
-def regular_size(path: Path, expected: str) -> int:
+def regular_size(path: File, expected: str) -> int:
     """Bytes of a regular file, without opening it: to open a named pipe would wait for ever.
 
     Args:
@@ -195,7 +196,7 @@ def regular_size(path: Path, expected: str) -> int:
         InputError: if it is anything but a file with content.
     """
     try:
-        status = path.stat()
+        status = Path(path).stat()
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected {expected}") from error
     except (OSError, ValueError) as error:
@@ -208,12 +209,12 @@ def regular_size(path: Path, expected: str) -> int:
     return status.st_size
 
 
-def digest(path: Path) -> str | None:
+def digest(path: File) -> str | None:
     """SHA-256 of a file, or None if it cannot be read or is none: to open a named pipe would never end."""
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mcbo.core.errors import InputError
 from mcbo.io.files import regular_size, shown
+from mcbo.io.source import File
 
 MAX_BYTES = 2**23
 """50,000 pairs. What Python makes of such a file takes up to 30 times as much memory: 0.25 GB."""
@@ -16,7 +17,7 @@ MAX_DIGITS = 400
 """Of a whole number: as many as the largest float has, and more."""
 
 
-def read_description(path: Path, *, kind: str = "a dataset JSON") -> dict[str, object]:
+def read_description(path: File, *, kind: str = "a dataset JSON") -> dict[str, object]:
     """The object that a JSON file holds.
 
     Args:
@@ -30,7 +31,7 @@ def read_description(path: Path, *, kind: str = "a dataset JSON") -> dict[str, o
     if size > MAX_BYTES:
         raise InputError(f"{path}: expected {kind} of at most {MAX_BYTES} bytes, found {size}")
     try:
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             text = file.read(MAX_BYTES).decode("utf-8-sig")
         content = json.loads(text, object_pairs_hook=_once, parse_int=_integer)
     except RecursionError as error:
@@ -44,7 +45,7 @@ def read_description(path: Path, *, kind: str = "a dataset JSON") -> dict[str, o
     return content
 
 
-def _too_deep(path: Path, kind: str) -> str:
+def _too_deep(path: File, kind: str) -> str:
     return f"{path}: expected {kind} of at most {MAX_DEPTH} levels of brackets, found more"
 
 

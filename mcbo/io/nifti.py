@@ -18,6 +18,7 @@ from mcbo.geometry.grid import voxel_size_mm
 from mcbo.io.files import regular_size, write_whole
 from mcbo.io.nifti_header import MAX_VOXELS, UNREADABLE, Header, read_header, read_values
 from mcbo.io.npz import read_array
+from mcbo.io.source import File
 
 FORMATS = ("nii.gz", "npz")
 """What displacements are written as."""
@@ -33,7 +34,7 @@ class Image:
         affine: voxel to world (mm), ``(4, 4)`` float64.
     """
 
-    path: Path
+    path: File
     volume: Volume
     affine: NDArray[np.float64]
 
@@ -43,7 +44,7 @@ class Image:
         return voxel_size_mm(self.affine)
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: File) -> Image:
     """Reads a 3D image that can be registered.
 
     Raises:
@@ -78,7 +79,7 @@ def check_image(header: Header) -> Shape:
     return header.shape
 
 
-def read_grid(path: Path) -> tuple[Shape, NDArray[np.float64]]:
+def read_grid(path: File) -> tuple[Shape, NDArray[np.float64]]:
     """Shape, ``(H, W, D)``, and affine, ``(4, 4)`` float64, of an image, from its header alone.
 
     Raises:

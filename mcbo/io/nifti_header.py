@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError
 from mcbo.io.files import regular_size
+from mcbo.io.source import File
 
 MAX_VOXELS = 2**30
 """1024³. Registration takes at least 100 bytes a voxel, so 107 GB; beyond that a header is rather broken than large."""
@@ -61,7 +62,7 @@ class Header:
         offset: bytes before the first value, in the file without compression.
     """
 
-    path: Path
+    path: File
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     affine: NDArray[np.float64]
@@ -75,7 +76,7 @@ class Header:
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: File) -> Header:
     """Reads a header of NIfTI-1 or NIfTI-2, compressed or not, and refuses what cannot be true.
 
     Raises:
@@ -83,7 +84,7 @@ def read_header(path: Path) -> Header:
     """
     size = regular_size(path, "a NIfTI image")
     try:
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             block = file.read(_HEAD_BYTES)
         compressed = block.startswith(_GZIP)
         if compressed:
@@ -156,9 +157,9 @@ def _read_exactly(stream: IO[bytes], count: int) -> bytes:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
+def _open(path: File) -> Iterator[IO[bytes]]:
     """The bytes of a file without compression; its first bytes tell whether there is any, not its name."""
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         if file.peek(2)[:2] != _GZIP:
             yield file
             return
@@ -166,7 +167,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
             yield cast(IO[bytes], stream)
 
 
-def _parse(path: Path, block: bytes) -> Header:
+def _parse(path: File, block: bytes) -> Header:
     length = next((n for n in _FORMATS if block[:4] in (n.to_bytes(4, "little"), n.to_bytes(4, "big"))), None)
     magic = block[344:348] if length == 348 else block[4:8]
     if length is None or len(block) < length or magic[:3] not in (b"n+1", b"n+2"):
@@ -194,7 +195,7 @@ def _parse(path: Path, block: bytes) -> Header:
     )
 
 
-def _checked_shape(path: Path, dim: list[int]) -> tuple[int, ...]:
+def _checked_shape(path: File, dim: list[int]) -> tuple[int, ...]:
     count, sizes = dim[0], dim[1 : max(dim[0], 0) + 1]
     if not 1 <= count <= 7:
         raise InputError(f"{path}: expected a 3D image, found a header with {count} dimensions")
@@ -209,19 +210,19 @@ def _checked_shape(path: Path, dim: list[int]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _checked_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+def _checked_affine(path: File, affine: NDArray[np.float64]) -> NDArray[np.float64]:
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
         raise InputError(f"{path}: expected an affine that can be inverted, found {affine.tolist()}")
     return affine
 
 
-def _checked_finite(path: Path, name: str, value: float) -> float:
+def _checked_finite(path: File, name: str, value: float) -> float:
     if not math.isfinite(value):
         raise InputError(f"{path}: expected a header with a finite {name} of intensities, found {value}")
     return value
 
 
-def _checked_offset(path: Path, offset: float, *, at_least: int) -> int:
+def _checked_offset(path: File, offset: float, *, at_least: int) -> int:
     if not at_least <= offset <= MAX_OFFSET or offset != int(offset):
         raise InputError(
             f"{path}: expected a header with voxels that begin {at_least} to {MAX_OFFSET} bytes into the file, found {offset:g}"

@@ -212,7 +212,7 @@ def _read_placed(collected: _Collected, pair: Pair | None, case: CaseReport, dis
     spacing_mm = spacing_of(spacing) if isinstance(spacing, str) else None
     try:
         (fixed, grid), (moving, its_grid) = (
-            read_intensities(path, spacing_mm=spacing_mm) for path in (pair.fixed, pair.moving)
+            read_intensities(Path(path), spacing_mm=spacing_mm) for path in (pair.fixed, pair.moving)
         )
     except InputError as error:
         collected.notes.append(f"No pictures of the images: {error}.")
@@ -248,7 +248,7 @@ def _grid_affine(collected: _Collected, path: Path) -> Array | None:
 
 def _find_landmarks(collected: _Collected, pair: Pair, displacement: Displacement) -> Landmarks | None:
     """The landmarks beside the images, if there are any, with their distances as the organizers compute them."""
-    files = [beside(path, "landmarks", ".csv") for path in (pair.fixed, pair.moving)]
+    files = [beside(Path(path), "landmarks", ".csv") for path in (pair.fixed, pair.moving)]
     if collected.moving is None or not any(file.exists() for file in files):
         return None
     try:

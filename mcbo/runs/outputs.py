@@ -15,6 +15,7 @@ from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.dataset.learn2reg import Case, Pair, wanted
 from mcbo.io.files import check_room, format_bytes, free_disk_bytes
 from mcbo.io.nifti import read_grid, write_displacement, write_volume
+from mcbo.io.source import File
 from mcbo.runs.options import Options
 
 _DISPLACEMENT_BYTES = 12
@@ -43,10 +44,10 @@ def check_inputs_stay(cases: Iterable[Case], options: Options) -> None:
             raise InputError(f"{target}: expected another output than an input, which would be lost")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: File) -> tuple[int, int] | None:
     """What tells a file from all others, by whatever path; None if it is not there."""
     try:
-        status = path.stat()
+        status = Path(path).stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -15,10 +15,10 @@ from mcbo.core.field import shape_of
 from mcbo.core.timing import PeakMeter, StageTimer
 from mcbo.core.types import Shape
 from mcbo.dataset.learn2reg import Case, wanted
-from mcbo.dataset.remote_path import RemotePath
 from mcbo.io.files import free_disk_bytes
 from mcbo.io.nifti import check_image
 from mcbo.io.nifti_header import read_header
+from mcbo.io.source import Source
 from mcbo.methods.config import Preset
 from mcbo.methods.memory_model import image_bytes, result_bytes
 from mcbo.progress import ProgressView
@@ -154,7 +154,7 @@ def _images_of(case: Case, config: Preset, options: Options, *, like: Shape | No
     try:
         shape = check_image(read_header(case.fixed))
     except InputError:
-        if like is None or not isinstance(case.fixed, RemotePath):
+        if like is None or not isinstance(case.fixed, Source):
             return 0
         shape = like
     return image_bytes(shape, movings=len(used_pairs(case, config, options)))

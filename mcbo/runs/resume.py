@@ -10,6 +10,7 @@ from mcbo.core.errors import InputError
 from mcbo.dataset.learn2reg import Case, Pair, wanted
 from mcbo.io.files import digest
 from mcbo.io.nifti_header import read_header
+from mcbo.io.source import File
 from mcbo.methods.config import Preset
 from mcbo.report import Entry, read_entries
 from mcbo.runs.case import CaseResult
@@ -48,7 +49,7 @@ def done_before(case: Case, earlier: Sequence[Entry], config: Preset, options: O
     asked = wanted(case, options.movings)
     outputs = [path for pair in asked for path in output_files(pair, options)]
     inputs, options_then = input_digests(case, config, options), deciding(config, options)
-    gone = [path for path in _input_files(case, config, options) if not os.access(path, os.F_OK)]  # links, too
+    gone = [path for path in _input_files(case, config, options) if not os.path.exists(path)]  # noqa: PTH110 (of a folder that is closed to us, a Path raises)
     if options.overwrite and not gone:
         return None
 
@@ -106,15 +107,15 @@ def input_digests(case: Case, config: Preset, options: Options) -> dict[str, str
     return {_key(path): _digest_image(path) for path in _input_files(case, config, options)}
 
 
-def _input_files(case: Case, config: Preset, options: Options) -> list[Path]:
+def _input_files(case: Case, config: Preset, options: Options) -> list[File]:
     return [case.fixed, *(pair.moving for pair in used_pairs(case, config, options))]
 
 
-def _key(path: Path) -> str:
+def _key(path: File) -> str:
     return str(path.absolute())
 
 
-def _digest_image(path: Path) -> str | None:
+def _digest_image(path: File) -> str | None:
     try:
         read_header(path)  # refuses files that are far larger than their images
     except InputError:

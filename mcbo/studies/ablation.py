@@ -214,7 +214,7 @@ def _try(study: Study, variant: Variant, options: Options) -> Row:
 
 def judge_fields(study: Study, variant: str, options: Options) -> Row:
     """Scores the displacements in ``options.output``, by ``evaluation`` and against the truth."""
-    pairs = tuple(JudgedPair(pair.fixed, pair.moving) for case in study.cases for pair in case.pairs)
+    pairs = tuple(JudgedPair(Path(pair.fixed), Path(pair.moving)) for case in study.cases for pair in case.pairs)
     settings = replace(from_options(["tre", "sdlogj", "dice"]), required=False, pairs=pairs)  # what has no data is left out
     scores = score(study.path, options.output, settings)
     aggregates: Any = to_official(scores)["aggregates"]
@@ -246,7 +246,7 @@ def _dense_error(study: Study, options: Options) -> float | None:
         for pair in case.pairs if case.name in study.truths else ():
             path = options.output / f"{pair.field_name}{options.suffix}"
             if path.is_file():
-                _, spacing_mm = read_grid(pair.moving)
+                _, spacing_mm = read_grid(Path(pair.moving))
                 errors.append(study.truths[case.name].mean_error(read_displacement(path), spacing_mm))
     return statistics.mean(errors) if errors else None
 

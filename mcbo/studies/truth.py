@@ -14,6 +14,7 @@ from mcbo.dataset.learn2reg import Case
 from mcbo.geometry.mask import field_of_view
 from mcbo.io.nifti import read_image
 from mcbo.io.npz import read_array
+from mcbo.io.source import File
 
 ARRAY = "displacement"
 """Name of the array in a truth's file."""
@@ -64,7 +65,7 @@ def read_truths(folder: Path, cases: Sequence[Case], *, required: bool) -> dict[
     return truths
 
 
-def read_truth(path: Path, fixed: Path) -> Truth:
+def read_truth(path: Path, fixed: File) -> Truth:
     """Reads a known displacement. Its step follows from its shape and that of the fixed image.
 
     Args:

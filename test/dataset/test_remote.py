@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 import process
 from mcbo.core.errors import InputError
-from mcbo.dataset import remote
-from mcbo.dataset.fetch_error import explain
+from mcbo.dataset import fetch, remote
+from mcbo.dataset.fetch import explain
 from mcbo.dataset.folders import RemoteFolder
 from mcbo.dataset.remote import fetched, locate, open_url
-from mcbo.dataset.remote_path import RemotePath, is_url, shown_url
 from mcbo.io.nifti_header import read_header
+from mcbo.io.source import Source, is_url, shown_url
 from mcbo.studies.phantom import make_phantom
 
 SHAPE = (14, 12, 17)
@@ -57,7 +57,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setattr(remote, "PAUSE_S", 0.0)
+    monkeypatch.setattr(fetch, "PAUSE_S", 0.0)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     for protocol in ("s3", "http"):
@@ -246,7 +246,7 @@ FIXED, MOVING = "ReMIND2Reg_0098_0000.nii.gz", "ReMIND2Reg_0098_0001.nii.gz"
 def test_each_fault_of_a_server_has_its_sentence(
     web: Web, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, fault: str, sentence: str
 ) -> None:
-    monkeypatch.setattr(remote, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(fetch, "READ_TIMEOUT_S", 0.2)
     web.files, web.faults = {"/a/x.json": b"{  }"}, {"/a/x.json": [fault]}
     url = web.address.replace("//", f"//user:{SECRETS[1]}@") + f"/a/x.json?sig={SECRETS[2]}"
     assert run(url, "--output", str(tmp_path / "out")) == 1
@@ -330,7 +330,7 @@ def test_what_cannot_be_meant_is_told_without_secrets(
 def test_a_certificate_that_is_not_trusted_is_not_called_an_absent_server() -> None:
     error = ConnectionError()
     error.__cause__ = ssl.SSLCertVerificationError()
-    reason = explain(error, "credentials", "silence")
+    reason = explain(error, "https://host/x.json")
     assert "certificate is not trusted" in str(reason)
     assert not reason.transient
 
@@ -348,7 +348,7 @@ def test_an_object_that_is_too_large_is_not_downloaded(web: Web, monkeypatch: py
         open_url(f"{web.address}/x.json", split="val")
     assert web.asked == []
     monkeypatch.setattr(remote, "MAX_JSON_BYTES", 2000)
-    monkeypatch.setattr(remote, "free_disk_bytes", lambda _: 1500)
+    monkeypatch.setattr(fetch, "free_disk_bytes", lambda _: 1500)
     with pytest.raises(InputError, match="it has 2 kB, but 2 kB are free for temporary files"):
         open_url(f"{web.address}/x.json", split="val")
 
@@ -384,25 +384,29 @@ def test_a_trusted_folder_may_lead_to_others_of_its_bucket() -> None:
         folder.join("/etc/passwd", "here")
 
 
-def test_a_remote_path_is_its_url_to_people_and_its_copy_to_the_system(tmp_path: Path) -> None:
-    absent = RemotePath("https://user:pw@host:1/a/x_0001_0000.nii.gz?sig=1", problem="it is away")
-    assert str(absent) == f"{absent}" == "https://host:1/a/x_0001_0000.nii.gz"
-    assert "pw" not in repr(absent)
+def test_a_source_is_its_url_to_people_and_its_copy_to_the_system(tmp_path: Path) -> None:
+    absent = Source("https://user:pw@host:1/a/x_0001_0000.nii.gz?sig=1", problem="it is away")
+    assert str(absent) == f"{absent}" == repr(absent) == "https://host:1/a/x_0001_0000.nii.gz"
     assert absent.name == "x_0001_0000.nii.gz"
     assert not absent.is_file()
-    assert not absent.exists()
-    with pytest.raises(OSError, match="it is away"):
-        absent.stat()
+    assert not os.path.exists(absent)  # noqa: PTH110 (as it is asked for what is gone)
+    for use in (os.fspath, Path, os.stat, read_header):
+        with pytest.raises((OSError, InputError), match="it is away"):
+            use(absent)
     assert absent.absolute() is absent
-    (tmp_path / "x.nii.gz").write_bytes(b"abc")
-    present = RemotePath("s3://bucket/x.nii.gz", local_copy=str(tmp_path / "x.nii.gz"))
-    assert (str(present), present.read_bytes(), present.is_file()) == ("s3://bucket/x.nii.gz", b"abc", True)
-    assert os.fspath(present) == str(tmp_path / "x.nii.gz")
-    assert present.parent == tmp_path
-    for path in (absent, present):
-        again = pickle.loads(pickle.dumps(path))  # noqa: S301 (as it travels to a worker)
-        assert (again.url, again.local_copy, again.problem) == (path.url, path.local_copy, path.problem)
-        assert again == path
+    (tmp_path / "0").write_bytes(b"abc")
+    present = Source("s3://bucket/x.nii.gz", local=tmp_path / "0")
+    assert (str(present), present.name, Path(present).read_bytes(), present.is_file()) == (
+        "s3://bucket/x.nii.gz",
+        "x.nii.gz",
+        b"abc",
+        True,
+    )
+    assert os.fspath(present) == str(tmp_path / "0")
+    for source in (absent, present):
+        again = pickle.loads(pickle.dumps(source))  # noqa: S301 (as it travels to a worker)
+        assert (again.url, again.local, again.problem) == (source.url, source.local, source.problem)
+        assert again == source
 
 
 def test_a_case_without_remote_images_is_left_as_it_is(data: Path) -> None:
@@ -445,8 +449,8 @@ def test_memory_for_short(data: Path) -> None:
             system.pipe_file(f"/archive/{file.relative_to(data)}", file.read_bytes())
         (case,) = open_url("memory://archive/ReMIND2Reg_dataset.json", split="val").cases
         with fetched(case, case.pairs) as here:
-            assert here.fixed.read_bytes() == (data / f"imagesTr/{FIXED}").read_bytes()
-        assert not here.fixed.exists()
+            assert Path(here.fixed).read_bytes() == (data / f"imagesTr/{FIXED}").read_bytes()
+        assert not here.fixed.is_file()
     finally:
         system.rm("/archive", recursive=True)
 

@@ -113,7 +113,9 @@ def test_a_result_that_no_client_heard_of_is_not_done_again(assignment: Assignme
     assert list(read_entries(path, assignment.config)) == [case.name]
     assert set(fields(options.output)) <= set(truth)
     assert (
-        process.main([str(case.fixed.parents[1]), "--output", str(options.output), "--preset", "mcbo2024", "--case", case.name])
+        process.main(
+            [str(Path(case.fixed).parents[1]), "--output", str(options.output), "--preset", "mcbo2024", "--case", case.name]
+        )
         == 0
     )
     assert list(reported(options.output)) == [case.name]

@@ -1,0 +1,217 @@
+"""Transfer of files from URLs through fsspec: whole or not at all, within limits, and with a reason where that fails.
+
+What the libraries say reaches no log, since it may hold keys, tokens and signed addresses: only the types of their errors and
+the server's status are looked at. fsspec's own caches are not used: they have no limit, and after a transfer that broke off
+they take the half that came for the whole.
+"""
+
+import errno
+import importlib
+import os
+import posixpath
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from mcbo.core.errors import InputError
+from mcbo.io.files import format_bytes, free_disk_bytes
+from mcbo.io.source import Source, shown_url
+
+ATTEMPTS = 3
+"""To fetch a file."""
+
+PAUSE_S = 1.0
+"""Before the second attempt; twice that before the third."""
+
+CONNECT_TIMEOUT_S = 10
+READ_TIMEOUT_S = 60
+"""How long a server may be silent, not how long a file may take."""
+
+_AWS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or FSSPEC_S3_ANON=true if it is public"
+_SCHEMES = {
+    "s3": ("s3fs", _AWS),
+    "gs": ("gcsfs", "GOOGLE_APPLICATION_CREDENTIALS, or FSSPEC_GCS_TOKEN=anon if it is public"),
+    "https": ("aiohttp", "a signed URL"),
+    "http": ("aiohttp", "a signed URL"),
+    "memory": ("fsspec", ""),
+}
+"""What URLs begin with; the package that reads them; and where it takes credentials from. ``memory`` is for tests."""
+
+_DENIED = "PermissionError"
+_CERTIFICATE = "the server's certificate is not trusted here: SSL_CERT_FILE (s3: AWS_CA_BUNDLE) names a private authority"
+_UNREACHABLE = "the server cannot be reached: is there a network, and is the host's name right?"
+_REASONS = (
+    (r".*Credential.*|TokenRetrievalError|ProfileNotFound|RefreshError", "no credentials were found: set {credentials}", False),
+    (_DENIED, "access is denied: expected credentials that allow it: {credentials}", False),
+    (r"(Connect|Read)?Timeout(Error)?", "no answer came within {connect} s (to connect) or {read} s", True),
+    (r".*CertVerificationError|.*CertificateError", _CERTIFICATE, False),
+    (r"(ClientConnector|EndpointConnection|ConnectionRefused|SSL|gai)[Ee]rror", _UNREACHABLE, True),
+    (r"(ClientPayload|ClientOS|IncompleteRead|HTTPClient|ResponseStreaming)Error", "the connection broke off", True),
+    (r"ServerDisconnectedError|Connection(Closed)?Error", "the connection broke off", True),
+)
+"""Types of errors of botocore, aiohttp, google.auth, requests and Python, by name, since none of these has to be installed;
+what they mean; and whether another attempt may help."""
+
+
+class FetchError(Exception):
+    """Why a file cannot be had, as the end of a sentence; ``transient``: another attempt may help."""
+
+    def __init__(self, reason: str, *, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.transient = transient
+
+
+def check_scheme(url: str) -> str:
+    """The scheme of a URL, as ``s3``, if it can be read here.
+
+    Raises:
+        InputError: if not.
+    """
+    name, _, rest = url.partition("://")
+    scheme = name.lower()
+    try:
+        host = urlsplit(url).netloc
+    except ValueError:
+        host = ""
+    if scheme not in _SCHEMES or "::" in rest or not host:  # "::" would chain another file system
+        known = ", ".join(f"{known}://" for known in _SCHEMES if known != "memory")
+        raise InputError(f"{shown_url(url)}: expected a path, or a URL that begins with one of {known} and a bucket or host")
+    # Else gcsfs asks by gRPC of what kind each bucket is: where that port is closed, it waits a minute, again and again.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    package = _SCHEMES[scheme][0]
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(
+            f"{shown_url(url)}: expected the package {package} to read {scheme}://, but it is not installed: "
+            "install the extra, pip install '.[remote]'"
+        ) from error
+    return scheme
+
+
+def list_files(url: str, *, missing_ok: bool = False) -> list[str]:
+    """Names of the files of a folder, sorted.
+
+    Raises:
+        InputError: if that cannot be listed.
+    """
+    try:
+        system, path = _open_system(url)
+        entries = system.ls(path, detail=True)
+    except Exception as error:
+        if missing_ok and isinstance(error, FileNotFoundError):
+            return []
+        raise InputError(f"{shown_url(url)}: expected a folder with a dataset, but: {explain(error, url)}") from None
+    return sorted(posixpath.basename(entry["name"]) for entry in entries if entry["type"] == "file")
+
+
+def fetch(source: Source, copy: Path, *, limit: int) -> Source:
+    """The source with a whole copy or, where the last attempt fails, with the reason.
+
+    Args:
+        source: what to fetch.
+        copy: where to; its folder has to be there.
+        limit: bytes that it may have.
+    """
+    for attempt in range(ATTEMPTS):
+        time.sleep(PAUSE_S * attempt)
+        try:
+            _fetch_once(source.url, copy, limit)
+        except Exception as error:
+            copy.unlink(missing_ok=True)
+            reason = explain(error, source.url)
+            if not reason.transient:
+                return replace(source, problem=str(reason))
+        else:
+            return replace(source, local=copy)
+    return replace(source, problem=f"{reason}, at {ATTEMPTS} attempts")
+
+
+def _fetch_once(url: str, copy: Path, limit: int) -> None:
+    system, path = _open_system(url)
+    found = system.info(path)
+    size = found.get("size")
+    if found.get("type") == "directory":
+        raise FetchError("there is a folder of that name, and no file")
+    if size is None:
+        raise FetchError("the server does not say how large it is, so that nobody could tell whether it came whole")
+    if size > limit:
+        raise FetchError(f"it has {size} bytes, more than the {limit} that are read")
+    free = free_disk_bytes(copy.parent)
+    if size > free:
+        raise FetchError(f"it has {format_bytes(size)}, but {format_bytes(free)} are free for temporary files (TMPDIR)")
+    system.get_file(path, str(copy), callback=_stop_beyond(size))
+    came = copy.stat().st_size if copy.exists() else 0
+    if came != size:
+        raise FetchError(f"it broke off: {came} of {size} bytes came", transient=True)
+
+
+def _stop_beyond(size: int) -> Any:
+    """Is told of each block, and ends a transfer that brings more than was announced, before that fills the disk."""
+    from fsspec.callbacks import Callback
+
+    def watch(_: int | None, came: int) -> None:
+        if came > size:
+            raise FetchError(f"more than the announced {size} bytes came", transient=True)
+
+    return Callback(hooks={"watch": watch})
+
+
+def _open_system(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and its path there. Connections are kept for the next file."""
+    import fsspec
+
+    scheme = urlsplit(url).scheme
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme in ("http", "https"):
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
+        # Signatures hold for an address as it is written; and a .nii.gz is wanted as it lies there, not unpacked on the way.
+        options |= {"encoded": True, "client_kwargs": {"timeout": timeout, "auto_decompress": False}}
+        options |= {"headers": {"Accept-Encoding": "identity"}}
+        url = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+    elif scheme == "s3":
+        limits = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S, "retries": {"total_max_attempts": 1}}
+        options |= {"config_kwargs": limits}
+    elif scheme == "gs":
+        options |= {"requests_timeout": READ_TIMEOUT_S}
+    system, path = fsspec.url_to_fs(url, **options)
+    if scheme == "s3":
+        system.retries = 2  # within each attempt of ours; its own 5 would take minutes
+    return system, path
+
+
+def explain(error: BaseException, url: str) -> FetchError:
+    """What an error of a library means, without a word of its text.
+
+    Args:
+        error: what it raised.
+        url: what was asked for.
+    """
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    known = next((link for link in chain if isinstance(link, FetchError)), None)
+    if known:
+        return known
+    names = {kind.__name__ for link in chain for kind in type(link).__mro__}
+    # aiohttp calls it status and warns of code, which is what gcsfs calls it
+    found = (getattr(link, "status" if hasattr(link, "status") else "code", None) for link in chain)
+    status = next((status for status in found if isinstance(status, int) and 400 <= status < 600), None)
+    if status in (401, 403):
+        names.add(_DENIED)
+    words = {"credentials": _SCHEMES[urlsplit(url).scheme][1], "connect": CONNECT_TIMEOUT_S, "read": READ_TIMEOUT_S}
+    for types, sentence, transient in _REASONS:
+        if any(re.fullmatch(types, name) for name in names):
+            return FetchError(sentence.format_map(words), transient=transient)
+    if status is not None and status not in (404, 410):
+        return FetchError(f"the server answered with status {status}", transient=status >= 500 or status == 429)
+    if "FileNotFoundError" in names:
+        return FetchError("there is no such bucket, folder or object")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return FetchError("no room is left for temporary files (TMPDIR)")
+    return FetchError(f"it cannot be fetched ({type(error).__name__})", transient=isinstance(error, OSError))
