@@ -121,7 +121,7 @@ def _partial(path: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _clear_if_left(partial: Path) -> None:
-    """Removes a partial file that no living process writes. Where the file system knows no locks, it stays."""
+    """Removes a partial file that no living process writes. Where the file system does not support locks, it stays."""
     try:
         descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # gone meanwhile, or nothing of ours

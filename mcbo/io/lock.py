@@ -1,4 +1,8 @@
-"""One run at a time: a lock that the kernel holds for a run, and releases when the run ends, however it ends."""
+"""One run at a time: a lock that the kernel holds for a run, and releases when the run ends, however it ends.
+
+The package ``filelock`` would not do: it has no shared lock, so that two runs that only ask would refuse each other, it leaves
+its file behind, and to it a file system without locks is an error.
+"""
 
 import contextlib
 import os
@@ -16,15 +20,15 @@ from mcbo.io.files import is_same_file, lock_file
 def hold(path: Path) -> Iterator[None]:
     """Holds the lock file ``path`` within the block and removes it in the end.
 
-    Where the file system knows no locks, that is said and the block runs all the same.
+    Where the file system does not support locks, a warning says so and the block runs all the same.
 
     Raises:
-        OutputError: if another run holds it, with what that run wrote into it; or if it cannot be made.
+        OutputError: if another run holds it, with what that run wrote into it; or if it cannot be created.
     """
     try:
         descriptor = _acquire(path)
     except OSError as error:
-        raise OutputError(f"{path}: the lock of this run cannot be made: {error.strerror or error}") from error
+        raise OutputError(f"{path}: the lock file of this run cannot be created: {error.strerror or error}") from error
     try:
         yield
     finally:
@@ -67,7 +71,7 @@ def _acquire(path: Path) -> int:
             os.close(descriptor)
             raise
         if not supported:
-            log.warning("%s: this file system knows no locks; see to it that no second run writes there", path.parent)
+            log.warning("%s: this file system does not support locks; make sure that no other run writes there", path.parent)
         elif not is_same_file(path, descriptor):  # removed by the run that held it before
             os.close(descriptor)
             continue

@@ -57,7 +57,10 @@ def test_a_lock_file_that_was_replaced_is_not_removed(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="the lock of this run cannot be made: No such file"), hold(tmp_path / "absent" / "x"):
+    with (
+        pytest.raises(OutputError, match="the lock file of this run cannot be created: No such file"),
+        hold(tmp_path / "absent" / "x"),
+    ):
         pass
 
 
@@ -73,7 +76,7 @@ def test_a_file_system_without_locks_is_told_once(
     with hold(tmp_path / "x"):
         pass
     assert [record.message for record in caplog.records] == [
-        f"{tmp_path}: this file system knows no locks; see to it that no second run writes there"
+        f"{tmp_path}: this file system does not support locks; make sure that no other run writes there"
     ]
     assert list(tmp_path.iterdir()) == []
 
