@@ -46,7 +46,7 @@ _UNREACHABLE = "the server cannot be reached: is there a network, and is the hos
 _REASONS = (
     (r".*Credential.*|TokenRetrievalError|ProfileNotFound|RefreshError", "no credentials were found: set {credentials}", False),
     (_DENIED, "access is denied: expected credentials that allow it: {credentials}", False),
-    (r"(Connect|Read)?Timeout(Error)?", "no answer came within {connect} s (to connect) or {read} s", True),
+    (r"(Connect|Read)?Timeout(Error)?", "no answer within {connect} s (connecting) or {read} s (reading)", True),
     (r".*CertVerificationError|.*CertificateError", _CERTIFICATE, False),
     (r"(ClientConnector|EndpointConnection|ConnectionRefused|SSL|gai)[Ee]rror", _UNREACHABLE, True),
     (r"(ClientPayload|ClientOS|IncompleteRead|HTTPClient|ResponseStreaming)Error", "the connection broke off", True),
@@ -135,18 +135,18 @@ def _fetch_once(url: str, copy: Path, limit: int) -> None:
     found = system.info(path)
     size = found.get("size")
     if found.get("type") == "directory":
-        raise FetchError("there is a folder of that name, and no file")
+        raise FetchError("it is a folder, not a file")
     if size is None:
-        raise FetchError("the server does not say how large it is, so that nobody could tell whether it came whole")
+        raise FetchError("the server does not report its size, so an incomplete transfer could not be told from a whole one")
     if size > limit:
-        raise FetchError(f"it has {size} bytes, more than the {limit} that are read")
+        raise FetchError(f"it has {size} bytes, more than the limit of {limit}")
     free = free_disk_bytes(copy.parent)
     if size > free:
         raise FetchError(f"it has {format_bytes(size)}, but {format_bytes(free)} are free for temporary files (TMPDIR)")
     system.get_file(path, str(copy), callback=_stop_beyond(size))
     came = copy.stat().st_size if copy.exists() else 0
     if came != size:
-        raise FetchError(f"it broke off: {came} of {size} bytes came", transient=True)
+        raise FetchError(f"the transfer broke off after {came} of {size} bytes", transient=True)
 
 
 def _stop_beyond(size: int) -> Any:
@@ -155,7 +155,7 @@ def _stop_beyond(size: int) -> Any:
 
     def watch(_: int | None, came: int) -> None:
         if came > size:
-            raise FetchError(f"more than the announced {size} bytes came", transient=True)
+            raise FetchError(f"more than the announced {size} bytes arrived", transient=True)
 
     return Callback(hooks={"watch": watch})
 
@@ -213,5 +213,5 @@ def explain(error: BaseException, url: str) -> FetchError:
     if "FileNotFoundError" in names:
         return FetchError("there is no such bucket, folder or object")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return FetchError("no room is left for temporary files (TMPDIR)")
-    return FetchError(f"it cannot be fetched ({type(error).__name__})", transient=isinstance(error, OSError))
+        return FetchError("no space is left for temporary files (TMPDIR)")
+    return FetchError(f"the transfer failed ({type(error).__name__})", transient=isinstance(error, OSError))

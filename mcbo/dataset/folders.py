@@ -91,7 +91,7 @@ class RemoteFolder:
         if text.startswith("/") or "://" in text or (relative.split("/")[0] == ".." and not self.trusted):
             raise InputError(
                 f"{where}: expected a path inside the dataset's folder {shown_url(self.url)}, found {shown(text)}; "
-                "paths there have to be relative to it" + ("" if self.trusted else " and to stay below it")
+                "paths must be relative to it" + ("" if self.trusted else " and stay below it")
             )
         parts = urlsplit(self.url)
         if parts.scheme in ("http", "https"):
@@ -104,10 +104,10 @@ def _check_text(text: str, where: str) -> None:
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError:
-        wrong = "which no file name can hold"
+        wrong = "which no file name can contain"
     else:
         if not text.isprintable():
-            wrong = "with characters that cannot be printed"
+            wrong = "with unprintable characters"
         elif len(encoded) > MAX_PATH_BYTES or any(len(name) > MAX_NAME_BYTES for name in encoded.split(b"/")):
             wrong = f"which is longer than a path ({MAX_PATH_BYTES} bytes) or a name in it ({MAX_NAME_BYTES}) can be"
         else:

@@ -107,7 +107,7 @@ def _copies(sources: Sequence[Source], limit: int) -> Iterator[dict[File, Source
         try:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mcbo-fetch-", ignore_cleanup_errors=True))
         except OSError:
-            problem = "no temporary folder can be made for it (TMPDIR)"
+            problem = "no temporary folder can be created for it (TMPDIR)"
             here: dict[File, Source] = {source: replace(source, problem=problem) for source in sources}
         else:
             here = {source: fetch(source, Path(folder, str(i)), limit=limit) for i, source in enumerate(sources)}

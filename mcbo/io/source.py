@@ -43,7 +43,7 @@ class Source:
 
     url: str
     local: Path | None = None
-    problem: str = "it was not fetched"
+    problem: str = "it has not been fetched"
 
     @property
     def name(self) -> str:

@@ -238,9 +238,9 @@ FIXED, MOVING = "ReMIND2Reg_0098_0000.nii.gz", "ReMIND2Reg_0098_0001.nii.gz"
         ("403", "access is denied: expected credentials that allow it: a signed URL"),
         ("500", "the server answered with status 500, at 3 attempts"),
         ("418", "the server answered with status 418"),
-        ("silent", "no answer came within"),
-        ("no size", "the server does not say how large it is"),
-        ("long", "more than the announced 4 bytes came, at 3 attempts"),
+        ("silent", "no answer within"),
+        ("no size", "the server does not report its size"),
+        ("long", "more than the announced 4 bytes arrived, at 3 attempts"),
     ],
 )
 def test_each_fault_of_a_server_has_its_sentence(
@@ -344,7 +344,7 @@ def test_without_the_extra_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_object_that_is_too_large_is_not_downloaded(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     web.files = {"/x.json": b" " * 2000}
     monkeypatch.setattr(remote, "MAX_JSON_BYTES", 1999)
-    with pytest.raises(InputError, match="it has 2000 bytes, more than the 1999 that are read"):
+    with pytest.raises(InputError, match="it has 2000 bytes, more than the limit of 1999"):
         open_url(f"{web.address}/x.json", split="val")
     assert web.asked == []
     monkeypatch.setattr(remote, "MAX_JSON_BYTES", 2000)
@@ -435,10 +435,10 @@ def test_without_room_for_temporary_files_a_sentence(data: Path, web: Web, monke
     monkeypatch.setattr("tempfile.tempdir", "/dev/null/absent")
     with (
         fetched(case, case.pairs) as here,
-        pytest.raises(InputError, match=r"no temporary folder can be made for it \(TMPDIR\)"),
+        pytest.raises(InputError, match=r"no temporary folder can be created for it \(TMPDIR\)"),
     ):
         read_header(here.fixed)
-    with pytest.raises(InputError, match=r"no temporary folder can be made for it \(TMPDIR\)"):
+    with pytest.raises(InputError, match=r"no temporary folder can be created for it \(TMPDIR\)"):
         open_url(url, split="val")
 
 
