@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from mcbo.core.errors import InputError
+from mcbo.dataset.fetch import list_files
 from mcbo.io.files import shown
 from mcbo.io.source import Source, shown_url
 
@@ -31,6 +32,13 @@ class Folder:
     path: Path
     trusted: bool = False
     _parents: dict[Path, Path] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def names(self, subfolder: str = ".") -> list[str]:
+        """Names of what is in a subfolder, sorted; none if there is no such folder."""
+        return sorted(path.name for path in (self.path / subfolder).glob("*"))
 
     def join(self, text: str, where: str) -> Path:
         """The path of an entry, checked by its text and its links; the file need not be there.
@@ -80,6 +88,17 @@ class RemoteFolder:
     url: str
     trusted: bool = False
 
+    def __str__(self) -> str:
+        return shown_url(self.url)
+
+    def names(self, subfolder: str = ".") -> list[str]:
+        """Names of the files in a subfolder, sorted; none if there is no such subfolder.
+
+        Raises:
+            InputError: if that cannot be listed, or the folder itself is not there.
+        """
+        return list_files(self.join(subfolder, str(self)).url, missing_ok=subfolder != ".")
+
     def join(self, text: str, where: str) -> Source:
         """The file of an entry; as ``Folder.join``.
 
@@ -90,7 +109,7 @@ class RemoteFolder:
         relative = posixpath.normpath(text)
         if text.startswith("/") or "://" in text or (relative.split("/")[0] == ".." and not self.trusted):
             raise InputError(
-                f"{where}: expected a path inside the dataset's folder {shown_url(self.url)}, found {shown(text)}; "
+                f"{where}: expected a path inside the dataset's folder {self}, found {shown(text)}; "
                 "paths must be relative to it" + ("" if self.trusted else " and stay below it")
             )
         parts = urlsplit(self.url)

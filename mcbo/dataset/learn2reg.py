@@ -94,10 +94,9 @@ def open_input(path: Path, *, split: str, trust_paths: bool = False) -> Dataset:
             raise InputError(f"{path}: no such file or folder; expected a dataset JSON or a folder of images")
         if not path.is_dir():
             return read_json(path, split=split, trust_paths=trust_paths)
-        found = one_json(sorted(file.name for file in path.glob("*_dataset.json")), str(path))
-        if found:
-            return read_json(path / found, split=split, trust_paths=trust_paths)
-        return scan_folder(path, trust_paths=trust_paths)
+        folder = Folder(path, trusted=trust_paths)
+        found = find_json(folder)
+        return read_json(path / found, split=split, trust_paths=trust_paths) if found else scan_folder(folder)
     except OSError as error:
         raise InputError(f"{path}: expected a readable file or folder, but: {error.strerror or error}") from error
 
@@ -141,60 +140,44 @@ def read_json(path: File, *, split: str, trust_paths: bool = False, folder: Remo
     return Dataset(task=name, cases=group_pairs(pairs))
 
 
-def scan_folder(folder: Path, *, trust_paths: bool = False) -> Dataset:
+def find_json(folder: Folder | RemoteFolder) -> str | None:
+    """The name of the dataset JSON in a folder; None if there is none.
+
+    Raises:
+        InputError: if there are several.
+    """
+    found = [name for name in folder.names() if name.endswith("_dataset.json")]
+    if len(found) > 1:
+        raise InputError(f"{folder}: expected one *_dataset.json, found {', '.join(found)}; name the one to use")
+    return found[0] if found else None
+
+
+def scan_folder(folder: Folder | RemoteFolder) -> Dataset:
     """Finds cases by file names ``TASK_CASE_CHANNEL.nii.gz``: channel 0000 is fixed, all others move.
 
     Raises:
         InputError: if there is no complete case, more than one task, or a link out of the folder.
     """
-    bounds = Folder(folder, trusted=trust_paths)
     for subfolder in IMAGE_FOLDERS:
-        pairs = pair_images(sorted((folder / subfolder).glob("*.nii*")))
-        if pairs:
-            for file in dict.fromkeys(file for pair in pairs for file in pair):
-                bounds.join(str(Path(file).relative_to(folder)), str(file))
-            return dataset_of(pairs, str(folder / subfolder))
-    raise nothing_found(str(folder))
-
-
-def pair_images(files: Iterable[File]) -> list[tuple[File, File]]:
-    """Fixed and moving images among files, by their names; what has another name is left out."""
-    named = [(file, parse_name(file)) for file in files if _IMAGE_NAME.fullmatch(file.name)]
-    fixed = {(task, case): file for file, (task, case, channel) in named if channel == FIXED_CHANNEL}
-    return [
-        (fixed[task, case], file) for file, (task, case, channel) in named if channel != FIXED_CHANNEL and (task, case) in fixed
-    ]
-
-
-def dataset_of(pairs: Sequence[tuple[File, File]], where: str) -> Dataset:
-    """The dataset of all pairs of a folder, which their names tell.
-
-    Raises:
-        InputError: if they are of more than one task.
-    """
-    tasks = sorted({parse_name(moving)[0] for _, moving in pairs})
-    if len(tasks) > 1:
-        raise InputError(f"{where}: expected images of one task, found {', '.join(tasks)}")
-    return Dataset(task=tasks[0], cases=group_pairs(pairs))
-
-
-def one_json(found: Sequence[str], where: str) -> str | None:
-    """The dataset JSON of a folder, of those that are there; None if there is none.
-
-    Raises:
-        InputError: if there are several.
-    """
-    if len(found) > 1:
-        raise InputError(f"{where}: expected one *_dataset.json, found {', '.join(found)}; name the one to use")
-    return found[0] if found else None
-
-
-def nothing_found(where: str) -> InputError:
-    """What is said of a folder that is no dataset."""
-    return InputError(
-        f"{where}: expected a *_dataset.json or images TASK_CASE_CHANNEL.nii.gz "
+        named = _pair_names(folder.names(subfolder))
+        tasks = sorted({task for task, _, _ in named})
+        if len(tasks) > 1:
+            raise InputError(f"{folder}: expected images of one task, found {', '.join(tasks)}")
+        if named:
+            files = {name: folder.join(f"{subfolder}/{name}", str(folder)) for _, *names in named for name in names}
+            return Dataset(task=tasks[0], cases=group_pairs((files[fixed], files[moving]) for _, fixed, moving in named))
+    raise InputError(
+        f"{folder}: expected a *_dataset.json or images TASK_CASE_CHANNEL.nii.gz "
         f"with channel {FIXED_CHANNEL} (fixed) and at least one other (moving), found neither"
     )
+
+
+def _pair_names(names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Task, fixed and moving image of each pair among file names; what has another name is left out."""
+    images = [match for name in names if (match := _IMAGE_NAME.fullmatch(name))]
+    fixed = {match.group("task", "case"): match[0] for match in images if match["channel"] == FIXED_CHANNEL}
+    moving = [match for match in images if match["channel"] != FIXED_CHANNEL and match.group("task", "case") in fixed]
+    return [(match["task"], fixed[match.group("task", "case")], match[0]) for match in moving]
 
 
 def single_pair(fixed: File, moving: File, output: Path) -> Dataset:

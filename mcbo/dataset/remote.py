@@ -9,19 +9,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mcbo.core.errors import InputError
-from mcbo.dataset.fetch import check_scheme, fetch, list_files
+from mcbo.dataset.fetch import check_scheme, fetch
 from mcbo.dataset.folders import RemoteFolder
-from mcbo.dataset.learn2reg import (
-    IMAGE_FOLDERS,
-    Case,
-    Dataset,
-    Pair,
-    dataset_of,
-    nothing_found,
-    one_json,
-    pair_images,
-    read_json,
-)
+from mcbo.dataset.learn2reg import Case, Dataset, Pair, find_json, read_json, scan_folder
 from mcbo.io.json_file import MAX_BYTES as MAX_JSON_BYTES
 from mcbo.io.nifti_header import MAX_OFFSET, MAX_VOXELS
 from mcbo.io.source import File, Source, is_url, shown_url
@@ -53,21 +43,14 @@ def open_url(url: str, *, split: str, trust_paths: bool = False) -> Dataset:
     Raises:
         InputError: if that cannot be done.
     """
-    scheme, name = check_scheme(url), shown_url(url)
+    scheme = check_scheme(url)
     if urlsplit(url).path.endswith(".json"):
         return _read_json(url, split, trust_paths)
     if scheme in ("http", "https"):
-        raise InputError(f"{name}: expected the URL of a dataset JSON, since a web server does not list folders")
-    folder = RemoteFolder(url.rstrip("/"))
-    found = one_json([file for file in list_files(url) if file.endswith("_dataset.json")], name)
-    if found:
-        return _read_json(folder.join(found, name).url, split, trust_paths)
-    for subfolder in IMAGE_FOLDERS:
-        files = list_files(folder.join(subfolder, name).url, missing_ok=True)
-        pairs = pair_images(folder.join(f"{subfolder}/{file}", name) for file in files if ".nii" in file)
-        if pairs:
-            return dataset_of(pairs, name)
-    raise nothing_found(name)
+        raise InputError(f"{shown_url(url)}: expected the URL of a dataset JSON, since a web server does not list folders")
+    folder = RemoteFolder(url, trusted=trust_paths)
+    found = find_json(folder)
+    return _read_json(folder.join(found, str(folder)).url, split, trust_paths) if found else scan_folder(folder)
 
 
 def _read_json(url: str, split: str, trust_paths: bool) -> Dataset:

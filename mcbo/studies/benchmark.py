@@ -12,6 +12,7 @@ import numpy as np
 from mcbo.core.errors import InputError, McboError
 from mcbo.core.field import format_shape
 from mcbo.core.types import Shape
+from mcbo.dataset.folders import Folder
 from mcbo.dataset.learn2reg import scan_folder
 from mcbo.io.files import write_whole
 from mcbo.io.nifti import write_volume
@@ -86,7 +87,7 @@ def _measure_one(size: int, config: Preset, options: Options, movings: int, repe
     shape = (size, size, size)
     with tempfile.TemporaryDirectory(prefix="mcbo-benchmark-") as folder:
         _write_phantom(shape, movings, Path(folder) / "input")
-        cases = scan_folder(Path(folder) / "input").cases
+        cases = scan_folder(Folder(Path(folder) / "input")).cases
         options = replace(options, output=Path(folder) / "output", overwrite=True)
         entries = []
         for _ in range(repeat):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from evaluation import pairs as judged
 from mcbo.core.errors import InputError
+from mcbo.dataset.folders import Folder
 from mcbo.dataset.learn2reg import (
     SPLITS,
     Dataset,
@@ -167,12 +168,12 @@ def test_a_folder_of_images_is_paired_by_names(tmp_path: Path, subfolder: str) -
 
 def test_folders_that_tell_nothing_or_too_much_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found neither"):
-        scan_folder(tmp_path)
+        scan_folder(Folder(tmp_path))
     with pytest.raises(InputError, match="no such file or folder"):
         open_input(tmp_path / "absent", split="val")
     touch(tmp_path, *(f"{task}_0001_000{c}.nii.gz" for task in "AB" for c in range(2)))
     with pytest.raises(InputError, match="images of one task, found A, B"):
-        scan_folder(tmp_path)
+        scan_folder(Folder(tmp_path))
     touch(tmp_path, "A_dataset.json", "B_dataset.json")
     with pytest.raises(InputError, match=r"one \*_dataset\.json, found A_dataset\.json, B_dataset\.json"):
         open_input(tmp_path, split="val")

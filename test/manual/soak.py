@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
+from mcbo.dataset.folders import Folder  # noqa: E402
 from mcbo.dataset.learn2reg import scan_folder  # noqa: E402
 from mcbo.io.nifti import write_volume  # noqa: E402
 from mcbo.methods.presets import find_config  # noqa: E402
@@ -63,7 +64,7 @@ def main() -> int:
             for channel, image in (("0000", phantom.fixed), ("0001", phantom.cet1)):
                 write_volume(folder / "in" / f"ReMIND2Reg_{case:04}_{channel}.nii.gz", image, np.eye(4))
         outcome = run(
-            scan_folder(folder / "in").cases,
+            scan_folder(Folder(folder / "in")).cases,
             find_config("ReMIND2Reg", asked.preset),
             Options(output=folder / "out", device="cpu"),
         )
