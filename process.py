@@ -175,14 +175,6 @@ def process(
             help="What a failed pair gets: no file, or a displacement of no motion. The exit status is 2 all the same.",
         ),
     ] = ON_FAILURE[0],
-    fallback: Annotated[
-        bool,
-        typer.Option(
-            "--fallback",
-            envvar="MCBO_FALLBACK",
-            help="Write the best of identity, rigid part and full result, by features; cascade does so anyway.",
-        ),
-    ] = False,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -258,7 +250,6 @@ def process(
             overwrite=overwrite,
             strict=strict,
             on_failure=on_failure,
-            fallback=fallback,
             shard=_parse_shard(shard),
             workers=workers,
             scheduler=scheduler,

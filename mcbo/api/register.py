@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from mcbo.methods.quality import Sanity
 from mcbo.methods.working_grid import MAX_RATIO, working_grid
 from mcbo.methods.world import Placed, center_of_mass, register_in_world
 from mcbo.progress import show_progress
-from mcbo.report import Entry
+from mcbo.report import CaseReport, WorkingGrid, stages_of
 from mcbo.runtime import budget_bytes, describe_device, peak_meter, select_device, select_kernels, tidy_memory, wait_for
 
 AUTO = "auto"
@@ -108,21 +107,15 @@ def register(
         Transform(shared[id(u)], grids[0], grid) for u, grid in zip(registration.displacements, grids[1:], strict=True)
     ]
     paths = [name_of(image, "") or None for image in (fixed, *several)]
-    entry = _describe(registration, grids[0], working, motion, labels) | {
-        "images": paths,
-        "inputs": {path: digest(Path(path)) for path in paths if path},
-        "device": describe_device(on),
-        "seconds": round(time.perf_counter() - start, 3),
-        "stages": timer.summary(),
-        "sanity": {label: asdict(check) for label, check in zip(labels, checks, strict=True)},
-    }
-    for label, check in zip(labels, checks, strict=True):
-        for sentence in check.warnings:
-            log.warning("%s: %s", label, sentence)
-            entry["warnings"].append(f"{label}: {sentence}")
-    for label, judgement in zip(labels, registration.judgements, strict=bool(registration.judgements)):
-        entry["warnings"] += _tell(label, judgement, config)
-    return Result(tuple(transforms), registration.judgements, registration.config, entry, tuple(images[1:]), tuple(labels), on)
+    report = _describe(registration, grids[0], working, motion, labels)
+    report.images = paths
+    report.inputs = {path: digest(Path(path)) for path in paths if path}
+    report.device = describe_device(on)
+    report.seconds = round(time.perf_counter() - start, 3)
+    report.stages = stages_of(timer)
+    report.sanity = dict(zip(labels, checks, strict=True))
+    report.warnings = _warn(report, config)
+    return Result(tuple(transforms), registration.judgements, registration.config, report, tuple(images[1:]), tuple(labels), on)
 
 
 def wanted_config(preset: str, task: str) -> Preset:
@@ -222,22 +215,30 @@ def _register(
 
 def _describe(
     registration: Registration, fixed: Grid, working: Grid, motion: NDArray[np.float64], labels: Sequence[str]
-) -> Entry:
-    """What the report says beside what that of a data set says (``runner.py``): where it was done, from which start."""
-    entry: Entry = {
-        "coordinates": "world",
-        "shape": fixed.shape,
-        "working_grid": {"shape": working.shape, "affine": working.affine.tolist()},
-        "initial": motion.tolist(),
-        "failed": {},
-        "warnings": [],
-    }
+) -> CaseReport:
+    """What was done where, and from which start."""
+    report = CaseReport(
+        coordinates="world",
+        shape=fixed.shape,
+        working_grid=WorkingGrid(shape=working.shape, affine=working.affine.tolist()),
+        initial=motion.tolist(),
+        failed={},
+    )
     if registration.levels:
-        entry["levels"] = [asdict(level) for level in registration.levels]
-    judged: Mapping[str, Judgement] = dict(zip(labels, registration.judgements, strict=bool(registration.judgements)))
-    if judged:
-        entry["judgement"] = {label: asdict(judgement) for label, judgement in judged.items()}
-    return entry
+        report.levels = registration.levels
+    if registration.judgements:
+        report.judgement = dict(zip(labels, registration.judgements, strict=True))
+    return report
+
+
+def _warn(report: CaseReport, config: Preset) -> list[str]:
+    """Logs what was chosen and what makes a result doubtful; returns the latter."""
+    warnings = [f"{label}: {sentence}" for label, check in report.sanity.items() for sentence in check.warnings]
+    for warning in warnings:
+        log.warning("%s", warning)
+    for label, judgement in report.judgement.items():
+        warnings += _tell(label, judgement, config)
+    return warnings
 
 
 def _tell(label: str, judgement: Judgement, config: Preset) -> list[str]:

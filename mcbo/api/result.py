@@ -28,13 +28,12 @@ from mcbo.io.itk_files import suffix_of, write_transform
 from mcbo.io.nifti import write_displacement
 from mcbo.methods.config import Preset
 from mcbo.methods.world import Placed
-from mcbo.report import Entry, read_entries, write_report
+from mcbo.report import REPORT, CaseReport, earlier_cases, write_report
 from mcbo.runtime import describe_device
 
 KINDS = ("transform", "inverse", "warped")
 """What is written beside the displacement."""
 
-REPORT = "report.json"
 CASE = "result"
 """The name of the only case in the report."""
 
@@ -85,7 +84,7 @@ def write_result(
     movings: Sequence[tuple[Volume, Grid]],
     labels: Sequence[str],
     kinds: Sequence[str],
-    entry: Entry,
+    report: CaseReport,
     config: Preset,
     device: torch.device,
 ) -> list[Path]:
@@ -97,7 +96,7 @@ def write_result(
         movings: the moving images, to be warped.
         labels: their short names.
         kinds: of ``KINDS``, what to write beside the displacement.
-        entry: what the report is to say.
+        report: what the report says; the files are added.
         config: the preset.
         device: where it ran.
 
@@ -126,8 +125,9 @@ def write_result(
         for kind in ("displacement", *kinds):
             written.setdefault(name[kind], digest(folder / name[kind]))
             log.debug("%s written", folder / name[kind])
-    pairs = {label: {kind: name[kind] for kind in ("displacement", *kinds)} for label, name in zip(labels, names, strict=True)}
-    write_report(folder / REPORT, {CASE: entry | {"files": pairs, "written": written}}, config, describe_device(device))
+    files = {label: {kind: name[kind] for kind in ("displacement", *kinds)} for label, name in zip(labels, names, strict=True)}
+    report = report.model_copy(update={"files": files, "written": written})
+    write_report(folder / REPORT, {CASE: report}, config, describe_device(device))
     return [*(folder / name for name in written), folder / REPORT]
 
 
@@ -136,8 +136,8 @@ def _remove_earlier(folder: Path, replaced: Set[str]) -> None:
 
     Only files of our names that are still as the earlier report says.
     """
-    written = read_entries(folder / REPORT, None).get(CASE, {}).get("written")
-    for name, before in written.items() if isinstance(written, dict) else ():
+    earlier = earlier_cases(folder / REPORT, None).get(CASE, CaseReport())
+    for name, before in earlier.written.items():
         ours = any(re.fullmatch(rf"{kind}(_[\w.-]+)?{re.escape(suffix)}", name) for kind, suffix in _SUFFIXES.items())
         if ours and name not in replaced and digest(folder / name) == before is not None:
             with contextlib.suppress(OSError):
@@ -154,36 +154,29 @@ def is_written(
     kinds: Sequence[str],
 ) -> bool:
     """Whether an earlier run into a folder has done the same, and all it wrote is there as it was."""
-    entry = read_entries(folder / REPORT, config).get(CASE, {})
-    before = entry.get("inputs")
-    if not isinstance(before, dict) or list(before.items()) != list(inputs.items()):  # in their order: which is fixed counts
+    earlier = earlier_cases(folder / REPORT, config).get(CASE)
+    due = {"displacement", *kinds}
+    if earlier is None or list(earlier.files) != list(labels) or any(due - files.keys() for files in earlier.files.values()):
         return False
-    if None in inputs.values() or entry.get("settings") != settings:
-        return False
-    files, written = entry.get("files"), entry.get("written")
-    if not isinstance(files, dict) or not isinstance(written, dict) or list(files) != list(labels):
-        return False
-    due = [name for by_kind in files.values() for kind, name in by_kind.items() if kind in ("displacement", *kinds)]
-    is_all = all(kind in by_kind for by_kind in files.values() for kind in ("displacement", *kinds))
-    return is_all and all(written.get(name) == digest(folder / name) is not None for name in due)
+    return earlier.holds(inputs, {folder / files[kind] for files in earlier.files.values() for kind in due}, settings)
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What came out.
+    """The result of a registration.
 
     Attributes:
         transforms: one for each moving image; the methods below are those of the first. Where modalities are fused, all have
             the same displacement.
         judgements: what is to be believed of each, where the preset judges; else empty.
         config: the preset, as used.
-        entry: what the report says of it.
+        report: what ``report.json`` says of it.
     """
 
     transforms: tuple[Transform, ...]
     judgements: tuple[Judgement, ...]
     config: Preset
-    entry: Entry
+    report: CaseReport
     _movings: tuple[Placed, ...]
     _labels: tuple[str, ...]
     _device: torch.device
@@ -248,5 +241,5 @@ class Result:
         if unknown := [kind for kind in without if kind not in KINDS]:
             raise InputError(f"without: expected some of {', '.join(KINDS)}, got {', '.join(unknown)}")
         movings = [(moving.volume, moving.grid) for moving in self._movings]
-        wanted = [kind for kind in KINDS if kind not in without]
-        return write_result(Path(folder), self.transforms, movings, self._labels, wanted, self.entry, self.config, self._device)
+        kinds = [kind for kind in KINDS if kind not in without]
+        return write_result(Path(folder), self.transforms, movings, self._labels, kinds, self.report, self.config, self._device)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mcbo.api.register import AUTO, DEFAULT_PRESET, register, wanted_config
-from mcbo.api.result import KINDS, REPORT, is_written, labels_of
+from mcbo.api.result import KINDS, is_written, labels_of
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.io.files import digest, prepare_folder
@@ -17,6 +17,7 @@ from mcbo.io.images import spacing_of
 from mcbo.io.lock import hold
 from mcbo.methods.presets import DEFAULT_TASK, TASKS
 from mcbo.progress import set_up_logging
+from mcbo.report import REPORT
 
 
 def register_files(
@@ -121,7 +122,7 @@ def register_files(
             device=device,
             memory_gb=memory_gb,
         )
-        result.entry["settings"] = settings
+        result.report.settings = settings
         for path in result.save(output, without=without or ()):
             log.info("%s", path)
     log.info("python -m mcbo report %s makes a page to look at", shlex.quote(str(output)))

@@ -69,13 +69,6 @@ class StageTimer:
                 self._resume()
         self._tell(name, work)
 
-    def summary(self) -> dict[str, dict[str, float]]:
-        """For reports: seconds and peak memory by stage."""
-        return {
-            name: {"seconds": round(record.seconds, 3), "peak_memory_mb": round(record.peak_bytes / 1e6)}
-            for name, record in self.records.items()
-        }
-
     def _resume(self) -> None:
         if self._meter:
             self._meter.reset()

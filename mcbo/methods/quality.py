@@ -6,14 +6,14 @@ about 1 for unrelated ones. It is cheap, and knows no truth: a wrong motion that
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mcbo.core.field import check_finite, determinants, sample, shape_of
 from mcbo.core.types import Displacement, Features, Kernels, Mask, Shape, Triple, Volume
-from mcbo.geometry import cells, rigid
+from mcbo.geometry import cells
 from mcbo.geometry.mask import field_of_view, fill_outside
 from mcbo.methods.config import Preset
 from mcbo.steps.similarity import similarity
@@ -29,9 +29,6 @@ _ROWS = 16
 """Of axis 0 whose determinants are computed at once."""
 _NEAR_RANGE = 0.95
 """A component this close to the end of the search range may have been stopped by it."""
-_FITTED_POINTS = 20_000
-_TRIM_KEEP, _TRIM_ROUNDS = 0.5, 15
-"""As ``cascade`` fits rigid motions (``presets.py``)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,6 @@ class Sanity:
     """What is known of a displacement without any truth.
 
     Attributes:
-        finite: always true, since what is not is refused; it says that this was looked at.
         folded_share: of the voxels looked at, with det J ≤ 0.
         largest_voxels: the largest magnitude of the components along axes 0, 1, 2.
         search_range_voxels: how far the preset looks along axes 0, 1, 2 (``Preset.search_range``).
@@ -47,7 +43,6 @@ class Sanity:
         distance_after: with the displacement.
     """
 
-    finite: bool
     folded_share: float
     largest_voxels: Triple
     search_range_voxels: Triple
@@ -73,23 +68,6 @@ class Sanity:
 
 
 @dataclass(frozen=True)
-class Examined:
-    """A displacement with what is known of it.
-
-    Attributes:
-        displacement: ``(1, 3, H, W, D)`` voxels, to be written.
-        sanity: of that.
-        chosen: ``identity``, ``rigid`` or ``full``; None where there was no choice.
-        distances: of the three, the mean over the images that share the displacement; empty where there was no choice.
-    """
-
-    displacement: Displacement
-    sanity: Sanity
-    chosen: str | None = None
-    distances: Mapping[str, float] | None = None
-
-
-@dataclass(frozen=True)
 class Coarse:
     """An image on the coarse grid: ``(1, 1, h, w, d)``, filled beyond its field of view, and that."""
 
@@ -98,25 +76,16 @@ class Coarse:
 
 
 def examine(
-    fixed: Volume,
-    movings: Mapping[str, Volume],
-    displacements: Mapping[str, Displacement],
-    *,
-    config: Preset,
-    kernels: Kernels,
-    spacing_mm: Triple,
-    fallback: bool,
-) -> dict[str, Examined]:
-    """Looks at every result of a case and, if asked, replaces it by the best of identity, its rigid part, and itself.
+    fixed: Volume, movings: Mapping[str, Volume], displacements: Mapping[str, Displacement], *, config: Preset, kernels: Kernels
+) -> dict[str, Sanity]:
+    """Looks at every result of a case.
 
     Args:
         fixed: ``(1, 1, H, W, D)`` intensities.
         movings: by the displacement's name, of the same shape.
-        displacements: ``(1, 3, H, W, D)`` voxels; images that share one tensor share the choice.
+        displacements: ``(1, 3, H, W, D)`` voxels; a tensor that several images share is looked at once.
         config: as it was used.
-        kernels: the compute kernels.
-        spacing_mm: voxel size along axes 0, 1, 2.
-        fallback: whether to choose.
+        kernels: compute kernels.
 
     Raises:
         NonFiniteError: if a displacement is not finite.
@@ -124,37 +93,20 @@ def examine(
     spacing = coarse_spacing(shape_of(fixed))
     coarse_fixed = coarsen(fixed, spacing)
     features = _features(coarse_fixed.volume, kernels)
-    coarse = {name: coarsen(volume, spacing) for name, volume in movings.items()}
-
-    def distance(name: str, displacement: Displacement) -> float:
-        return feature_distance(features, coarse_fixed.mask, coarse[name], displacement, spacing=spacing, kernels=kernels)
-
     reach = config.search_range(shape_of(fixed))
-    results: dict[str, Examined] = {}
-    for full in {id(d): d for d in displacements.values()}.values():
-        check_finite(full, "result")
-        group = [name for name, displacement in displacements.items() if displacement is full]
-        candidates = {"identity": full.new_zeros(()).expand_as(full), "full": full}
-        if fallback:
-            motion = rigid_part(full, coarse_fixed.mask, spacing=spacing, spacing_mm=spacing_mm)
-            linear = rigid.to_displacement(motion, shape_of(fixed), offset=(0, 0, 0), spacing_mm=spacing_mm, like=full)
-            candidates = {"identity": candidates["identity"], "rigid": linear, "full": full}
-        distances = {kind: {name: distance(name, d) for name in group} for kind, d in candidates.items()}
-        means = {kind: math.fsum(values.values()) / len(group) for kind, values in distances.items()}
-        chosen = min(means, key=means.__getitem__) if fallback else "full"  # of equals the first, which is the simplest
-        shared = Sanity(
-            finite=True,
-            folded_share=folded_share(candidates[chosen]),
-            largest_voxels=largest(candidates[chosen]),
-            search_range_voxels=reach,
-            distance_before=0.0,
-            distance_after=0.0,
+    regularity: dict[int, tuple[float, Triple]] = {}
+    results: dict[str, Sanity] = {}
+    for name, displacement in displacements.items():
+        if id(displacement) not in regularity:
+            check_finite(displacement, "result")
+            regularity[id(displacement)] = folded_share(displacement), largest(displacement)
+        folded, longest = regularity[id(displacement)]
+        moving = coarsen(movings[name], spacing)
+        before, after = (
+            feature_distance(features, coarse_fixed.mask, moving, u, spacing=spacing, kernels=kernels)
+            for u in (displacement.new_zeros(()).expand_as(displacement), displacement)
         )
-        for name in group:
-            sanity = replace(shared, distance_before=distances["identity"][name], distance_after=distances[chosen][name])
-            results[name] = (
-                Examined(candidates[chosen], sanity, chosen, means) if fallback else Examined(candidates[chosen], sanity)
-            )
+        results[name] = Sanity(folded, longest, reach, before, after)
     return results
 
 
@@ -194,7 +146,7 @@ def feature_distance(
         moving: the moving image on the same grid.
         displacement: ``(1, 3, H, W, D)`` voxels.
         spacing: voxels per cell.
-        kernels: the compute kernels.
+        kernels: compute kernels.
     """
     displacement_cells = at_centers(displacement, spacing) / spacing
     warped = sample(moving.volume, displacement_cells, offset=(0, 0, 0), outside="border")
@@ -228,25 +180,3 @@ def largest(displacement: Displacement) -> Triple:
     """The largest magnitude of the components along axes 0, 1, 2, voxels."""
     a, b, c = displacement.abs().flatten(2).amax(dim=2)[0].tolist()
     return a, b, c
-
-
-def rigid_part(displacement: Displacement, known: Mask, *, spacing: int, spacing_mm: Triple) -> rigid.Rigid:
-    """The rigid motion that half of the field of view agrees on; no motion where next to nothing is known.
-
-    Args:
-        displacement: ``(1, 3, H, W, D)`` voxels.
-        known: the field of view on the coarse grid.
-        spacing: voxels per cell of that grid.
-        spacing_mm: voxel size along axes 0, 1, 2.
-    """
-    centers = cells.cell_centers(shape_of(displacement), spacing, device=torch.device("cpu"))
-    inside = known[0, 0].cpu()
-    step = -(-int(inside.sum()) // _FITTED_POINTS) or 1
-    points = torch.stack(torch.meshgrid(*centers, indexing="ij"), dim=-1)[inside][::step]
-    if len(points) < 12:
-        return rigid.identity()
-    moved = points + at_centers(displacement, spacing)[0].cpu().double().movedim(0, -1)[inside][::step]
-    size = torch.tensor(spacing_mm, dtype=torch.float64)
-    return rigid.fit_trimmed(
-        points * size, moved * size, torch.ones(len(points), dtype=torch.float64), keep=_TRIM_KEEP, rounds=_TRIM_ROUNDS
-    )

@@ -101,14 +101,12 @@ def register_in_world(
             {str(number): displacement for number, displacement in enumerate(registration.displacements)},
             config=registration.config,
             kernels=kernels,
-            spacing_mm=working.spacing_mm,
-            fallback=False,
         )
     with timer.stage("bring back"):
         shared = {id(u): u for u in registration.displacements}
         back = {key: bring_back(u, working, fixed.grid, initial) for key, u in shared.items()}
     result = replace(registration, displacements=tuple(back[id(u)] for u in registration.displacements))
-    return result, [one.sanity for one in examined.values()]
+    return result, list(examined.values())
 
 
 def bring(image: Placed, onto: Grid, initial: NDArray[np.float64]) -> tuple[Volume, Mask]:

@@ -25,8 +25,9 @@ from mcbo.io.images import read_intensities, spacing_of
 from mcbo.io.nifti import Image, read_displacement, read_image
 from mcbo.qc.picture import Scale
 from mcbo.qc.plane import Array, nearest_axes, planes_through
-from mcbo.qc.result_folder import CaseReport, RunReport, dataset_pairs, displacement_files, input_pairs, read_report
+from mcbo.qc.result_folder import dataset_pairs, displacement_files, input_pairs
 from mcbo.qc.view import Landmarks, PairImages, View, largest_mm, make_view, pair_images
+from mcbo.report import CaseReport, RunReport, read_report
 
 _OBLIQUE_DEGREES = 5.0
 """From here on it is said that the planes are those of the grid, not of the world."""
@@ -117,7 +118,7 @@ def look_at_case(case: CaseReport, folder: Path, known: dict[str, Pair]) -> tupl
     files = displacement_files(case)
     pairs = input_pairs(case, list(files)) | known
     found = [_look_at_pair(name, file, case, folder, pairs.get(name)) for name, file in files.items()]
-    stands_in = " ({} motion is written in its place)"
+    stands_in = " (a {} displacement is written in its place)"
     failed = [
         PairFindings(name, error=text + (stands_in.format(case.placeholder[name]) if name in case.placeholder else ""))
         for name, text in case.failed.items()

@@ -6,14 +6,15 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mcbo.io.files import write_whole
+from mcbo.methods.quality import Sanity
 from mcbo.qc.findings import RunFindings
 from mcbo.qc.picture import color_steps
 from mcbo.qc.view import DETERMINANT_SCALE, Landmarks, View
@@ -69,7 +70,7 @@ def _environment() -> Environment:
         "most_pixels": _most_pixels,
         "colors": lambda scale: ", ".join(color_steps(scale)),
         "rows": _rows,
-        "plain": _plain,
+        "checks": _checks,
     }
     return pages
 
@@ -131,12 +132,7 @@ def _rows(landmarks: Landmarks) -> Iterator[tuple[str, str, float, float]]:
         yield ", ".join(f"{x:.1f}" for x in fixed), ", ".join(f"{x:.1f}" for x in moving), float(before), float(after)
 
 
-def _plain(value: Any) -> str:
-    """A value of the report as text."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return str(value)
+def _checks(sanity: Sanity) -> Iterator[tuple[str, str]]:
+    """Names and figures of the checks of a displacement."""
+    for name, value in asdict(sanity).items():
+        yield name.replace("_", " "), ", ".join(f"{figure:.4g}" for figure in (value if isinstance(value, tuple) else [value]))

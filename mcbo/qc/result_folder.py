@@ -1,58 +1,11 @@
-"""A folder of results, read back: the report, which displacements it names, and which images belong to them."""
+"""A folder of results: where its report is, which displacements it names, and which images belong to them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ValidationError
 
 from mcbo.core.errors import InputError
 from mcbo.dataset.learn2reg import SPLITS, Pair, group_pairs, read_json, strip_suffix
-
-
-class StageReport(BaseModel):
-    """What a stage took."""
-
-    seconds: float
-    peak_memory_mb: float
-
-
-class JudgementReport(BaseModel):
-    """See ``types.Judgement``."""
-
-    chosen: str
-    similarity: dict[str, float]
-    confidence: float
-
-
-class CaseReport(BaseModel):
-    """What the report says of a case; see ``write.py``. What has a default here, not every run says."""
-
-    inputs: dict[str, str | None] = {}
-    written: dict[str, str | None]
-    failed: dict[str, str]
-    seconds: float = 0.0
-    stages: dict[str, StageReport] = {}
-    judgement: dict[str, JudgementReport] = {}
-    sanity: dict[str, dict[str, Any]] = {}
-    fallback: dict[str, dict[str, Any]] = {}
-    placeholder: dict[str, str] = {}
-    warnings: list[str] = []
-    coordinates: Literal["voxels", "world"] = "voxels"
-    files: dict[str, dict[str, str]] = {}
-    images: list[str | None] = []
-    settings: dict[str, Any] = {}
-
-
-class RunReport(BaseModel):
-    """A report file; see ``report.py``."""
-
-    versions: dict[str, str]
-    device: str
-    threads: int
-    config: dict[str, Any]
-    cases: dict[str, CaseReport]
+from mcbo.report import REPORT, CaseReport
 
 
 def find_report(path: Path) -> Path:
@@ -63,31 +16,14 @@ def find_report(path: Path) -> Path:
     """
     if path.is_file():
         return path
-    if (path / "report.json").is_file():
-        return path / "report.json"
+    if (path / REPORT).is_file():
+        return path / REPORT
     found = sorted(path.glob("*.report.json")) if path.is_dir() else []
     if len(found) > 1:
         raise InputError(f"{path}: expected one report, found {', '.join(file.name for file in found)}; name the one to show")
     if not found:
-        raise InputError(f"{path}: expected a folder of results with a report.json, found none")
+        raise InputError(f"{path}: expected a folder of results with a {REPORT}, found none")
     return found[0]
-
-
-def read_report(path: Path) -> RunReport:
-    """Reads a report.
-
-    Raises:
-        InputError: if it is not one.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected the report of a run, but it cannot be read: {error}") from error
-    try:
-        return RunReport.model_validate(content)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"])) or "the whole"
-        raise InputError(f"{path}: expected the report of a run, but {where} is missing or of another kind") from error
 
 
 def dataset_pairs(path: Path) -> dict[str, Pair]:

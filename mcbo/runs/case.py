@@ -1,7 +1,7 @@
 """A case on its way: what it carries from step to step, and how its errors stay with it.
 
-The steps are ``case_load``, ``case_compute`` and ``case_write``. The first and the last touch files and no device, the second
-touches the device and no file but to ask how full the disk is; so those of different cases can overlap.
+The steps are ``load``, ``compute`` and ``write``. The first and the last touch files and no device, the second touches the
+device and no file but to ask how full the disk is; so those of different cases can overlap.
 """
 
 import logging
@@ -19,26 +19,26 @@ from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Volume
 from mcbo.dataset.learn2reg import Case, wanted
 from mcbo.io.nifti import Image
-from mcbo.report import Entry
+from mcbo.report import CaseReport, stages_of
 from mcbo.runs.options import Options
 from mcbo.runs.outputs import output_files
 
 
 @dataclass
 class CaseResult:
-    """What became of a case, what the report says of it, and what is to be told of it when its turn comes.
+    """Outcome of a case, what the report says of it, and what is to be logged when its turn comes.
 
     Attributes:
         written: displacement files.
         failed: a sentence for every pair that has none, by the displacement's name.
-        placeholders: displacements of no motion, written for pairs that failed.
+        placeholders: zero displacements, written for pairs that failed.
         warnings: sentences that make a result doubtful.
         lost: names of files that were due and are not there.
         started: whether its input passed the checks.
         is_fresh: whether it was done now; not if an earlier run had done it.
-        said: lines for the log with their levels. Cases overlap, and may run elsewhere; told at the end, lines of one case stay
-            together.
-        entry: of the report.
+        said: lines for the log with their levels. Cases overlap, and may run elsewhere; logged at the end, lines of one case
+            stay together.
+        report: what the report says.
     """
 
     written: list[Path] = field(default_factory=list)
@@ -49,7 +49,7 @@ class CaseResult:
     started: bool = False
     is_fresh: bool = True
     said: list[tuple[int, str]] = field(default_factory=list)
-    entry: Entry = field(default_factory=dict)
+    report: CaseReport = field(default_factory=CaseReport)
 
     def say(self, sentence: str) -> None:
         """Keeps a line for the log."""
@@ -120,16 +120,15 @@ def failing(run: CaseRun, options: Options) -> Iterator[None]:
 
 
 def tell_times(run: CaseRun, timers: Sequence[StageTimer], *, since: float) -> None:
-    """Puts into the entry what the case took.
+    """Puts into the report what the case took.
 
     Args:
         run: after ``write``.
         timers: of its steps, in their order.
         since: what the spans are told from, by ``time.perf_counter``, s.
     """
-    run.result.entry |= {
-        "seconds": round(sum(end - start for start, end in run.spans.values()), 3),
-        "waited_s": round(run.waited_s, 3),
-        "spans_s": {name: (round(start - since, 3), round(end - since, 3)) for name, (start, end) in run.spans.items()},
-        "stages": {name: told for timer in timers for name, told in timer.summary().items()},
-    }
+    report = run.result.report
+    report.seconds = round(sum(end - start for start, end in run.spans.values()), 3)
+    report.waited_s = round(run.waited_s, 3)
+    report.spans_s = {name: (round(start - since, 3), round(end - since, 3)) for name, (start, end) in run.spans.items()}
+    report.stages = stages_of(*timers)

@@ -24,7 +24,7 @@ from mcbo.progress import ProgressView, show_progress
 from mcbo.runs.case import CaseResult
 from mcbo.runs.ledger import Ledger, Outcome
 from mcbo.runs.options import Options
-from mcbo.runs.worker import Assignment, check_versions, do_case, entry_of_run, timeout_message
+from mcbo.runs.worker import Assignment, check_versions, do_case, left_by_this_run, timeout_message
 from mcbo.runs.write import fail
 from mcbo.runtime import budget_bytes, select_device, versions, visible_gpus
 
@@ -204,9 +204,9 @@ def _on_worker(assignment: Assignment) -> CaseResult:
 
 def _sentence(error: BaseException, assignment: Assignment) -> str:
     """Why a case has no result."""
-    left = entry_of_run(assignment)
-    if left is not None and "timed_out_s" in left:
-        return timeout_message(assignment.case, left["timed_out_s"])
+    left = left_by_this_run(assignment)
+    if left is not None and left.timed_out_s is not None:
+        return timeout_message(assignment.case, left.timed_out_s)
     if isinstance(error, McboError):
         return str(error)
     if type(error).__name__ == "KilledWorker":

@@ -1,31 +1,29 @@
-"""The second step of a case: its images become displacements, which are looked at once more."""
+"""The second step of a case: its images become displacements, and these are checked."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import torch
 
 from mcbo.core.errors import McboError
 from mcbo.core.field import format_shape, shape_of, warp
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Judgement
+from mcbo.core.types import Displacement, Judgement
 from mcbo.dataset.learn2reg import Pair, wanted
 from mcbo.io.nifti import Image
 from mcbo.kernels import REFERENCE
 from mcbo.methods.config import Preset, Registration
 from mcbo.methods.pipeline import register
-from mcbo.methods.quality import Examined, examine
+from mcbo.methods.quality import Sanity, examine
 from mcbo.runs.case import CaseResult, CaseRun, failing
 from mcbo.runs.options import Options
 from mcbo.runs.outputs import check_case_room
-from mcbo.runs.resume import deciding
 from mcbo.runtime import budget_bytes, select_kernels
 
 
 def compute(
     run: CaseRun, config: Preset, options: Options, device: torch.device, *, timer: StageTimer, reserved_bytes: int = 0
 ) -> None:
-    """Registers a case and looks at the result; it stays in ``run``.
+    """Registers a case and checks the result; it stays in ``run``.
 
     Args:
         run: as ``load`` left it.
@@ -44,22 +42,23 @@ def compute(
         budget = budget_bytes(device, options.memory_gb) - reserved_bytes
         registration = _register(run, fixed, config, options, device, timer, budget)
         result.started = True
-        result.entry["shape"] = shape_of(fixed.volume)
+        result.report.shape = shape_of(fixed.volume)
         if registration.levels:
-            result.entry["levels"] = [asdict(level) for level in registration.levels]
+            result.report.levels = registration.levels
         if registration.judgements:
             judgements = dict(zip(run.movings, registration.judgements, strict=True))
-            result.entry["judgement"] = {pair.field_name: asdict(judgements[pair.field_name]) for pair in asked}
-            for pair in asked:
-                _tell(pair.field_name, judgements[pair.field_name], config, result)
+            result.report.judgement = {pair.field_name: judgements[pair.field_name] for pair in asked}
+            for name, judgement in result.report.judgement.items():
+                _tell(name, judgement, config, result)
+        displacements = dict(zip(run.movings, registration.displacements, strict=True))
         with timer.stage("sanity"):
-            examined = _examine(registration, fixed, run.movings, config, options)
-        _note(examined, asked, result)
+            sanity = _examine(registration.config, fixed, run.movings, displacements, options)
+        _note(sanity, asked, result)
         for name in [pair.field_name for pair in asked]:
             if options.warped:
                 with timer.stage("warp"):
-                    run.warped[name] = warp(run.movings[name].volume.to(device), examined[name].displacement.to(device)).cpu()
-            run.displacements[name] = examined[name].displacement.cpu()
+                    run.warped[name] = warp(run.movings[name].volume.to(device), displacements[name].to(device)).cpu()
+            run.displacements[name] = displacements[name].cpu()
     run.fixed, run.movings = None, {}
 
 
@@ -89,32 +88,24 @@ def _register(
 
 
 def _examine(
-    registration: Registration, fixed: Image, movings: dict[str, Image], config: Preset, options: Options
-) -> dict[str, Examined]:
-    """What is known of each result; and, with ``fallback``, the choice."""
-    displacements = dict(zip(movings, registration.displacements, strict=True))
-    device = registration.displacements[0].device
+    fitted: Preset, fixed: Image, movings: dict[str, Image], displacements: dict[str, Displacement], options: Options
+) -> dict[str, Sanity]:
+    """What is known of each result."""
+    device = next(iter(displacements.values())).device
     return examine(
         fixed.volume.to(device),
         {name: image.volume.to(device) for name, image in movings.items()},
         displacements,
-        config=registration.config,
+        config=fitted,
         kernels=REFERENCE if options.reference else select_kernels(device),
-        spacing_mm=fixed.spacing_mm,
-        fallback=bool(deciding(config, options)["fallback"]),
     )
 
 
-def _note(examined: dict[str, Examined], pairs: Sequence[Pair], result: CaseResult) -> None:
-    """Tells what was found, and puts it into the report."""
-    result.entry["sanity"] = {pair.field_name: asdict(examined[pair.field_name].sanity) for pair in pairs}
-    for pair in pairs:
-        name, found = pair.field_name, examined[pair.field_name]
-        if found.chosen is not None:
-            result.say(f"{name}: {found.chosen} result written (--fallback)")
-            choices = result.entry.setdefault("fallback", {})
-            choices[name] = {"chosen": found.chosen, "distances": found.distances}
-        for sentence in found.sanity.warnings:
+def _note(sanity: dict[str, Sanity], pairs: Sequence[Pair], result: CaseResult) -> None:
+    """Puts what was found into the report, and warns."""
+    result.report.sanity = {pair.field_name: sanity[pair.field_name] for pair in pairs}
+    for name, found in result.report.sanity.items():
+        for sentence in found.warnings:
             result.warn(f"{name}: {sentence}")
 
 

@@ -1,4 +1,4 @@
-"""The record of a run: what became of each case so far, told to the log and to the report as it becomes known."""
+"""The record of a run: the outcome of each case so far, told to the log and to the report as it becomes known."""
 
 import contextlib
 import time
@@ -10,7 +10,7 @@ from mcbo.core.errors import OutputError
 from mcbo.core.log import log
 from mcbo.dataset.learn2reg import Case
 from mcbo.methods.config import Preset
-from mcbo.report import Entry, read_entries, write_report
+from mcbo.report import CaseReport, earlier_cases, write_report
 from mcbo.runs.case import CaseResult
 from mcbo.runs.options import Options
 from mcbo.runs.resume import entry_file, merged, read_earlier
@@ -18,13 +18,13 @@ from mcbo.runs.resume import entry_file, merged, read_earlier
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """Outcome of a run.
 
     Attributes:
         written: displacement files.
         failed: a sentence for every pair that has none, by the displacement's name.
         started: whether any case got past the check of its input.
-        placeholders: displacements of no motion, written for pairs that failed.
+        placeholders: zero displacements, written for pairs that failed.
     """
 
     written: tuple[Path, ...]
@@ -56,20 +56,20 @@ class Ledger:
         self._options = options
         self._device = device
         self._report = options.output / options.report_name
-        self._entries = read_entries(self._report, config)
+        self._reported = earlier_cases(self._report, config)
         self._earlier = read_earlier(config, options)
         self._every_s = report_every_s
         self._told_at = -float("inf")
         self._spent_entry_files: list[Path] = []
 
-    def earlier(self, case: Case) -> list[Entry]:
+    def earlier(self, case: Case) -> list[CaseReport]:
         """What earlier runs say of a case."""
         return self._earlier.get(case.name, [])
 
     def settle(self, case: Case, result: CaseResult) -> None:
         """Takes a result in: first into the report, then into the log."""
         self.results[case.name] = result
-        self._entries[case.name] = merged(self._entries.get(case.name), result)
+        self._reported[case.name] = merged(self._reported.get(case.name), result)
         self._earlier.pop(case.name, None)
         self.failed |= result.failed
         self.started |= result.started
@@ -80,7 +80,7 @@ class Ledger:
             log.log(level, "%s", sentence)
         if result.is_fresh:  # said last: what is told to be done is not done again by the next run, even after a power cut
             state = "done" if not result.failed else "failed" if not result.written else "done in part"
-            log.info("case %s: %s, %.1f s", case.name, state, result.entry.get("seconds", 0.0))
+            log.info("case %s: %s, %.1f s", case.name, state, result.report.seconds)
 
     def tell_report(self, stopped: str | None = None) -> None:
         """Writes the report, and removes the entry files of the cases that it has.
@@ -88,11 +88,10 @@ class Ledger:
         Args:
             stopped: why the run ended before all cases were tried, if it did.
         """
-        order = {case.name: None for case in self._cases if case.name in self._entries}
-        entries = {name: entry for name, entry in self._entries.items() if name not in order}
-        entries |= {name: self._entries[name] for name in order}
+        in_order = {case.name: self._reported[case.name] for case in self._cases if case.name in self._reported}
+        of_others = {name: report for name, report in self._reported.items() if name not in in_order}
         try:
-            write_report(self._report, entries, self._config, self._device, stopped=stopped)
+            write_report(self._report, of_others | in_order, self._config, self._device, stopped=stopped)
         except OutputError as error:  # told once; displacements may still be writable
             if self._options.report_name not in self.failed:
                 log.error("%s", error)

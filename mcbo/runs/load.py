@@ -14,10 +14,10 @@ from mcbo.io.nifti import Image, check_image, read_image
 from mcbo.io.nifti_header import read_header
 from mcbo.methods.config import Preset
 from mcbo.methods.memory_model import check_budget
-from mcbo.report import Entry
+from mcbo.report import CaseReport
 from mcbo.runs.case import CaseResult, CaseRun, failing
 from mcbo.runs.options import Options
-from mcbo.runs.resume import deciding, done_before, input_digests, used_pairs
+from mcbo.runs.resume import done_before, input_digests, used_pairs
 from mcbo.runtime import budget_bytes, select_kernels
 
 
@@ -27,7 +27,7 @@ def load(
     options: Options,
     device: torch.device,
     *,
-    earlier: Sequence[Entry],
+    earlier: Sequence[CaseReport],
     timer: StageTimer,
     ahead: bool = False,
 ) -> CaseRun:
@@ -51,7 +51,7 @@ def load(
             run.result = before
             return run
         with failing(run, options):
-            result.entry |= {"inputs": input_digests(here, config, options), "options": deciding(config, options)}
+            result.report.inputs = input_digests(here, config, options)
             if not ahead:
                 _check_memory(here, config, options, device)
             fixed = read_image(here.fixed)

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcbo.report import REPORT
+
 ON_FAILURE = ("none", "zero")
 """What a failed pair may get instead of its displacement: no file, or one of no motion."""
-
-
-REPORT = "report.json"
-"""File name of the report of a data set."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,6 @@ class Options:
         reference: compute with plain torch although there are compiled kernels, to compare the two.
         strict: stop after the first case in which a pair failed.
         on_failure: what a failed pair gets: ``none``, or a displacement of ``zero``.
-        fallback: write the best of identity, rigid part and full result (``quality.py``); presets that judge do so anyway.
         shard: ``(I, N)``: every Nth case from the Ith on, counted from 1; all, if None.
         workers: processes that cases are spread over, or how many cases a scheduler gets at a time; None: this process alone,
             or as many as the scheduler has workers.
@@ -46,7 +43,6 @@ class Options:
     reference: bool = False
     strict: bool = False
     on_failure: str = ON_FAILURE[0]
-    fallback: bool = False
     shard: tuple[int, int] | None = None
     workers: int | None = None
     scheduler: str | None = None

@@ -1,10 +1,10 @@
-"""What need not be done again: the entries that earlier runs left in the output folder, and how new ones join them."""
+"""Resume: which cases the reports in the output folder say are done, and how new results join them."""
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from mcbo.core.errors import InputError
 from mcbo.dataset.learn2reg import Case, Pair, wanted
@@ -12,55 +12,58 @@ from mcbo.io.files import digest
 from mcbo.io.nifti_header import read_header
 from mcbo.io.source import File
 from mcbo.methods.config import Preset
-from mcbo.report import Entry, read_entries
+from mcbo.report import CaseReport, earlier_cases
 from mcbo.runs.case import CaseResult
 from mcbo.runs.options import Options
 from mcbo.runs.outputs import output_files
 
+Value = TypeVar("Value")
+
 _REPORTS = ("report*.json", ".entry-*.json")
-"""What else may know of a case: reports of shards, and what workers said to a client that is dead."""
+"""Where else a case may be reported: by shards, and by workers whose client died."""
 
 
 def entry_file(case: Case, options: Options) -> Path:
-    """Where a worker says what became of a case, until the client has it in the report: a report of this case alone."""
+    """The report of this case alone, which a worker leaves until the client has the case in its own report."""
     name = hashlib.sha256(f"{options.report_name}\n{case.name}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return options.output / f".entry-{name}.json"
 
 
-def read_earlier(config: Preset, options: Options) -> dict[str, list[Entry]]:
-    """What all reports in the output folder that are ours say of each case, this run's own report first."""
+def read_earlier(config: Preset, options: Options) -> dict[str, list[CaseReport]]:
+    """What our reports in the output folder say of each case, this run's own report first."""
     own = options.output / options.report_name
     others = sorted({path for pattern in _REPORTS for path in options.output.glob(pattern)} - {own})
-    found: dict[str, list[Entry]] = {}
+    found: dict[str, list[CaseReport]] = {}
     for path in (own, *others):
-        for name, entry in read_entries(path, config).items():
-            found.setdefault(name, []).append(entry)
+        for name, report in earlier_cases(path, config).items():
+            found.setdefault(name, []).append(report)
     return found
 
 
-def done_before(case: Case, earlier: Sequence[Entry], config: Preset, options: Options) -> CaseResult | None:
+def done_before(case: Case, earlier: Sequence[CaseReport], config: Preset, options: Options) -> CaseResult | None:
     """The result of a case that an earlier run has done, or None if it has to be done.
 
     Images may be gone since, as when a share is not mounted. Then the case cannot be done again, but what was written of it
-    stays, and so does its entry; the pairs whose images are gone have failed in this run.
+    stays, and so does what the report says of it; the pairs whose images are gone have failed in this run.
     """
     if not earlier:
         return None
     asked = wanted(case, options.movings)
     outputs = [path for pair in asked for path in output_files(pair, options)]
-    inputs, options_then = input_digests(case, config, options), deciding(config, options)
-    gone = [path for path in _input_files(case, config, options) if not os.path.exists(path)]  # noqa: PTH110 (of a folder that is closed to us, a Path raises)
+    inputs = input_digests(case, config, options)
+    # Not Path.exists, which raises if the folder is closed to us.
+    gone = [path for path in _input_files(case, config, options) if not os.path.exists(path)]  # noqa: PTH110
     if options.overwrite and not gone:
         return None
 
-    def holds(entry: Entry) -> bool:
-        then = entry.get("inputs", {})
-        return is_done(entry, inputs | {key: then.get(key) for key in map(_key, gone)}, outputs, options_then)
+    def holds(report: CaseReport) -> bool:
+        known = inputs | {key: report.inputs.get(key) for key in map(_key, gone)}
+        return report.coordinates == "voxels" and report.holds(known, outputs)
 
-    entry = next((entry for entry in earlier if holds(entry)), None)
-    if entry is None:
+    report = next(filter(holds, earlier), None)
+    if report is None:
         return None
-    result = CaseResult(started=True, is_fresh=False, entry=entry)
+    result = CaseResult(started=True, is_fresh=False, report=report)
     for pair in asked:
         path = next((path for path in (case.fixed, pair.moving) if path in gone), None)
         if path is None:
@@ -73,28 +76,31 @@ def done_before(case: Case, earlier: Sequence[Entry], config: Preset, options: O
     return result
 
 
-def merged(earlier: Entry | None, result: CaseResult) -> Entry:
+def merged(earlier: CaseReport | None, result: CaseResult) -> CaseReport:
     """What the report says of a case: of the same input, files that earlier runs wrote for other channels or formats stay."""
-    entry = result.entry
-    if earlier is None or earlier is entry or any(earlier.get(key) != entry.get(key) for key in ("inputs", "options")):
-        return entry
-    if not result.is_fresh:  # an entry of another report, as it was found
-        return entry | {"written": {**earlier.get("written", {}), **entry["written"]}}
-    dealt_with = entry["failed"].keys() | entry.get("sanity", {}).keys()
+    now = result.report
+    if earlier is None or earlier is now or earlier.inputs != now.inputs:
+        return now
+    if not result.is_fresh:  # from another report, as it was found
+        return now.model_copy(update={"written": earlier.written | now.written})
+    dealt_with = now.failed.keys() | now.sanity.keys()
+    kept = {file: value for file, value in earlier.written.items() if file not in result.lost}
+    joined = now.model_copy(
+        update={
+            "written": kept | now.written,
+            "failed": _of_others(earlier.failed, dealt_with) | now.failed,
+            "placeholder": _of_others(earlier.placeholder, dealt_with) | now.placeholder,
+            "sanity": _of_others(earlier.sanity, dealt_with) | now.sanity,
+            "warnings": [text for text in earlier.warnings if text.partition(":")[0] not in dealt_with] + now.warnings,
+        }
+    )
+    if earlier.judgement or now.judgement:
+        joined.judgement = _of_others(earlier.judgement, dealt_with) | now.judgement
+    return joined
 
-    def of_others(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in values.items() if name not in dealt_with}
 
-    by_pair = [key for key in ("failed", "placeholder", "sanity", "judgement", "fallback") if key in earlier or key in entry]
-    joined = entry | {key: of_others(earlier.get(key, {})) | entry.get(key, {}) for key in by_pair}
-    kept = {file: value for file, value in earlier["written"].items() if file not in result.lost}
-    warnings = [text for text in earlier["warnings"] if text.partition(":")[0] not in dealt_with]
-    return joined | {"written": kept | entry["written"], "warnings": warnings + entry["warnings"]}
-
-
-def deciding(config: Preset, options: Options) -> dict[str, object]:
-    """The options on which a displacement depends."""
-    return {"fallback": options.fallback and not config.uses_masks}
+def _of_others(values: Mapping[str, Value], dealt_with: Set[str]) -> dict[str, Value]:
+    return {name: value for name, value in values.items() if name not in dealt_with}
 
 
 def used_pairs(case: Case, config: Preset, options: Options) -> Sequence[Pair]:
@@ -121,16 +127,3 @@ def _digest_image(path: File) -> str | None:
     except InputError:
         return None
     return digest(path)
-
-
-def is_done(entry: Entry | None, inputs: Mapping[str, str | None], outputs: list[Path], options: Mapping[str, object]) -> bool:
-    """Whether a case need not be done again: the same inputs and options, and every output there, as it was written."""
-    before = None if entry is None else entry.get("inputs")
-    if entry is None or not isinstance(before, dict) or entry.get("options") != options:
-        return False
-    if list(before.items()) != list(inputs.items()):  # in their order: which is fixed counts
-        return False
-    written = entry.get("written")
-    return isinstance(written, dict) and all(
-        path.name in written and written[path.name] == digest(path) is not None for path in outputs
-    )

@@ -11,8 +11,9 @@ from mcbo.io.files import prepare_folder
 from mcbo.io.lock import hold, refuse_if_held
 from mcbo.methods.config import Preset
 from mcbo.progress import show_progress
+from mcbo.report import REPORT
 from mcbo.runs.ledger import Ledger, Outcome
-from mcbo.runs.options import REPORT, Options
+from mcbo.runs.options import Options
 from mcbo.runs.outputs import check_inputs_stay, warn_of_room
 from mcbo.runs.pipelined import AssemblyLine
 from mcbo.runtime import CpuPeakMeter, check_device_name, describe_device, is_gpu_unused, peak_meter, select_device
@@ -45,8 +46,6 @@ def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
         if not on_cluster:
             log.info("device: %s", describe_device(device))
         log.info("preset %s, %d case(s), output to %s", config.name, len(cases), options.output)
-        if options.fallback and config.uses_masks:
-            log.info("--fallback: preset %s chooses between identity, rigid and full result by itself", config.name)
         warn_of_room(cases, options)
         if on_cluster:
             from mcbo.runs.cluster import run_on_cluster  # here, because it is an extra

@@ -1,6 +1,6 @@
 """A case on a worker: from files to files, as in a process of its own; only an assignment comes in, and a result goes out.
 
-What became of the case is also left in a small file beside its displacements, so that it is known even if client, scheduler or
+The outcome of the case is also left in a small file beside its displacements, so that it is known even if client, scheduler or
 this worker die before the client has heard of it.
 """
 
@@ -19,7 +19,7 @@ from mcbo.core.errors import ClusterError, OutputError
 from mcbo.core.timing import StageTimer
 from mcbo.dataset.learn2reg import Case
 from mcbo.methods.config import Preset
-from mcbo.report import Entry, read_entries, write_report
+from mcbo.report import CaseReport, earlier_cases, write_report
 from mcbo.runs.case import CaseResult, tell_times
 from mcbo.runs.compute import compute
 from mcbo.runs.load import load
@@ -60,7 +60,7 @@ class Assignment:
     case: Case
     config: Preset
     options: Options
-    earlier: tuple[Entry, ...]
+    earlier: tuple[CaseReport, ...]
     run: str
     versions: Mapping[str, str]
 
@@ -88,10 +88,10 @@ def do_case(assignment: Assignment, *, memory_limit: int | None = None) -> CaseR
             left_bytes = MEMORY_SHARE * max(memory_limit - resident_bytes(), 0)
             options = replace(options, memory_gb=min(left_bytes, budget_bytes(device, None)) / 1e9)
         path = entry_file(case, options)
-        left = entry_of_run(assignment)
+        left = left_by_this_run(assignment)
         if left is not None:
-            if "timed_out_s" in left:
-                return fail(case, timeout_message(case, left["timed_out_s"]), options, device)
+            if left.timed_out_s is not None:
+                return fail(case, timeout_message(case, left.timed_out_s), options, device)
             options = replace(options, overwrite=False)  # what is there was written by this very run
         earlier = (*([left] if left is not None else []), *assignment.earlier)
         with _limit(assignment, path, device), peak_meter(device) as meter:
@@ -102,8 +102,8 @@ def do_case(assignment: Assignment, *, memory_limit: int | None = None) -> CaseR
             result = write(run, options, device, timer=timer)
             if result.is_fresh:
                 tell_times(run, [timer], since=start)
-                result.entry |= {"worker": who.removeprefix("the worker in "), "run": assignment.run}
-                write_report(path, {case.name: result.entry}, config, describe_device(device))
+                result.report.worker, result.report.run = who.removeprefix("the worker in "), assignment.run
+                write_report(path, {case.name: result.report}, config, describe_device(device))
         return result
 
 
@@ -118,10 +118,10 @@ def check_versions(expected: Mapping[str, str], found: Mapping[str, str], who: s
         raise ClusterError(f"{who}: expected {'; '.join(differing)}: install the same on client and workers")
 
 
-def entry_of_run(assignment: Assignment) -> Entry | None:
+def left_by_this_run(assignment: Assignment) -> CaseReport | None:
     """What a worker that died in this very run left of a case."""
-    entry = read_entries(entry_file(assignment.case, assignment.options), assignment.config).get(assignment.case.name)
-    return entry if entry is not None and entry.get("run") == assignment.run else None
+    left = earlier_cases(entry_file(assignment.case, assignment.options), assignment.config).get(assignment.case.name)
+    return left if left is not None and left.run == assignment.run else None
 
 
 def timeout_message(case: Case, limit_s: float) -> str:
@@ -143,9 +143,9 @@ def _limit(assignment: Assignment, path: Path, device: torch.device) -> Iterator
 
     def end() -> None:
         if deciding.acquire(blocking=False):
-            entry = {"run": assignment.run, "timed_out_s": limit_s}
+            report = CaseReport(run=assignment.run, timed_out_s=limit_s)
             try:
-                write_report(path, {assignment.case.name: entry}, assignment.config, describe_device(device))
+                write_report(path, {assignment.case.name: report}, assignment.config, describe_device(device))
             finally:
                 os._exit(_TIMED_OUT)
 

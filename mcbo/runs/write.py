@@ -1,4 +1,4 @@
-"""The last step of a case: its displacements become files, its failures are dealt with, and its entry is complete."""
+"""The last step of a case: its displacements become files, its failures are dealt with, and its report is complete."""
 
 import torch
 
@@ -14,7 +14,7 @@ from mcbo.runtime import budget_bytes, describe_device
 
 
 def write(run: CaseRun, options: Options, device: torch.device, *, timer: StageTimer) -> CaseResult:
-    """Writes what a case has, deals with what failed, and completes the entry."""
+    """Writes what a case has, deals with what failed, and completes the report."""
     result = run.result
     if not result.is_fresh:
         return result
@@ -33,14 +33,13 @@ def write(run: CaseRun, options: Options, device: torch.device, *, timer: StageT
         run.displacements, run.warped = {}, {}
         _clear_up(run.case, result, options)
         files = [path for pair in asked if pair.field_name not in result.failed for path in output_files(pair, options)]
-        written_digests = {path.name: digest(path) for path in files}
-    result.entry |= {
-        "device": describe_device(device),
-        "written": written_digests,
-        "failed": result.failed,
-        "placeholder": {pair.field_name: "zero" for pair in asked if output_files(pair, options)[0] in result.placeholders},
-        "warnings": result.warnings,
+        result.report.written = {path.name: digest(path) for path in files}
+    result.report.device = describe_device(device)
+    result.report.failed = result.failed
+    result.report.placeholder = {
+        pair.field_name: "zero" for pair in asked if output_files(pair, options)[0] in result.placeholders
     }
+    result.report.warnings = result.warnings
     return result
 
 

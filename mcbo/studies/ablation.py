@@ -25,7 +25,7 @@ from mcbo.dataset.learn2reg import Case, read_json, select_cases, wanted
 from mcbo.io.files import write_whole
 from mcbo.io.nifti import read_displacement
 from mcbo.methods.presets import TASKS
-from mcbo.report import read_entries
+from mcbo.report import earlier_cases
 from mcbo.runs.options import Options
 from mcbo.runs.runner import run
 from mcbo.runtime import describe_machine, versions
@@ -205,10 +205,10 @@ def _try(study: Study, variant: Variant, options: Options) -> Row:
         names = [pair.field_name for case in study.cases for pair in case.pairs]
         return Row(study.dataset, study.moving, variant.name, asked=len(names), failed=dict.fromkeys(names, message))
     row = judge_fields(study, variant.name, options)
-    entries = read_entries(options.output / options.report_name, variant.config)
-    done = [entries[case.name] for case in study.cases if case.name in entries and not entries[case.name].get("failed")]
-    seconds = statistics.mean(entry["seconds"] for entry in done) if done else None
-    device = "; ".join(sorted({entry["device"] for entry in done}))
+    reported = earlier_cases(options.output / options.report_name, variant.config)
+    done = [reported[case.name] for case in study.cases if case.name in reported and not reported[case.name].failed]
+    seconds = statistics.mean(case.seconds for case in done) if done else None
+    device = "; ".join(sorted({case.device for case in done}))
     return replace(row, seconds=seconds, device=device, failed={**row.failed, **outcome.failed})
 
 

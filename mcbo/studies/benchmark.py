@@ -18,6 +18,7 @@ from mcbo.io.files import write_whole
 from mcbo.io.nifti import write_volume
 from mcbo.methods.config import Preset
 from mcbo.methods.memory_model import PROCESS_GB
+from mcbo.report import CaseReport, read_report
 from mcbo.runs.options import Options
 from mcbo.runs.runner import run
 from mcbo.runtime import describe_device, describe_machine, select_device, versions
@@ -89,21 +90,20 @@ def _measure_one(size: int, config: Preset, options: Options, movings: int, repe
         _write_phantom(shape, movings, Path(folder) / "input")
         cases = scan_folder(Folder(Path(folder) / "input")).cases
         options = replace(options, output=Path(folder) / "output", overwrite=True)
-        entries = []
+        done: list[CaseReport] = []
         for _ in range(repeat):
             outcome = run(cases, config, options)
             if outcome.failed:
                 raise McboError(f"benchmark: {next(iter(outcome.failed.values()))}")
-            report = json.loads((options.output / options.report_name).read_text(encoding="ascii"))
-            entries += report["cases"].values()
+            done += read_report(options.output / options.report_name).cases.values()
     stages = {
         name: Stage(
-            seconds=statistics.median(entry["stages"][name]["seconds"] for entry in entries),
-            peak_memory_gb=max(entry["stages"][name]["peak_memory_mb"] for entry in entries) / 1000,
+            seconds=statistics.median(case.stages[name].seconds for case in done),
+            peak_memory_gb=max(case.stages[name].peak_memory_mb for case in done) / 1000,
         )
-        for name in entries[0]["stages"]
+        for name in done[0].stages
     }
-    seconds = statistics.median(entry["seconds"] for entry in entries)
+    seconds = statistics.median(case.seconds for case in done)
     return Measurement(
         shape=shape,
         movings=movings,

@@ -19,13 +19,21 @@ from mcbo.core.errors import InputError
 from mcbo.io.files import digest
 from mcbo.qc.findings import look_at
 from mcbo.qc.picture import MOST_PIXELS
-from mcbo.qc.result_folder import CaseReport, displacement_files, find_report, input_pairs
+from mcbo.qc.result_folder import displacement_files, find_report, input_pairs
+from mcbo.report import CaseReport
 
 SHAPE = (12, 20, 16)
 # Axis 0 runs to the left, 3 mm; axis 1 to the front, 0.5 mm; axis 2 to the feet, 1 mm.
 AFFINE = np.array([[-3.0, 0, 0, 20], [0, 0.5, 0, -4], [0, 0, -1, 9], [0, 0, 0, 1]])
 NAME = "disp_0001_0000_0001_0001"
 CASE_8 = {"written": {}, "failed": {"disp_8": "memory"}, "placeholder": {"disp_8": "zero"}}
+SANITY = {
+    "folded_share": 0.25,
+    "largest_voxels": [1, 2, 3],
+    "search_range_voxels": [15.5, 15.5, 15.5],
+    "distance_before": 0.5,
+    "distance_after": 0.125,
+}
 VOID = {"meta", "img", "input", "br", "link"}
 
 
@@ -218,7 +226,8 @@ def test_hostile_names_and_sentences_are_escaped(tmp_path: Path) -> None:
         warnings=[evil],
         stages={evil: {"seconds": 1, "peak_memory_mb": 1}},
         judgement={NAME: {"chosen": evil, "similarity": {evil: 1.0}, "confidence": 1.0}},
-        sanity={NAME: {evil: evil, "finite": True}},
+        placeholder={evil: evil},
+        sanity={NAME: SANITY},
     )
     content = json.loads((results / "report.json").read_text())
     content["cases"] = {evil: content["cases"]["0001"]}
@@ -283,7 +292,7 @@ def test_a_case_that_failed_altogether_is_in_the_summary(tmp_path: Path) -> None
     write_report(tmp_path, {"0007": {"written": {}, "failed": {}}, "0008": CASE_8})
     text = make_page(tmp_path)[1].text
     assert "no displacement" in text
-    assert "disp_8: memory (zero motion is written in its place)" in text
+    assert "disp_8: memory (a zero displacement is written in its place)" in text
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"cases": 3}', '{"cases": {}}', "[" * 100_000, "null"])
@@ -293,6 +302,31 @@ def test_a_foreign_report_is_refused_in_one_sentence(tmp_path: Path, content: st
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
     assert "expected the report of a run" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"fallback": {}}, "fallback is unknown"),
+        ({"written": 3}, "written is missing or of another type"),
+        (
+            {"sanity": {NAME: SANITY | {"distance_after": "near"}}},
+            f"sanity.{NAME}.distance_after is missing or of another type",
+        ),
+    ],
+)
+def test_a_report_of_another_version_is_refused_and_what_differs_is_named(
+    tmp_path: Path, changes: dict[str, Any], where: str
+) -> None:
+    write_report(tmp_path, {"0001": changes})
+    with pytest.raises(InputError, match=f"expected the report of a run, as mcbo .* writes it, but cases.0001.{where}"):
+        look_at(tmp_path / "report.json")
+
+
+def test_the_checks_of_a_displacement_are_shown(tmp_path: Path) -> None:
+    text = make_page(write_run(tmp_path, shift(0, 0, 1), sanity={NAME: SANITY}))[1].text
+    assert "folded share0.25largest voxels1, 2, 3search range voxels15.5, 15.5, 15.5" in text
+    assert "distance before0.5distance after0.125" in text
 
 
 def test_a_report_has_to_be_there_and_the_only_one(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from helpers import fields, paper_config
 import process
 from mcbo.core.errors import ClusterError, OutputError
 from mcbo.dataset.learn2reg import open_input
-from mcbo.report import read_entries
+from mcbo.report import earlier_cases
 from mcbo.runs import cluster as client
 from mcbo.runs.options import Options
 from mcbo.runs.resume import entry_file
@@ -110,7 +110,7 @@ def test_a_result_that_no_client_heard_of_is_not_done_again(assignment: Assignme
     assert not do_case(replace(assignment, options=replace(options, overwrite=True))).is_fresh
     assert do_case(replace(assignment, run="another", options=replace(options, overwrite=True))).is_fresh
     path = entry_file(case, options)
-    assert list(read_entries(path, assignment.config)) == [case.name]
+    assert list(earlier_cases(path, assignment.config)) == [case.name]
     assert set(fields(options.output)) <= set(truth)
     assert (
         process.main(

@@ -311,7 +311,7 @@ def test_a_clock_that_was_set_back_changes_nothing(
     assert fields(out) == truth
 
 
-@pytest.mark.parametrize("how", ["swapped", "edited", "copied", "no digest", "fallback"])
+@pytest.mark.parametrize("how", ["swapped", "edited", "copied", "no digest"])
 def test_a_stale_or_foreign_field_is_never_taken_for_ours(
     original: Path, truth: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
@@ -337,16 +337,13 @@ def test_a_stale_or_foreign_field_is_never_taken_for_ours(
         out = elsewhere
         two[2] = str(out)
         nibabel.save(nibabel.Nifti1Image(np.zeros((*SHAPE, 3), np.float32), np.eye(4)), out / FIELDS[0])
-    elif how == "no digest":
+    else:
         del content["sha256"]
         report.write_text(json.dumps(content))
-    else:
-        two.append("--fallback")
     capsys.readouterr()
     assert process.main(two) == 0
     assert "done before" not in capsys.readouterr().out
-    if how != "fallback":
-        assert fields(out).items() <= truth.items()
+    assert fields(out).items() <= truth.items()
     assert process.main(two) == 0
     assert capsys.readouterr().out.count("done before") == 2
 
@@ -414,20 +411,6 @@ def test_no_motion_stands_in_for_a_failed_pair_until_a_run_succeeds(
     assert len(fields(out)) == 2
     assert reported(out)["0002"]["placeholder"] == {}
     assert reported(out)["0002"]["failed"] == {}
-
-
-def test_the_fallback_of_the_papers_preset_says_what_it_wrote(
-    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert process.main([*arguments(original, tmp_path), "--case", "0001", "--fallback"]) == 0
-    choice = reported(tmp_path)["0001"]["fallback"]["disp_0001_0000_0001_0001"]
-    assert set(choice["distances"]) == {"identity", "rigid", "full"}
-    assert choice["distances"][choice["chosen"]] == min(choice["distances"].values())
-    assert f"{choice['chosen']} result written (--fallback)" in capsys.readouterr().out
-    sanity = reported(tmp_path)["0001"]["sanity"]["disp_0001_0000_0001_0001"]
-    assert sanity["distance_after"] <= sanity["distance_before"]
-    assert sanity["finite"] is True
-    assert 0 <= sanity["folded_share"] < 0.05
 
 
 @pytest.mark.parametrize("preset", ["mcbo2024", "cascade"])

@@ -14,9 +14,9 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "geometry",
         "io steps",
         "dataset kernels",
-        "methods qc runtime progress",
+        "methods runtime progress",
         "report",
-        "runs api",
+        "qc runs api",
         "studies",
         "cli",
         "__init__ __main__",
@@ -89,7 +89,7 @@ def test_the_judge_and_the_method_share_nothing() -> None:
         ("SimpleITK", {"io.itk", "io.itk_files", "io.initial_transform", "api.transform"}),
         (
             "json",
-            {"io.json_file", "io.landmarks", "report", "progress", "qc.result_folder", "qc.page"}
+            {"io.json_file", "io.landmarks", "report", "progress", "qc.page"}
             | {"studies.demo", "studies.benchmark", "studies.ablation"},
         ),
         ("matplotlib", {"studies.demo", "qc.picture"}),

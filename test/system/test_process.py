@@ -24,7 +24,7 @@ from mcbo import __version__
 from mcbo.core.errors import OutputError
 from mcbo.io.nifti import read_displacement
 from mcbo.methods import pipeline
-from mcbo.report import read_entries, write_report
+from mcbo.report import earlier_cases, write_report
 from mcbo.runs import compute as case_compute
 from mcbo.runs import ledger, resume
 from mcbo.studies import demo
@@ -381,7 +381,7 @@ def test_what_is_stale_is_done_again(
         (out / "disp_0099_0000_0099_0001.nii.gz").write_bytes(b"foreign")
     elif change == "config":
         monkeypatch.setattr(
-            resume, "read_entries", lambda path, config: read_entries(path, replace(config, consistency_rounds=2))
+            resume, "earlier_cases", lambda path, config: earlier_cases(path, replace(config, consistency_rounds=2))
         )
     elif change == "warped":
         arguments.append("--warped")
