@@ -116,6 +116,12 @@ class CaseReport(BaseModel):
             return False
         return all(self.written.get(path.name) == digest(path) is not None for path in outputs)
 
+    def doubts(self, config: Preset) -> list[str]:
+        """What makes a result doubtful: sentences, each after its displacement's name."""
+        judged = [(name, config.doubt(judgement)) for name, judgement in self.judgement.items()]
+        checked = [(name, sentence) for name, found in self.sanity.items() for sentence in found.warnings]
+        return [f"{name}: {sentence}" for name, sentence in (*judged, *checked) if sentence is not None]
+
 
 class RunReport(BaseModel):
     """A report file.

@@ -15,7 +15,6 @@ from mcbo.core.errors import InputError, McboError
 from mcbo.core.field import format_shape
 from mcbo.core.log import log
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Judgement
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.resample import resample
 from mcbo.io.files import digest
@@ -114,7 +113,11 @@ def register(
     report.seconds = round(time.perf_counter() - start, 3)
     report.stages = stages_of(timer)
     report.sanity = dict(zip(labels, checks, strict=True))
-    report.warnings = _warn(report, config)
+    report.warnings = report.doubts(config)
+    for label, judgement in report.judgement.items():
+        log.info("%s: %s", label, judgement.summary)
+    for warning in report.warnings:
+        log.warning("%s", warning)
     return Result(tuple(transforms), registration.judgements, registration.config, report, tuple(images[1:]), tuple(labels), on)
 
 
@@ -229,22 +232,3 @@ def _describe(
     if registration.judgements:
         report.judgement = dict(zip(labels, registration.judgements, strict=True))
     return report
-
-
-def _warn(report: CaseReport, config: Preset) -> list[str]:
-    """Logs what was chosen and what makes a result doubtful; returns the latter."""
-    warnings = [f"{label}: {sentence}" for label, check in report.sanity.items() for sentence in check.warnings]
-    for warning in warnings:
-        log.warning("%s", warning)
-    for label, judgement in report.judgement.items():
-        warnings += _tell(label, judgement, config)
-    return warnings
-
-
-def _tell(label: str, judgement: Judgement, config: Preset) -> list[str]:
-    """Says what was chosen; the warnings, if it can hardly be believed."""
-    log.info("%s: %s", label, judgement.summary)
-    if (doubt := config.doubt(judgement)) is None:
-        return []
-    log.warning("%s: %s", label, doubt)
-    return [f"{label}: {doubt}"]

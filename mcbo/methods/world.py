@@ -66,9 +66,9 @@ def register_in_world(
         initial: ``(4, 4)``, from fixed to moving world positions (RAS, mm).
         working: the grid to do it on.
         config: the preset.
-        kernels: the compute kernels.
+        kernels: compute kernels.
         budget_bytes: memory that the case may use.
-        timer: progress callback and clock of the stages.
+        timer: measures the stages.
 
     Returns:
         Displacements ``(1, 3, H, W, D)`` in voxels of the fixed grid, the initial motion in them; and for each what is known of

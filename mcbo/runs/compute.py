@@ -1,20 +1,18 @@
 """The second step of a case: its images become displacements, and these are checked."""
 
-from collections.abc import Sequence
-
 import torch
 
 from mcbo.core.errors import McboError
 from mcbo.core.field import format_shape, shape_of, warp
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Displacement, Judgement
-from mcbo.dataset.learn2reg import Pair, wanted
+from mcbo.core.types import Displacement
+from mcbo.dataset.learn2reg import wanted
 from mcbo.io.nifti import Image
 from mcbo.kernels import REFERENCE
 from mcbo.methods.config import Preset, Registration
 from mcbo.methods.pipeline import register
 from mcbo.methods.quality import Sanity, examine
-from mcbo.runs.case import CaseResult, CaseRun, failing
+from mcbo.runs.case import CaseRun, failing
 from mcbo.runs.options import Options
 from mcbo.runs.outputs import check_case_room
 from mcbo.runtime import budget_bytes, select_kernels
@@ -36,9 +34,9 @@ def compute(
     fixed, result = run.fixed, run.result
     if fixed is None:
         return
-    asked = [pair for pair in wanted(run.case, options.movings) if pair.field_name in run.movings]
+    names = [pair.field_name for pair in wanted(run.case, options.movings) if pair.field_name in run.movings]
     with run.span("compute"), failing(run, options):
-        check_case_room(asked, shape_of(fixed.volume), options)
+        check_case_room(len(names), shape_of(fixed.volume), options)
         budget = budget_bytes(device, options.memory_gb) - reserved_bytes
         registration = _register(run, fixed, config, options, device, timer, budget)
         result.started = True
@@ -47,14 +45,16 @@ def compute(
             result.report.levels = registration.levels
         if registration.judgements:
             judgements = dict(zip(run.movings, registration.judgements, strict=True))
-            result.report.judgement = {pair.field_name: judgements[pair.field_name] for pair in asked}
+            result.report.judgement = {name: judgements[name] for name in names}
             for name, judgement in result.report.judgement.items():
-                _tell(name, judgement, config, result)
+                result.say(f"{name}: {judgement.summary}")
         displacements = dict(zip(run.movings, registration.displacements, strict=True))
         with timer.stage("sanity"):
             sanity = _examine(registration.config, fixed, run.movings, displacements, options)
-        _note(sanity, asked, result)
-        for name in [pair.field_name for pair in asked]:
+        result.report.sanity = {name: sanity[name] for name in names}
+        for doubt in result.report.doubts(config):
+            result.warn(doubt)
+        for name in names:
             if options.warped:
                 with timer.stage("warp"):
                     run.warped[name] = warp(run.movings[name].volume.to(device), displacements[name].to(device)).cpu()
@@ -99,18 +99,3 @@ def _examine(
         config=fitted,
         kernels=REFERENCE if options.reference else select_kernels(device),
     )
-
-
-def _note(sanity: dict[str, Sanity], pairs: Sequence[Pair], result: CaseResult) -> None:
-    """Puts what was found into the report, and warns."""
-    result.report.sanity = {pair.field_name: sanity[pair.field_name] for pair in pairs}
-    for name, found in result.report.sanity.items():
-        for sentence in found.warnings:
-            result.warn(f"{name}: {sentence}")
-
-
-def _tell(name: str, judgement: Judgement, config: Preset, result: CaseResult) -> None:
-    """Says what was chosen and, where it can hardly be believed, warns."""
-    result.say(f"{name}: {judgement.summary}")
-    if (doubt := config.doubt(judgement)) is not None:
-        result.warn(f"{name}: {doubt}")

@@ -41,8 +41,8 @@ class Ledger:
         config: the preset.
         options: of the run.
         device: where it runs, for people.
-        report_every_s: how long the report may lag behind. 0 where nothing else keeps what was done; where workers leave entry
-            files, a report of thousands of cases need not be written after each.
+        report_every_s: how long the report may lag behind. 0 where nothing else records what was done; where workers leave
+            entry files, a report of thousands of cases need not be written after each.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Ledger:
         self._spent_entry_files: list[Path] = []
 
     def earlier(self, case: Case) -> list[CaseReport]:
-        """What earlier runs say of a case."""
+        """What earlier runs report of a case."""
         return self._earlier.get(case.name, [])
 
     def settle(self, case: Case, result: CaseResult) -> None:
@@ -105,13 +105,13 @@ class Ledger:
         self._spent_entry_files.clear()
 
     def stop(self, reason: str) -> None:
-        """Notes, and says, why the run ends before all cases were tried."""
+        """Logs and reports why the run ends before all cases were tried."""
         stopped = f"stopped after {len(self.results)} of {len(self._cases)} case(s), {reason}"
-        log.error("%s; what was written stays", stopped)
+        log.error("%s; finished results are kept", stopped)
         self.tell_report(stopped)
 
     def outcome(self) -> Outcome:
-        """What became of the run so far."""
+        """The outcome so far."""
         results = [self.results[case.name] for case in self._cases if case.name in self.results]
         return Outcome(
             written=tuple(path for result in results for path in result.written),

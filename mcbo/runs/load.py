@@ -1,4 +1,4 @@
-"""The first step of a case: its files become images in memory, unless an earlier run has done it."""
+"""The first step of a case: its files become images in memory, unless an earlier run finished it."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def load(
         config: the preset.
         options: of the run.
         device: that the case will be computed on.
-        earlier: what earlier runs say of this case.
+        earlier: what earlier runs report of this case.
         timer: gets the stage ``read``.
         ahead: whether another case is in work, so that free memory says nothing of what this case will have; ``compute``
             judges that then.
@@ -57,7 +57,7 @@ def load(
             fixed = read_image(here.fixed)
             movings, refused = _read_movings(used_pairs(here, config, options), fixed, result)
             for message in refused.values() if movings else ():
-                result.caution(f"case {case.name} goes on without this image: {message}")
+                result.caution(f"case {case.name} continues without this image: {message}")
             asked = wanted(here, options.movings)
             result.failed = {pair.field_name: refused[pair.field_name] for pair in asked if pair.field_name in refused}
             if any(pair.field_name in movings for pair in asked):
@@ -102,7 +102,7 @@ def _read_movings(pairs: Sequence[Pair], fixed: Image, result: CaseResult) -> tu
         images[pair.field_name] = image
         if not np.allclose(image.affine, fixed.affine, atol=1e-3):
             result.caution(
-                f"{image.path.name}: its affine differs from that of {fixed.path.name}; both are taken voxel by voxel, "
-                "as the challenge does"
+                f"{image.path.name}: its affine differs from that of {fixed.path.name}; the images are registered voxel by "
+                "voxel, as in the challenge"
             )
     return images, refused

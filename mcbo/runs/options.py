@@ -1,4 +1,4 @@
-"""How to run, as opposed to what."""
+"""Run-time options."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 from mcbo.report import REPORT
 
 ON_FAILURE = ("none", "zero")
-"""What a failed pair may get instead of its displacement: no file, or one of no motion."""
+"""What a failed pair gets: no file, or a zero displacement."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as opposed to what.
+    """Run-time options. Displacements depend on them only up to rounding.
 
     Attributes:
         output: folder of the results.
@@ -19,17 +19,17 @@ class Options:
         report_name: file name of the report in the output folder.
         movings: channels whose displacements are written; all, if empty.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        memory_gb: what the tensors of a case may use; a share of what is free, if None.
+        memory_gb: limit for the tensors of a case; a share of the free memory, if None.
         warped: also write the warped moving images.
-        overwrite: do again what an earlier run has done.
-        reference: compute with plain torch although there are compiled kernels, to compare the two.
+        overwrite: recompute cases that an earlier run finished.
+        reference: compute with plain torch instead of the compiled kernels, to compare the two.
         strict: stop after the first case in which a pair failed.
-        on_failure: what a failed pair gets: ``none``, or a displacement of ``zero``.
+        on_failure: what a failed pair gets: no file (``none``) or a ``zero`` displacement.
         shard: ``(I, N)``: every Nth case from the Ith on, counted from 1; all, if None.
-        workers: processes that cases are spread over, or how many cases a scheduler gets at a time; None: this process alone,
-            or as many as the scheduler has workers.
+        workers: number of worker processes or, with a scheduler, of cases in work at a time; None: this process alone, or as
+            many cases as the scheduler has workers.
         scheduler: address of a running Dask scheduler.
-        case_timeout_s: what a case may take on a worker.
+        case_timeout_s: abort a case on a worker after that many seconds.
     """
 
     output: Path

@@ -1,8 +1,8 @@
-"""The files of a case: which they are, whether there is room for them, and how they are written or stood in for."""
+"""The files of a case: their names, whether there is room for them, how they are written, and placeholders."""
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +53,13 @@ def _identity(path: File) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def check_case_room(pairs: Sequence[Pair], shape: Shape, options: Options) -> None:
+def check_case_room(pairs: int, shape: Shape, options: Options) -> None:
     """Refuses a case for whose files there is no room.
 
     Raises:
         DiskSpaceError: with the figures.
     """
-    check_room(options.output, len(pairs) * _pair_bytes(shape, options), f"{len(pairs)} displacement(s)")
+    check_room(options.output, pairs * _pair_bytes(shape, options), f"{pairs} displacement(s)")
 
 
 def warn_of_room(cases: Iterable[Case], options: Options) -> None:
@@ -106,7 +106,7 @@ def write_pair(
 
 
 def write_placeholder(pair: Pair, options: Options, *, budget_bytes: int) -> Path:
-    """Writes a displacement of no motion for a pair that has none; returns its path.
+    """Writes a zero displacement for a pair that has no result; returns its path.
 
     Its grid is that of the fixed image's header or, where that cannot be read, of the moving image's.
 
@@ -116,11 +116,11 @@ def write_placeholder(pair: Pair, options: Options, *, budget_bytes: int) -> Pat
         OutputError: if it cannot be written.
     """
     shape, affine = _grid_of(pair)
-    check_case_room([pair], shape, options)
+    check_case_room(1, shape, options)
     needed = _DISPLACEMENT_BYTES * math.prod(shape)
     if needed > budget_bytes:
         raise MemoryBudgetError(
-            f"{pair.fixed}: a displacement of no motion would take {format_bytes(needed)} of memory, "
+            f"{pair.fixed}: a zero displacement would take {format_bytes(needed)} of memory, "
             f"but the run may use {format_bytes(budget_bytes)}"
         )
     path = output_files(pair, options)[0]
@@ -135,11 +135,11 @@ def _grid_of(pair: Pair) -> tuple[Shape, NDArray[np.float64]]:
         try:
             return read_grid(pair.moving)
         except InputError as error:
-            raise InputError(f"of neither image can the header be read: {fixed_error}; {error}") from error
+            raise InputError(f"neither image has a readable header: {fixed_error}; {error}") from error
 
 
 def remove(path: Path) -> bool:
-    """Takes away what is left under the name of a result that a run owes and has not: it would be taken for that run's.
+    """Removes a file that has the name of a result which this run could not produce: it would be taken for that.
 
     Returns:
         Whether there was something, and it is gone.

@@ -43,8 +43,8 @@ def read_earlier(config: Preset, options: Options) -> dict[str, list[CaseReport]
 def done_before(case: Case, earlier: Sequence[CaseReport], config: Preset, options: Options) -> CaseResult | None:
     """The result of a case that an earlier run has done, or None if it has to be done.
 
-    Images may be gone since, as when a share is not mounted. Then the case cannot be done again, but what was written of it
-    stays, and so does what the report says of it; the pairs whose images are gone have failed in this run.
+    Images may be gone since, as when a share is not mounted. Then the case cannot be done again, but its files are kept, and
+    so is what the report says of it; the pairs whose images are gone have failed in this run.
     """
     if not earlier:
         return None
@@ -69,7 +69,7 @@ def done_before(case: Case, earlier: Sequence[CaseReport], config: Preset, optio
         if path is None:
             result.written.append(output_files(pair, options)[0])
         else:
-            result.failed[pair.field_name] = f"{path}: out of reach; what an earlier run wrote of this pair stays"
+            result.failed[pair.field_name] = f"{path}: unreachable; the result of an earlier run is kept"
             result.complain(f"{pair.field_name} is not done: {result.failed[pair.field_name]}")
     if not gone:
         result.say(f"case {case.name}: done before with the same input and config, skipped (--overwrite does it again)")

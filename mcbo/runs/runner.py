@@ -1,4 +1,4 @@
-"""The run: the only loop over cases, from files to files; and where it takes place, here or on workers."""
+"""The run: the only loop over cases, from files to files, in this process or on workers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,10 +20,10 @@ from mcbo.runtime import CpuPeakMeter, check_device_name, describe_device, is_gp
 
 
 def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
-    """Registers every case and writes displacements and a report; what fails does not stop the rest, unless ``strict``.
+    """Registers every case and writes displacements and a report; a failure does not stop the rest, unless ``strict``.
 
-    The report is written after each case, so that a run that was cut off can be taken up: a case whose inputs, config and
-    version are those of an earlier report, and whose files are as they were written, is not done again.
+    The report is written after each case, so that an interrupted run can be resumed: a case whose inputs, preset and version
+    are those of an earlier report, and whose files are as they were written, is skipped.
 
     Raises:
         DeviceError: if the device is not there.
@@ -82,7 +82,7 @@ def _run_here(cases: Sequence[Case], config: Preset, options: Options, device: t
             ledger.tell_report()
     except (KeyboardInterrupt, SystemExit):
         done = len(ledger.results)
-        log.error("stopped after %d of %d case(s); what was written stays, the next run goes on", done, len(cases))
+        log.error("stopped after %d of %d case(s); finished results are kept, the next run resumes", done, len(cases))
         raise
     return ledger.outcome()
 

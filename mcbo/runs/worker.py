@@ -46,13 +46,13 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker is to do.
+    """What a worker has to do.
 
     Attributes:
         case: with paths that mean the same on every worker.
         config: the preset.
         options: of the run.
-        earlier: what earlier runs say of this case.
+        earlier: what earlier runs report of this case.
         run: of which run this is; what a worker finds of the same run was done by a worker that died.
         versions: that the client has.
     """
@@ -108,7 +108,7 @@ def do_case(assignment: Assignment, *, memory_limit: int | None = None) -> CaseR
 
 
 def check_versions(expected: Mapping[str, str], found: Mapping[str, str], who: str) -> None:
-    """Sees to it that client and worker would compute the same.
+    """Makes sure that client and worker would compute the same.
 
     Raises:
         ClusterError: with all that differs.
@@ -125,8 +125,8 @@ def left_by_this_run(assignment: Assignment) -> CaseReport | None:
 
 
 def timeout_message(case: Case, limit_s: float) -> str:
-    """What is said of a case that took too long."""
-    return f"{case.fixed}: not done within {limit_s:g} s (--case-timeout); its worker was restarted"
+    """Why a case that took too long has no result."""
+    return f"{case.fixed}: not finished within {limit_s:g} s (--case-timeout); its worker was restarted"
 
 
 @contextmanager

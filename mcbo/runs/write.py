@@ -1,4 +1,4 @@
-"""The last step of a case: its displacements become files, its failures are dealt with, and its report is complete."""
+"""The last step of a case: its displacements become files, failures are handled, and its report is completed."""
 
 import torch
 
@@ -14,7 +14,7 @@ from mcbo.runtime import budget_bytes, describe_device
 
 
 def write(run: CaseRun, options: Options, device: torch.device, *, timer: StageTimer) -> CaseResult:
-    """Writes what a case has, deals with what failed, and completes the report."""
+    """Writes the results of a case, handles failures, and completes the report."""
     result = run.result
     if not result.is_fresh:
         return result
@@ -44,7 +44,7 @@ def write(run: CaseRun, options: Options, device: torch.device, *, timer: StageT
 
 
 def fail(case: Case, message: str, options: Options, device: torch.device) -> CaseResult:
-    """The result of a case that could not even be tried, after whatever a failed pair is due."""
+    """The result of a case that could not be tried; its pairs are handled as failed ones are."""
     run = CaseRun(case)
     run.result.failed = {pair.field_name: message for pair in wanted(case, options.movings)}
     run.result.started = True
@@ -52,7 +52,7 @@ def fail(case: Case, message: str, options: Options, device: torch.device) -> Ca
 
 
 def _clear_up(case: Case, result: CaseResult, options: Options) -> None:
-    """Says what failed, and leaves under the names of its results nothing but what may stand in for it."""
+    """Logs what failed, and leaves nothing but placeholders under the names of its results."""
     for pair in wanted(case, options.movings):
         if pair.field_name in result.failed:
             result.complain(f"{pair.field_name} is not written: {result.failed[pair.field_name]}")
@@ -60,11 +60,11 @@ def _clear_up(case: Case, result: CaseResult, options: Options) -> None:
             for path in output_files(pair, options):
                 result.lost.append(path.name)
                 if path not in result.placeholders and remove(path):
-                    result.caution(f"{path} is removed, since it is not of this run")
+                    result.caution(f"{path} is removed: it is not a result of this run")
 
 
 def _stand_in(case: Case, pair: Pair, result: CaseResult, options: Options) -> None:
-    """Writes a displacement of no motion for a failed pair, if that was asked for and can be done."""
+    """Writes a zero displacement for a failed pair, if asked for and possible."""
     if options.on_failure == ON_FAILURE[0]:
         return
     try:
@@ -72,7 +72,7 @@ def _stand_in(case: Case, pair: Pair, result: CaseResult, options: Options) -> N
             same = next(other for other in here.pairs if other.field_name == pair.field_name)
             path = write_placeholder(same, options, budget_bytes=budget_bytes(torch.device("cpu"), options.memory_gb))
     except (McboError, MemoryError, RuntimeError) as error:
-        result.complain(f"{pair.field_name}: nothing can stand in for it either: {error}")
+        result.complain(f"{pair.field_name}: no zero displacement instead: {error}")
         return
-    result.caution(f"{pair.field_name}: no motion is written in its place (--on-failure zero); the next run tries again")
+    result.caution(f"{pair.field_name}: wrote a zero displacement instead (--on-failure zero); the next run tries again")
     result.placeholders.append(path)

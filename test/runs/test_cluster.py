@@ -138,7 +138,7 @@ worker.do_case(assignment)
     assert ended.returncode == 75
     result = do_case(late)
     name = late.case.pairs[0].field_name
-    assert result.failed == {name: f"{late.case.fixed}: not done within 0.5 s (--case-timeout); its worker was restarted"}
+    assert result.failed == {name: f"{late.case.fixed}: not finished within 0.5 s (--case-timeout); its worker was restarted"}
     assert do_case(replace(late, run="another", options=replace(late.options, case_timeout_s=600))).failed == {}
 
 

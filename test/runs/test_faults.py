@@ -206,7 +206,7 @@ def test_a_file_size_limit_costs_what_is_larger_and_kills_nobody(original: Path,
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limited, timeout=60)
     assert done.returncode == process.SOME_FAILED
     assert f"{FIELDS[0]}: cannot be written: File too large" in done.stderr
-    assert "no motion is written in its place" in done.stderr
+    assert "wrote a zero displacement instead" in done.stderr
     assert names(out) == [FIELDS[0], "report.json"]
 
 
@@ -396,11 +396,11 @@ def test_no_motion_stands_in_for_a_failed_pair_until_a_run_succeeds(
         error = capsys.readouterr().err
         if broken == "both headers":
             assert case["placeholder"] == {}
-            assert "nothing can stand in for it either: of neither image can the header be read" in error
+            assert "no zero displacement instead: neither image has a readable header" in error
             assert not (out / FIELDS[1]).exists()
             continue
         assert case["placeholder"] == {"disp_0002_0000_0002_0001": "zero"}
-        assert "no motion is written in its place (--on-failure zero); the next run tries again" in error
+        assert "wrote a zero displacement instead (--on-failure zero); the next run tries again" in error
         assert "1 of them stood in for by no motion" in error
         field = read_displacement(out / FIELDS[1])
         assert field.shape == (1, 3, *SHAPE)

@@ -249,7 +249,7 @@ def test_a_failed_pair_leaves_no_field_of_an_earlier_run(
     (tmp_path / "imagesTr" / "ReMIND2Reg_0099_0000.nii.gz").write_bytes(b"")
     assert process.main(arguments) == process.BAD_INPUT
     assert files(tmp_path / "out") == ["report.json"]
-    assert "is removed, since it is not of this run" in capsys.readouterr().err
+    assert "is removed: it is not a result of this run" in capsys.readouterr().err
 
 
 def test_what_was_written_stays_while_its_images_are_out_of_reach(
@@ -263,7 +263,7 @@ def test_what_was_written_stays_while_its_images_are_out_of_reach(
     (tmp_path / "imagesTr").rename(tmp_path / "unmounted")
     for more in ([], ["--overwrite"], ["--on-failure", "zero"]):
         assert process.main([*arguments, *more]) == process.SOME_FAILED
-        assert "out of reach; what an earlier run wrote of this pair stays" in capsys.readouterr().err
+        assert "unreachable; the result of an earlier run is kept" in capsys.readouterr().err
         assert {path.name: path.read_bytes() for path in out.glob("disp_*")} == before
     (tmp_path / "unmounted").rename(tmp_path / "imagesTr")
     (tmp_path / "imagesTr" / "ReMIND2Reg_0098_0002.nii.gz").unlink()
@@ -403,7 +403,7 @@ def test_sigterm_ends_the_run_and_leaves_whole_files(tmp_path: Path) -> None:
     running.terminate()
     _, errors = running.communicate(timeout=10)
     assert running.returncode == process.TERMINATED
-    assert errors == "ERROR: stopped after 0 of 1 case(s); what was written stays, the next run goes on\n"
+    assert errors == "ERROR: stopped after 0 of 1 case(s); finished results are kept, the next run resumes\n"
     assert files(tmp_path / "out") == []
 
 
