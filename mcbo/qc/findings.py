@@ -118,7 +118,7 @@ def look_at_case(case: CaseReport, folder: Path, known: dict[str, Pair]) -> tupl
     files = displacement_files(case)
     pairs = input_pairs(case, list(files)) | known
     found = [_look_at_pair(name, file, case, folder, pairs.get(name)) for name, file in files.items()]
-    stands_in = " (a {} displacement is written in its place)"
+    stands_in = " (a {} displacement was written instead)"
     failed = [
         PairFindings(name, error=text + (stands_in.format(case.placeholder[name]) if name in case.placeholder else ""))
         for name, text in case.failed.items()

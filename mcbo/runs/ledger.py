@@ -57,7 +57,7 @@ class Ledger:
         self._device = device
         self._report = options.output / options.report_name
         self._reported = earlier_cases(self._report, config)
-        self._earlier = read_earlier(config, options)
+        self._earlier = read_earlier(self._reported, config, options)
         self._every_s = report_every_s
         self._told_at = -float("inf")
         self._spent_entry_files: list[Path] = []

@@ -29,12 +29,17 @@ def entry_file(case: Case, options: Options) -> Path:
     return options.output / f".entry-{name}.json"
 
 
-def read_earlier(config: Preset, options: Options) -> dict[str, list[CaseReport]]:
-    """What our reports in the output folder say of each case, this run's own report first."""
-    own = options.output / options.report_name
-    others = sorted({path for pattern in _REPORTS for path in options.output.glob(pattern)} - {own})
-    found: dict[str, list[CaseReport]] = {}
-    for path in (own, *others):
+def read_earlier(own: Mapping[str, CaseReport], config: Preset, options: Options) -> dict[str, list[CaseReport]]:
+    """What our reports in the output folder say of each case, this run's own report first.
+
+    Args:
+        own: the cases of that.
+        config: the preset.
+        options: of the run.
+    """
+    found = {name: [report] for name, report in own.items()}
+    paths = {path for pattern in _REPORTS for path in options.output.glob(pattern)}
+    for path in sorted(paths - {options.output / options.report_name}):
         for name, report in earlier_cases(path, config).items():
             found.setdefault(name, []).append(report)
     return found

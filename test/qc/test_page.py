@@ -292,7 +292,7 @@ def test_a_case_that_failed_altogether_is_in_the_summary(tmp_path: Path) -> None
     write_report(tmp_path, {"0007": {"written": {}, "failed": {}}, "0008": CASE_8})
     text = make_page(tmp_path)[1].text
     assert "no displacement" in text
-    assert "disp_8: memory (a zero displacement is written in its place)" in text
+    assert "disp_8: memory (a zero displacement was written instead)" in text
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"cases": 3}', '{"cases": {}}', "[" * 100_000, "null"])

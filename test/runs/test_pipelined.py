@@ -19,6 +19,7 @@ from mcbo.dataset.learn2reg import open_input
 from mcbo.io.lock import hold
 from mcbo.kernels.simd import LANES
 from mcbo.methods.memory_model import image_bytes
+from mcbo.report import earlier_cases
 from mcbo.runs import pipelined as assembly_line
 from mcbo.runs.compute import compute
 from mcbo.runs.ledger import Ledger
@@ -215,7 +216,7 @@ def test_a_report_may_lag_behind_and_nothing_is_forgotten(data: Path, tmp_path: 
     """Where each case has a file of its own, the report need not be written after each."""
     cases, options = open_input(data, split="val").cases, Options(tmp_path, device="cpu")
     run(cases, paper_config(), options)
-    earlier = read_earlier(paper_config(), options)
+    earlier = read_earlier(earlier_cases(tmp_path / "report.json", paper_config()), paper_config(), options)
     (tmp_path / "report.json").unlink()
     ledger = Ledger(cases, paper_config(), options, "here", report_every_s=3600)
     for case in reversed(cases):

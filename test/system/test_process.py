@@ -26,7 +26,7 @@ from mcbo.io.nifti import read_displacement
 from mcbo.methods import pipeline
 from mcbo.report import earlier_cases, write_report
 from mcbo.runs import compute as case_compute
-from mcbo.runs import ledger, resume
+from mcbo.runs import ledger
 from mcbo.studies import demo
 from mcbo.studies.phantom import make_phantom
 
@@ -381,7 +381,7 @@ def test_what_is_stale_is_done_again(
         (out / "disp_0099_0000_0099_0001.nii.gz").write_bytes(b"foreign")
     elif change == "config":
         monkeypatch.setattr(
-            resume, "earlier_cases", lambda path, config: earlier_cases(path, replace(config, consistency_rounds=2))
+            ledger, "earlier_cases", lambda path, config: earlier_cases(path, replace(config, consistency_rounds=2))
         )
     elif change == "warped":
         arguments.append("--warped")
