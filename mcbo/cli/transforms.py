@@ -1,20 +1,19 @@
 """Commands on displacements: ``warp``, ``export``, ``import``, ``invert``, ``compose``."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from mcbo.cli import options as cli
 from mcbo.core.errors import InputError, OutputError
-from mcbo.core.types import Displacement, Triple
+from mcbo.core.types import Displacement
 from mcbo.geometry import continuation as composition
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.inverse import Inverse, MappedPoints, fixed_to_moving, moving_to_fixed
 from mcbo.geometry.inverse import invert as inverted
 from mcbo.geometry.resample import Mode, resample
-from mcbo.io.image_like import is_tiff
-from mcbo.io.images import SUFFIXES_WRITTEN, read_any, read_field, read_intensities, read_labels, spacing_of, write_any
+from mcbo.io.images import SUFFIXES_WRITTEN, read_any, read_field, read_intensities, read_labels, write_any
 from mcbo.io.itk_files import read_transform, suffix_of, write_transform
 from mcbo.io.landmarks import SUFFIXES, read_landmarks, write_landmarks
 from mcbo.io.nifti import read_displacement, write_displacement
@@ -26,46 +25,40 @@ EXPORTS = {
     "ants": (".nii.gz", (".nii.gz", ".nii")),
     "slicer": (".h5", (".h5", ".tfm", ".nrrd", ".mha", ".nii.gz", ".nii")),
     "npz": (".npz", (".npz",)),
-    "short-name": (".nii.gz", (".nii.gz", ".nii", ".npz")),
 }
-"""What a displacement is exported to: the usual suffix, and all that are possible."""
+"""Formats of ``export``: the default suffix, and all that it can write."""
 
 _NIFTI = (".nii.gz", ".nii")
-_LONG_NAME = re.compile(r"disp_(\d{4})_0000_(\d{4})_0001(\.nii\.gz|\.nii|\.npz)")
 
-FieldArgument = Annotated[Path, typer.Argument(metavar="FIELD", help="Displacement as this program writes it, NIfTI.")]
-SpacingOption = Annotated[
-    str | None, typer.Option(metavar="X,Y,Z", help="Voxel size of a TIFF, mm: columns, rows, slices.", show_default=False)
-]
-OutputOption = Annotated[Path, typer.Option("--output", metavar="FILE", help="Where the result goes.")]
+Field: TypeAlias = Annotated[Path, typer.Argument(metavar="FIELD", help="Displacement field written by MCBO, NIfTI.")]
 
 
 def warp(
-    field: FieldArgument,
-    output: OutputOption,
+    field: Field,
+    output: cli.OutputFile,
     image: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Intensities to bring over, trilinearly.", show_default=False)
+        Path | None, typer.Option(metavar="IMAGE", help="Image to warp, interpolated trilinearly.", show_default=False)
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Labels to bring over; they stay whole numbers.", show_default=False)
+        Path | None, typer.Option(metavar="IMAGE", help="Label map to warp; labels stay whole numbers.", show_default=False)
     ] = None,
     points: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Landmarks to bring over: .csv, .fcsv, .mrk.json.", show_default=False),
+        Path | None, typer.Option(metavar="FILE", help="Landmarks to map: .csv, .fcsv, .mrk.json.", show_default=False)
     ] = None,
     direction: Annotated[
         Direction | None,
         typer.Option(
-            help="From where to where. moving-to-fixed: what was drawn on the moving image, shown on the fixed one (default "
-            "for images and labels). fixed-to-moving: what was marked in the fixed image, found in the moving one (default for "
-            "points). Points marked in the moving image need moving-to-fixed.",
+            metavar="DIRECTION",
+            help="moving-to-fixed: what is given in the moving image is mapped into the fixed image (default for images and "
+            "labels). fixed-to-moving: the other way (default for points).",
             show_default=False,
         ),
     ] = None,
     unit: Annotated[
         Literal["voxel", "mm"] | None,
         typer.Option(
-            help="Of a .csv: voxels of the image the points lie in, counted from 0 (default), or mm in the world, RAS.",
+            metavar="voxel|mm",
+            help="Unit of a .csv: voxels of the image that the points lie in, counted from 0 (default), or world mm, RAS.",
             show_default=False,
         ),
     ] = None,
@@ -73,34 +66,38 @@ def warp(
         Path | None,
         typer.Option(
             metavar="IMAGE",
-            help="The moving image, for its grid: where images go fixed-to-moving, or for points in its voxels. "
-            "Default for points: the fixed grid.",
+            help="The moving image, for its grid. Required to warp images fixed-to-moving, and for points in its voxels if "
+            "its grid is not the fixed one.",
             show_default=False,
         ),
     ] = None,
     interpolation: Annotated[
         Literal["label", "nearest"],
-        typer.Option(help="Of labels. label: that with the largest trilinear share, for smooth borders."),
+        typer.Option(
+            metavar="label|nearest",
+            help="Interpolation of labels: by the largest trilinear weight, for smooth borders, or by the nearest neighbor.",
+        ),
     ] = "label",
-    outside: Annotated[float, typer.Option(metavar="X", help="Value where the image says nothing.")] = 0.0,
-    spacing: SpacingOption = None,
+    outside: Annotated[float, typer.Option(metavar="X", help="Value outside the image.")] = 0.0,
+    spacing: cli.Spacing = None,
 ) -> None:
-    """Bring an image, labels or points from one image to the other.
+    """Warp an image or labels, or map landmarks, from one image to the other.
 
-    One displacement does all: an image moves from moving to fixed by looking up, for each fixed voxel, where it lies in the
-    moving image; a point of the fixed image is looked up in the same way. The other way goes through the inverse.
+    FIELD maps positions of the fixed image to the moving image. So it warps
+    images from moving to fixed, and maps points from fixed to moving.
+    The opposite direction uses its inverse.
     """
     if sum(given is not None for given in (image, labels, points)) != 1:
         raise InputError("warp: expected exactly one of --image, --labels and --points")
     _check_name(output, SUFFIXES if points else SUFFIXES_WRITTEN)
-    spacing_mm = _spacing_mm(spacing, image, labels, reference)
+    spacing_mm = cli.parse_spacing(spacing, image, labels, reference)
     displacement, fixed = read_field(field)
     moving = None if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
     if points is not None:
         _warp_points(points, output, displacement, fixed, moving or fixed, direction or "fixed-to-moving", unit)
         return
     if unit is not None:
-        raise InputError("--unit: expected with --points, got it with an image")
+        raise InputError("--unit: expected with --points only, got it with an image")
     mode: Mode = "linear" if labels is None else interpolation
     given = labels if image is None else image
     assert given is not None  # noqa: S101 - one of the three is given, see above
@@ -108,9 +105,9 @@ def warp(
     onto = fixed
     if direction == "fixed-to-moving":
         if moving is None:
-            raise InputError("--reference: expected the moving image, onto whose grid the fixed image is to go")
+            raise InputError("--reference: expected the moving image, onto whose grid the fixed image is to be warped")
         inverse = inverted(displacement, fixed, moving)
-        _tell(inverse)
+        _report_inverse(inverse)
         displacement, onto = inverse.displacement, moving
     write_any(output, resample(volume, grid, onto, displacement=displacement, mode=mode, outside=outside), onto)
     typer.echo(f"{output}: {given.name}, {direction or 'moving-to-fixed'}")
@@ -135,51 +132,62 @@ def _warp_points(
     text = landmarks.format_with(end.to_voxels(found.world)) if in_voxels else landmarks.format_ras(found.world)
     write_landmarks(output, text, like=path)
     typer.echo(f"{output}: {len(world)} points, {direction}, in {'voxels' if in_voxels else 'mm'}")
-    _tell_points(found)
+    _report_points(found)
 
 
-def _tell_points(found: MappedPoints) -> None:
-    for name, which in (("lie outside of the fixed grid", found.outside), ("have no one answer: FIELD folds", found.folded)):
+def _report_points(found: MappedPoints) -> None:
+    findings = {
+        "lie outside the fixed grid": found.outside,
+        "lie in folds of FIELD; their inverse is not unique": found.folded,
+    }
+    for finding, which in findings.items():
         numbers = ", ".join(str(n + 1) for n in which.nonzero()[:, 0].tolist()[:20])
         if numbers:
-            typer.echo(f"WARNING: {int(which.sum())} points {name}: {numbers}", err=True)
+            typer.echo(f"WARNING: {int(which.sum())} point(s) {finding}: {numbers}", err=True)
     if found.residual_mm.any():
         typer.echo(f"largest residual: {float(found.residual_mm.max()):.2g} mm")
 
 
-def _tell(inverse: Inverse) -> None:
+def _report_inverse(inverse: Inverse) -> None:
     typer.echo(
-        f"inverse: residual at most {inverse.residual_voxels:.2g} voxels; {inverse.outside:.1%} of the voxels lie outside of "
-        "the fixed image"
+        f"inverse: residual at most {inverse.residual_voxels:.2g} voxels; {inverse.outside:.1%} of the voxels lie outside the "
+        "fixed image"
     )
     if inverse.folded:
         typer.echo(
-            f"WARNING: {inverse.folded:.2%} of the others have no one fixed point, because FIELD folds there: trust none",
+            f"WARNING: {inverse.folded:.2%} of the others lie in folds of FIELD; their inverse is not unique and not usable",
             err=True,
         )
 
 
 def export(
-    field: FieldArgument,
+    field: Field,
     to: Annotated[
-        Literal["itk", "ants", "slicer", "npz", "short-name"],
+        Literal["itk", "ants", "slicer", "npz"],
         typer.Option(
-            help="itk: transform .h5 or .tfm. ants: LPS vectors, .nii.gz. slicer: .h5, or LPS vectors (.nrrd, .mha, .nii.gz). "
-            "npz: the array alone, for Learn2Reg. short-name: disp_0099_0099.nii.gz of disp_0099_0000_0099_0001.nii.gz."
+            metavar="|".join(EXPORTS),
+            help="itk: transform, .h5 or .tfm. ants: vectors in LPS, .nii.gz. slicer: .h5, or vectors in LPS (.nrrd, .mha, "
+            ".nii.gz). npz: the array alone, as in Learn2Reg.",
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: beside FIELD, with the format's suffix.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File to write. Default: beside FIELD, with the suffix of the format.", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """Write a displacement as other programs read it: fixed to moving still, in LPS millimeters for itk, ants and slicer."""
-    usual, suffixes = EXPORTS[to]
-    output = output or (_short_name(field) if to == "short-name" else _beside(field, to, usual))
+    """Convert a displacement field for ITK, ANTs, 3D Slicer, or Learn2Reg.
+
+    It still maps from fixed to moving; for the first three in millimeters, LPS.
+    """
+    default, suffixes = EXPORTS[to]
+    output = output or _beside(field, to, default)
     _check_name(output, suffixes)
     if output.resolve() == field.resolve():
         raise OutputError(f"{output}: expected another name than that of FIELD")
     displacement, grid = read_field(field)
-    if to in ("npz", "short-name"):
+    if to == "npz":
         write_displacement(output, displacement, grid.affine)
     else:
         write_transform(output, displacement, grid)
@@ -191,32 +199,27 @@ def _beside(field: Path, to: str, suffix: str) -> Path:
     return field.with_name(f"{stem}_{to}{suffix}" if suffix == suffix_of(field) else f"{stem}{suffix}")
 
 
-def _short_name(field: Path) -> Path:
-    match = _LONG_NAME.fullmatch(field.name)
-    if match is None:
-        raise InputError(f"{field}: expected a name like disp_0099_0000_0099_0001.nii.gz; other channels have no short name")
-    return field.with_name(f"disp_{match[1]}_{match[2]}{match[3]}")
-
-
 def import_(
     transform: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="ITK transform (.h5, .tfm, .mat …), LPS vectors (.nii.gz, .nrrd, .mha), or .npz."),
+        typer.Argument(
+            metavar="FILE", help="ITK transform (.h5, .tfm, .mat, …), vectors in LPS (.nii.gz, .nrrd, .mha), or .npz."
+        ),
     ],
-    output: OutputOption,
+    output: cli.OutputFile,
     reference: Annotated[
         Path | None,
         typer.Option(
             metavar="FIXED",
-            help="The fixed image, for its grid: needed for .npz and for transforms that are no displacement field.",
+            help="The fixed image, for its grid. Required for .npz and for transforms that are not displacement fields.",
             show_default=False,
         ),
     ] = None,
-    spacing: SpacingOption = None,
+    spacing: cli.Spacing = None,
 ) -> None:
-    """Read a transform of ITK, ANTs or 3D Slicer, fixed to moving, as a displacement of this program."""
+    """Convert a transform of ITK, ANTs, or 3D Slicer, from fixed to moving, to a displacement field."""
     _check_name(output, _NIFTI)
-    spacing_mm = _spacing_mm(spacing, reference)
+    spacing_mm = cli.parse_spacing(spacing, reference)
     fixed = None if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
     if transform.suffix == ".npz":
         if fixed is None:
@@ -233,31 +236,37 @@ def import_(
 
 
 def invert(
-    field: FieldArgument,
-    output: OutputOption,
+    field: Field,
+    output: cli.OutputFile,
     reference: Annotated[
         Path | None,
-        typer.Option(metavar="MOVING", help="The moving image, for its grid. Default: the fixed grid.", show_default=False),
+        typer.Option(
+            metavar="MOVING", help="The moving image, for the grid of the inverse. Default: the fixed grid.", show_default=False
+        ),
     ] = None,
-    spacing: SpacingOption = None,
+    spacing: cli.Spacing = None,
 ) -> None:
-    """The displacement back: fixed and moving change places. What has no one answer is told."""
+    """Invert a displacement field: from moving to fixed. Reports where it folds and has no unique inverse."""
     _check_name(output, _NIFTI)
-    spacing_mm = _spacing_mm(spacing, reference)
+    spacing_mm = cli.parse_spacing(spacing, reference)
     displacement, fixed = read_field(field)
     onto = fixed if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
     inverse = inverted(displacement, fixed, onto)
     write_displacement(output, inverse.displacement, onto.affine)
     typer.echo(str(output))
-    _tell(inverse)
+    _report_inverse(inverse)
 
 
 def compose(
-    first: Annotated[Path, typer.Argument(metavar="FIRST", help="Displacement from image A (fixed) to image B.")],
-    second: Annotated[Path, typer.Argument(metavar="SECOND", help="Displacement from image B (fixed) to image C.")],
-    output: OutputOption,
+    first: Annotated[
+        Path, typer.Argument(metavar="FIRST", help="Displacement field from image A (fixed) to image B (moving).")
+    ],
+    second: Annotated[
+        Path, typer.Argument(metavar="SECOND", help="Displacement field from image B (fixed) to image C (moving).")
+    ],
+    output: cli.OutputFile,
 ) -> None:
-    """Two displacements as one, from A to C by way of B: warping C with it gives C on the grid of A."""
+    """Compose two displacement fields into one from A to C, which warps C onto the grid of A."""
     _check_name(output, _NIFTI)
     (one, grid), (two, between) = read_field(first), read_field(second)
     total, beyond = composition.compose(one, grid, two, between)
@@ -265,24 +274,10 @@ def compose(
     typer.echo(str(output))
     if beyond:
         typer.echo(
-            f"WARNING: {beyond:.1%} of the voxels lie outside of the grid of {second}, which is continued there", err=True
+            f"WARNING: {beyond:.1%} of the voxels lie outside the grid of {second}, which is extrapolated there", err=True
         )
-
-
-def _spacing_mm(spacing: str | None, *paths: Path | None) -> Triple | None:
-    if spacing is None:
-        return None
-    if not any(path is not None and is_tiff(path) for path in paths):
-        raise InputError("--spacing: expected with TIFF files, which do not tell theirs; the others do")
-    return spacing_of(spacing)
 
 
 def _check_name(path: Path, suffixes: tuple[str, ...]) -> None:
     if not path.name.lower().endswith(suffixes):
         raise OutputError(f"{path}: expected a name ending in {' or '.join(suffixes)}")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Adds the commands to a command line."""
-    for name, command in (("warp", warp), ("export", export), ("import", import_), ("invert", invert), ("compose", compose)):
-        app.command(name)(command)

@@ -295,8 +295,8 @@ def test_each_fault_of_s3_has_its_sentence(
         (["s3://a/x::file:///etc/passwd"], "expected a path, or a URL that begins with one of"),
         (["https://127.0.0.1:9/folder"], "expected the URL of a dataset JSON, since a web server does not list folders"),
         (["https://127.0.0.1:9/x.json"], "the server cannot be reached"),
-        (["x.json", "--output", "s3://bucket/out"], "--output: expected a folder of this machine, or one that is mounted"),
-        (["a.nii", "b.nii", "s3://bucket/f.nii.gz"], "the output file: expected a folder of this machine, or one that is"),
+        (["x.json", "--output", "s3://bucket/out"], "--output: expected a local or mounted folder, got the URL"),
+        (["a.nii", "b.nii", "s3://bucket/f.nii.gz"], "the output file: expected a local or mounted folder, got the URL"),
     ],
 )
 def test_what_cannot_be_meant(

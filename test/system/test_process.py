@@ -468,7 +468,7 @@ def test_nothing_is_written_outside_the_output(data: Path, tmp_path: Path) -> No
         (["a.nii", "b.nii", "c.mha"], "expected an output file ending in .nii.gz, .nii or .npz"),
         (["--input", "{data}/absent"], "no such file or folder"),
         (["--nonsense"], "nonsense"),
-        (["--demo", "{data}"], "--demo makes its own input"),
+        (["--demo", "{data}"], "--demo generates its own input: expected no path"),
     ],
 )
 def test_bad_usage_is_one_sentence_and_status_1(

@@ -1,0 +1,248 @@
+"""Options that the command lines declare, each once, and the checks of their values, each with one sentence.
+
+``process.py`` alone reads environment variables: ``MCBO_`` and the parameter's name, or the one that is named here.
+"""
+
+import math
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from mcbo._version import __version__
+from mcbo.core.errors import InputError
+from mcbo.core.types import Triple
+from mcbo.dataset.learn2reg import SPLITS
+from mcbo.io.image_like import is_tiff
+from mcbo.io.images import spacing_of
+from mcbo.io.nifti import FORMATS
+from mcbo.methods.memory_model import PROCESS_GB
+from mcbo.methods.presets import DEFAULT_TASK, TASKS
+from mcbo.progress import set_up_logging
+from mcbo.runs.options import ON_FAILURE
+from mcbo.runtime import MEMORY_SHARE
+
+_PRESETS = list(TASKS[DEFAULT_TASK].presets)
+
+# What is registered, and how.
+Inputs: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="DATASET_JSON | FIXED MOVING OUTPUT_FILE",
+        help="A Learn2Reg dataset JSON; or a fixed image, a moving image, and the displacement file to write. Default: "
+        "everything in --input. Inputs may be URLs.",
+        show_default=False,
+    ),
+]
+InputFolder: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--input", metavar="DIR", envvar="MCBO_INPUT", help="Folder, or its URL, with a *_dataset.json or with images only."
+    ),
+]
+Demo: TypeAlias = Annotated[
+    bool, typer.Option("--demo", help="Generate a small dataset, register it, and score the result. Needs no input.")
+]
+Task: TypeAlias = Annotated[str, typer.Option("--task", metavar="NAME", help=f"Task of the preset: {' or '.join(TASKS)}.")]
+DatasetTask: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="NAME",
+        help=f"{' or '.join(TASKS)}. Default: the name in the dataset JSON or in the file names.",
+        show_default=False,
+    ),
+]
+Preset: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help=f"Preset of the method: {' or '.join(_PRESETS)}. Default: {_PRESETS[0]}.",
+        show_default=False,
+    ),
+]
+Split: TypeAlias = Annotated[str, typer.Option("--split", metavar="|".join(SPLITS), help="Split of the dataset.")]
+Cases: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--case", metavar="ID", help="Only these cases: --case 0099 --case 0100, or --case 0099,0100.", show_default=False
+    ),
+]
+Movings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--moving",
+        metavar="CHANNEL",
+        help="Write displacements only for these moving channels, such as 0001. The others of a case are still used.",
+        show_default=False,
+    ),
+]
+TrustPaths: TypeAlias = Annotated[
+    bool, typer.Option("--trust-paths", help="Allow image paths and links that lead out of the dataset's folder.")
+]
+Spacing: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--spacing", metavar="X,Y,Z", help="Voxel size of TIFF files in mm: columns, rows, slices.", show_default=False
+    ),
+]
+
+# Where and with what it runs.
+Device: TypeAlias = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:N, or auto: a GPU if there is one.")
+]
+MemoryGb: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--memory-gb",
+        metavar="GB",
+        help="Memory limit for the tensors of a case; the process itself takes "
+        f"{PROCESS_GB[0]:g} to {PROCESS_GB[1]:g} GB more. Default: {100 * MEMORY_SHARE:.0f} % of the free memory.",
+        show_default=False,
+    ),
+]
+Shard: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Register only every Nth case, starting with the Ith, for job arrays. The report is report-I-of-N.json.",
+        show_default=False,
+    ),
+]
+Workers: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        help="Distribute the cases over N processes, one per GPU, or each with its share of the CPU threads. With "
+        "--scheduler: submit at most N cases at a time.",
+        show_default=False,
+    ),
+]
+Scheduler: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Distribute the cases over the workers of this Dask scheduler (tcp://HOST:PORT).",
+        show_default=False,
+    ),
+]
+CaseTimeout: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--case-timeout",
+        metavar="S",
+        help="Abort a case after S seconds on a worker. Requires --workers or --scheduler.",
+        show_default=False,
+    ),
+]
+
+# What is written.
+OutputFolder: TypeAlias = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the results.")]
+OutputFile: TypeAlias = Annotated[Path, typer.Option("--output", metavar="FILE", help="File to write.")]
+FileFormat: TypeAlias = Annotated[
+    str, typer.Option("--format", metavar="|".join(FORMATS), envvar="MCBO_FORMAT", help="File format of the displacements.")
+]
+JsonFile: TypeAlias = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the measurements as JSON.", show_default=False)
+]
+Warped: TypeAlias = Annotated[bool, typer.Option("--warped", help="Also write the warped moving images.")]
+Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Recompute results already finished in --output.")]
+Strict: TypeAlias = Annotated[bool, typer.Option("--strict", help="Stop after the first case with a failed pair.")]
+OnFailure: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--on-failure",
+        metavar="|".join(ON_FAILURE),
+        help="What to write for a failed pair: nothing, or a zero displacement. The exit status is 2 in both cases.",
+    ),
+]
+
+# What is logged.
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Log only warnings and errors.")]
+Verbose: TypeAlias = Annotated[bool, typer.Option("--verbose", help="Log every stage.")]
+LogJson: TypeAlias = Annotated[bool, typer.Option("--log-json", help="Log JSON, one object per line.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mcbo {__version__}")
+        raise typer.Exit
+
+
+Version: TypeAlias = Annotated[
+    bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+]
+
+
+def start_log(*, quiet: bool, verbose: bool, log_json: bool) -> None:
+    """Sets the log up as the options say; before the other checks, since ``--log-json`` counts for their errors, too.
+
+    Raises:
+        InputError: for a log that is to be quiet and verbose.
+    """
+    set_up_logging(quiet=quiet, verbose=verbose and not quiet, json_lines=log_json)
+    if quiet and verbose:
+        raise InputError("expected --quiet or --verbose, got both")
+
+
+def check_choice(option: str, value: str, known: Sequence[str]) -> None:
+    """Raises ``InputError`` for a value that is not among the known ones."""
+    if value not in known:
+        raise InputError(f"{option}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def check_positive(option: str, value: float | None, *, what: str = "a number", limit: float = math.inf) -> None:
+    """Raises ``InputError`` for what is given and is not above 0 and below a limit."""
+    if value is not None and not 0 < value < limit:
+        raise InputError(f"{option}: expected {what} above 0, got {value:g}")
+
+
+def check_workers(workers: int | None, scheduler: str | None, case_timeout: float | None) -> None:
+    """Raises ``InputError`` for no workers, or for a time limit that nothing could enforce."""
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers: expected 1 or more, got {workers}")
+    check_positive("--case-timeout", case_timeout, what="a number of seconds", limit=threading.TIMEOUT_MAX)
+    if case_timeout is not None and workers is None and scheduler is None:
+        raise InputError(
+            "--case-timeout: expected --workers or --scheduler with it, since only a worker can be stopped mid-case"
+        )
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """``3/8``: the third of eight.
+
+    Raises:
+        InputError: if it is not that.
+    """
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isascii() and index.isdecimal() and count.isascii() and count.isdecimal() and len(text) <= 20):
+        raise InputError(f"--shard: expected I/N, such as 3/8, got {text[:40]!r}")
+    if not 1 <= int(index) <= int(count):
+        raise InputError(f"--shard: expected I from 1 to N, got {text}")
+    return int(index), int(count)
+
+
+def parse_spacing(text: str | None, *images: Path | None) -> Triple | None:
+    """Millimeters along columns, rows, slices from ``0.5,0.5,2``.
+
+    Raises:
+        InputError: if it is not that, or if no image is a TIFF file.
+    """
+    if text is None:
+        return None
+    if not any(image is not None and is_tiff(image) for image in images):
+        raise InputError("--spacing: expected with TIFF files only; all other formats store their voxel size")
+    return spacing_of(text)
+
+
+def split_commas(values: Sequence[str] | None) -> tuple[str, ...]:
+    """``0099,0100`` and ``0101`` as three."""
+    return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())

@@ -1,0 +1,65 @@
+"""What ``process.py`` and ``python -m mcbo`` share: how a command line runs, its exit statuses, and how its help is listed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from mcbo.core.errors import McboError
+from mcbo.core.log import log, printable
+
+ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED = 0, 1, 2, 143
+"""Exit statuses; the last is what a shell reports for a program that SIGTERM ended (128 + 15)."""
+
+_WRONG_USAGE = 2
+"""Typer's own exit status for it."""
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> int:
+    """Runs a command line; an error of this package becomes a sentence on stderr.
+
+    Args:
+        app: its commands; ``context.obj`` is a list to which a command may append the exit status.
+        arguments: without the program's name.
+        name: of the program, for usage lines.
+
+    Returns:
+        The exit status that the command chose, else 0; 1 for invalid input or usage.
+    """
+    status: list[int] = []
+    log.handlers.clear()  # of an earlier call
+    try:
+        app(list(arguments), prog_name=name, obj=status)
+    except McboError as error:
+        if log.handlers:  # the command set them up: --log-json counts for errors, too
+            log.error("%s", error)
+        else:
+            typer.echo(printable(f"ERROR: {error}"), err=True)
+        return BAD_INPUT
+    except SystemExit as stop:
+        if not status:
+            return BAD_INPUT if stop.code == _WRONG_USAGE else int(stop.code or 0)
+    return status[0] if status else ALL_WRITTEN
+
+
+class Command(TyperCommand):
+    """A command whose help lists flags without a type, and whose ``--help`` and ``--version`` no environment variable sets."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plain(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """The same for a program with several commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _plain(super().get_params(ctx))
+
+
+def _plain(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if isinstance(parameter, TyperOption) and parameter.is_flag:
+            parameter.metavar = ""
+            parameter.allow_from_autoenv &= not parameter.is_eager
+    return parameters

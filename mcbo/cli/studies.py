@@ -1,0 +1,140 @@
+"""The commands ``benchmark`` and ``ablate``: measurements for developers and for readers of the paper."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from mcbo.cli import options as cli
+from mcbo.cli.program import SOME_FAILED
+from mcbo.core.errors import InputError
+from mcbo.dataset.learn2reg import SPLITS
+from mcbo.io.files import write_whole
+from mcbo.methods.presets import DEFAULT_TASK, find_config
+from mcbo.progress import set_up_logging
+from mcbo.runs.options import Options
+from mcbo.studies import ablation
+from mcbo.studies.benchmark import describe_run, measure, to_text, write_json
+
+
+def benchmark(
+    size: Annotated[int, typer.Option(metavar="N", help="Voxels along each axis of the phantom.")] = 128,
+    scaling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,…", help="Several sizes instead, to see how the cost grows with the volume.", show_default=False
+        ),
+    ] = None,
+    modalities: Annotated[int, typer.Option(metavar="1|2", help="Number of moving images: ceT1 alone, or ceT1 and T2.")] = 1,
+    task: cli.Task = DEFAULT_TASK,
+    preset: cli.Preset = None,
+    device: cli.Device = "auto",
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="CPU threads. Default: one per core.", show_default=False)
+    ] = None,
+    repeat: Annotated[int, typer.Option(metavar="N", help="Runs per size; the table shows their medians.")] = 3,
+    reference: Annotated[
+        bool,
+        typer.Option("--reference", help="Also measure the plain torch code that the compiled kernels are tested against."),
+    ] = False,
+    json_file: cli.JsonFile = None,
+) -> None:
+    """Measure the time and peak memory of every stage on a phantom, file I/O included."""
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"--threads: expected at least 1, got {threads}")
+        torch.set_num_threads(threads)
+    config = find_config(task, preset)
+    sizes = _parse_sizes(scaling) if scaling else [size]
+    about = {"task": task, **describe_run(config, device)}
+    options = Options(output=Path(), device=device)
+    measurements = measure(sizes, config=config, options=options, movings=modalities, repeat=repeat)
+    typer.echo(to_text(about, measurements))
+    plain = None
+    if reference:
+        plain = measure(sizes, config=config, options=replace(options, reference=True), movings=modalities, repeat=repeat)
+        ratios = ", ".join(f"{b.seconds / a.seconds:.1f}" for a, b in zip(measurements, plain, strict=True))
+        typer.echo(f"\nplain torch:\n\n{to_text({}, plain)}\n\nplain torch takes {ratios} times as long")
+    if json_file:
+        write_json(json_file, about, measurements, plain)
+
+
+def _parse_sizes(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--scaling: expected whole numbers separated by commas, got {text!r}") from error
+
+
+def ablate(
+    context: typer.Context,
+    dataset: Annotated[list[Path], typer.Option(metavar="JSON", help="Dataset JSON. Repeatable.")],
+    preset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Preset to compare. Repeatable. Default: all of the task.", show_default=False),
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHANGE",
+            help="Variant to compare: PRESET:FIELD=VALUE, such as mcbo2024:levels.3.search_radius=2. Separate "
+            "several fields of one variant by ';'. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    task: cli.DatasetTask = None,
+    split: cli.Split = "val",
+    case: cli.Cases = None,
+    moving: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHANNELS",
+            help="Moving channels to register, alone (0001) or together (0001+0002). Repeatable. Default: all together.",
+            show_default=False,
+        ),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with the true displacements CASE.npz. Default: truth/ beside the JSON, if it exists.",
+            show_default=False,
+        ),
+    ] = None,
+    device: cli.Device = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep the displacements in this folder, and resume from it.", show_default=False),
+    ] = None,
+    overwrite: cli.Overwrite = False,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the table as Markdown.", show_default=False)
+    ] = None,
+    json_file: cli.JsonFile = None,
+) -> None:
+    """Compare presets and variants of them on datasets: one table of errors, regularity, and run time."""
+    set_up_logging()
+    cli.check_choice("--split", split, list(SPLITS))
+    plan = ablation.Plan(
+        datasets=tuple(dataset),
+        task=task,
+        presets=tuple(preset or ()),
+        changes=tuple(change or ()),
+        split=split,
+        cases=cli.split_commas(case),
+        movings=tuple(tuple(channels.split("+")) for channels in moving or ()),
+        truth=truth,
+    )
+    options = Options(output=Path(), device=device, overwrite=overwrite)
+    rows = ablation.run_studies(ablation.make_studies(plan), options, keep=output)
+    about = ablation.describe(rows)
+    table = ablation.to_markdown(about, rows)
+    typer.echo(table)
+    if markdown_file:
+        write_whole(markdown_file, lambda file: file.write_text(table + "\n", encoding="utf-8"))
+    if json_file:
+        ablation.write_json(json_file, about, rows)
+    if any(row.failed for row in rows):
+        context.obj.append(SOME_FAILED)

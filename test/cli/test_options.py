@@ -1,0 +1,55 @@
+"""What the two programs declare: which options, what their help says, where else values come from."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import process
+from mcbo.cli.main import main
+
+COMMANDS = ["register", "report", "warp", "invert", "compose", "export", "import", "benchmark", "ablate"]
+
+
+def help_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert (process.main if words[0] == "process.py" else main)([*words[words[0] == "process.py" :], "--help"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("command", ["process.py", *COMMANDS])
+def test_help_is_whole_and_gives_flags_no_type(
+    command: str, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = help_of([command], capsys)
+    assert max(map(len, text.splitlines())) <= width
+    assert "<bool>" not in text
+    assert not re.search(r"\w… ", text), "a word is cut off"
+    assert ("MCBO_" in text) == (command == "process.py")
+
+
+def test_every_option_of_the_container_has_its_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(["process.py"], capsys)
+    options = re.findall(r"^│ --([a-z-]+) ", text, flags=re.MULTILINE)
+    assert len(options) > 20
+    variables = [f"MCBO_{name.upper().replace('-', '_')}" for name in options if name not in ("version", "help")]
+    assert re.findall(r"\[env var: (\w+)\]", text) == variables
+
+
+def test_a_variable_reaches_its_option_and_no_command_but_the_container(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MCBO_VERSION", "1.2")  # as images of containers often have it
+    monkeypatch.setenv("MCBO_HELP", "yes")
+    monkeypatch.setenv("MCBO_SPLIT", "dev")
+    assert process.main([str(tmp_path)]) == 1
+    assert "--split: expected one of val, test, train, got 'dev'" in capsys.readouterr().err
+    assert main(["ablate", "--dataset", str(tmp_path / "x.json")]) == 1
+    assert "x.json: no such file" in capsys.readouterr().err
+
+
+def test_checks_of_options_are_json_where_the_log_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for run in (lambda more: process.main(more), lambda more: main(["register", "a.nii", "b.nii", "--output", "out", *more])):
+        assert run(["--quiet", "--verbose", "--log-json"]) == 1
+        assert '"message": "expected --quiet or --verbose, got both"' in capsys.readouterr().err
