@@ -79,15 +79,15 @@ print(resident_bytes() - before)
     assert left < 0.2e8
 
 
-@pytest.mark.parametrize("program", ["process.py", "mcbo/cli/main.py"])
-def test_the_programs_keep_what_they_free(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("program", "module"), [("process.py", "mcbo.runtime"), ("mcbo/__main__.py", "mcbo.cli.main")])
+def test_the_programs_keep_what_they_free(program: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("mcbo.runtime.keep_freed_memory", lambda: told.append(program))
+    monkeypatch.setattr(f"{module}.keep_freed_memory", lambda: told.append(program))
     monkeypatch.setattr(sys, "argv", [program, "--help"])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with pytest.raises(SystemExit):
-            runpy.run_path(str(Path(__file__).parent.parent / program), run_name="__main__")
+            runpy.run_path(str(Path(__file__).parents[2] / program), run_name="__main__")
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
