@@ -509,14 +509,6 @@ def test_a_memory_limit_that_is_too_small_names_both_figures(
     )
 
 
-def test_the_readme_lists_every_option_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
-    process.main(["--help"])
-    offered = set(re.findall(r"^\W*(--[a-z-]+)", capsys.readouterr().out, flags=re.MULTILINE))
-    readme = (Path(process.__file__).parent / "README.md").read_text()
-    table = readme[readme.index("| option |") : readme.index("Every option but")]
-    assert offered == set(re.findall(r"`(--[a-z-]+)", table))
-
-
 def test_the_log_may_be_json_or_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(tmp_path / "none.json"), "--output", str(tmp_path / "out")]
     assert process.main([*arguments, "--log-json"]) == 1
