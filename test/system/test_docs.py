@@ -18,8 +18,10 @@ import typer
 import process
 from evaluation.__main__ import app as evaluation_app
 from mcbo.cli.main import app as mcbo_app
+from mcbo.methods.presets import DEFAULT_TASK
 from mcbo.studies.demo import write_dataset
 from mcbo.studies.phantom import make_phantom
+from mcbo.studies.variants import parse_change
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -192,15 +194,11 @@ def test_the_installation_is_the_same_everywhere() -> None:
 
 def commands() -> Iterator[tuple[str, set[str]]]:
     """Headings of ``cli.md``, and the options of what they are about."""
-    yield "process.py", options_of(typer.main.get_command(process.app))
-    for program, app in (("mcbo", mcbo_app), ("evaluation", evaluation_app)):
-        group = typer.main.get_command(app)
-        for name, command in group.commands.items():  # type: ignore[attr-defined]
-            yield f"{program} {name}", options_of(command)
-
-
-def options_of(command: typer.core.TyperCommand) -> set[str]:
-    return {parameter.opts[0] for parameter in command.params if parameter.param_type_name == "option"}
+    for program, app in (("process.py", process.app), ("mcbo", mcbo_app), ("evaluation", evaluation_app)):
+        whole = typer.main.get_command(app)
+        for name, command in getattr(whole, "commands", {"": whole}).items():
+            options = {parameter.opts[0] for parameter in command.params if parameter.param_type_name == "option"}
+            yield f"{program} {name}".strip(), options
 
 
 def test_the_page_of_commands_has_every_option_and_no_other() -> None:
@@ -209,6 +207,13 @@ def test_the_page_of_commands_has_every_option_and_no_other() -> None:
         section.partition("\n")[0]: set(re.findall(r"^\| `(--[a-z-]+)", section, flags=re.MULTILINE)) for section in sections
     }
     assert {name: options for name, options in listed.items() if options} == dict(commands())
+
+
+def test_the_changes_of_the_ablation_can_be_made() -> None:
+    changes = set(re.findall(r"[`'](\w+:[^`'\n]+=[^`'\n]+)[`']", PAGES["ablation.md"].read_text(encoding="utf-8")))
+    assert len(changes) > 4
+    for change in changes:
+        parse_change(change, task=DEFAULT_TASK)
 
 
 @pytest.mark.parametrize("page", [*PAGES.values(), *(ROOT / ".github").glob("*.md")], ids=lambda page: page.name)
