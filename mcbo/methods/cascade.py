@@ -1,7 +1,6 @@
 """The cascade: a masked search for a rigid motion, coarse to fine, then Gauss–Newton refinement, then a judgement.
 
-Each stage warps the moving images from the original by all that is known so far and looks for the remainder only.
-docs/method.md tells it step by step.
+Each stage warps the original moving images by the motion found so far and searches for the remainder (docs/method.md).
 """
 
 import math
@@ -37,7 +36,7 @@ class RigidSearch:
     Attributes:
         mind: its features.
         stages: coarse to fine.
-        cautious: the one stage that is done from no motion if nothing else can be believed.
+        cautious: the one stage, started from no motion, where the evidence supports no other result.
         coupling_weights: of the passes of the convex optimization, for one modality.
         trim_keep: share of the cells that the rigid motion is fitted to.
         trim_rounds: of that fit at most.
@@ -126,24 +125,17 @@ class CascadeConfig(Preset):
         budget_bytes: int,
         timer: StageTimer,
     ) -> Registration:
-        shape, movings = shape_of(fixed), len(groups[0].movings)
-        check_budget(shape, movings=movings, needed=self.peak_bytes(shape, movings=movings), budget_bytes=budget_bytes)
-        displacements: list[Displacement] = []
-        judgements: list[Judgement] = []
-        for group in groups:
-            displacement, judgement = register_cascade(
-                fixed,
-                group.movings,
-                spacing_mm=spacing_mm,
-                config=self,
-                kernels=kernels,
-                timer=timer,
-                share_of_case=1 / len(groups),
-                masks=group.masks,
+        shape, joint = shape_of(fixed), len(groups[0].movings)
+        check_budget(shape, movings=joint, needed=self.peak_bytes(shape, movings=joint), budget_bytes=budget_bytes)
+        share = 1 / len(groups)
+        results = [
+            register_cascade(
+                fixed, group, spacing_mm=spacing_mm, config=self, kernels=kernels, timer=timer, share_of_case=share
             )
-            displacements += [displacement] * len(group.movings)
-            judgements += [judgement] * len(group.movings)
-        return Registration(tuple(displacements), config=self, judgements=tuple(judgements))
+            for group in groups
+        ]
+        displacements, judgements = zip(*(result for result in results for _ in range(joint)), strict=True)
+        return Registration(displacements, config=self, judgements=judgements)
 
     def least_bytes(self, shape: Shape, *, movings: int, lanes: int) -> int:
         del lanes  # the model counts those of the compiled kernels
@@ -154,10 +146,9 @@ class CascadeConfig(Preset):
         return cascade_bytes(shape, movings=movings, searches=self._searches, refinements=self.refinement.stages)
 
     def search_range(self, shape: Shape) -> Triple:
-        """What the start leaves of an axis, and R cells of each later stage on top, up to the whole axis.
+        """What ``min_overlap`` leaves of an axis, plus R cells of each later stage, up to the whole axis.
 
-        The start tries every shift that leaves the fields of view enough overlap. Rotation moves the corners of a volume
-        further than this tells.
+        Rotation may move the corners of a volume further.
         """
         reach = math.fsum(stage.grid_spacing * stage.search_radius for stage in self._searches)
         share = 1 - self.start.min_overlap if self.start else 0.0
@@ -176,36 +167,25 @@ class CascadeConfig(Preset):
 
 def register_cascade(
     fixed: Volume,
-    movings: Sequence[Volume],
+    group: Group,
     *,
     spacing_mm: Triple,
     config: CascadeConfig,
     kernels: Kernels,
     timer: StageTimer,
     share_of_case: float = 1.0,
-    masks: Masks | None = None,
 ) -> tuple[Displacement, Judgement]:
-    """Registers moving images that share a grid to a fixed image, with one displacement for all of them.
-
-    Args:
-        fixed: ``(1, 1, H, W, D)`` intensities.
-        movings: one or more of the same shape.
-        spacing_mm: voxel size along axes 0, 1, 2.
-        config: the preset, fitted to the shape.
-        kernels: the compute kernels.
-        timer: measures the stages.
-        share_of_case: what this is of all that is done for a case, for the progress shown.
-        masks: where the images are known, if somebody knows better than ``mask.field_of_view``.
+    """Registers the moving images of one group; see ``pipeline.register``. ``share_of_case`` scales the progress shown.
 
     Returns:
-        ``(1, 3, H, W, D)`` voxels, and the judgement.
+        One displacement for all of them, ``(1, 3, H, W, D)`` voxels, and the judgement.
     """
-    fixed, movings = scale_to_one(fixed), [scale_to_one(moving) for moving in movings]
+    fixed, movings = scale_to_one(fixed), [scale_to_one(moving) for moving in group.movings]
     share = share_of_case / (
         len(config.search.stages) + len(config.deformation.stages) + sum(stage.rounds for stage in config.refinement.stages) + 4
     )
     with timer.stage("masks", work=share):
-        known = masks or Masks(field_of_view(fixed), tuple(field_of_view(moving) for moving in movings))
+        known = group.masks or Masks(field_of_view(fixed), tuple(field_of_view(moving) for moving in movings))
         case = prepare(
             fixed,
             movings,
@@ -308,7 +288,7 @@ def search_deformed(case: CascadeCase, displacement: Displacement, config: Casca
 
 
 def refine(case: CascadeCase, displacement: Displacement, config: CascadeConfig) -> Displacement:
-    """The refinement stages; a finer grid that is told less than a coarser one (its noise outweighs its detail) is left out."""
+    """Refines; a finer grid that has less information than a coarser one (its noise outweighs its detail) is left out."""
     start = displacement
     most = 0.0
     for stage in config.refinement.stages:

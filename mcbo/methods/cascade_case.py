@@ -1,4 +1,4 @@
-"""A case as the stages of the cascade see it: images, masks and features within the box that is worked on."""
+"""A case as the stages of the cascade see it: images, masks and features within the fixed image's field of view."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ from mcbo.steps.gauss_newton import Modality
 from mcbo.steps.mind import MindSettings
 
 WEIGHT_FLOOR = 1e-3
-"""Weight of unknown voxels in the means of cells: nothing beside known ones, but a cell without any has a mean all the same."""
+"""Weight of unknown voxels in the means of cells: negligible, but it gives cells without known voxels a mean."""
 
 
 @dataclass
 class CascadeCase:
-    """A case within the box that is worked on, and what is known of its motion.
+    """A case within the box around the fixed image's field of view, and the motion found so far.
 
     Attributes:
         fixed: ``(1, 1, h, w, d)``, filled beyond its mask.
@@ -32,7 +32,7 @@ class CascadeCase:
         whole_mask: of the whole fixed image.
         kernels: the compute kernels.
         timer: measures the stages.
-        share: of the case that a stage is, for the progress shown.
+        share: of the case's work in a stage, for the progress shown.
         motion: the rigid motion so far.
     """
 
@@ -90,7 +90,7 @@ class CascadeCase:
 
 @dataclass(frozen=True)
 class OnGrid:
-    """What a stage works on: features of cells, and how much of each cell is known."""
+    """Input of a stage: features of cells, and the known share of each cell."""
 
     fixed: Features
     known: Tensor
@@ -115,19 +115,7 @@ def prepare(
     timer: StageTimer,
     share: float,
 ) -> CascadeCase:
-    """Fills the images beyond their masks, and cuts out the box that is worked on.
-
-    Args:
-        fixed: ``(1, 1, H, W, D)`` intensities, scaled to 1.
-        movings: of the same shape.
-        known: where they are known.
-        spacing_mm: voxel size along axes 0, 1, 2.
-        margin: voxels around the field of view that are worked on.
-        reach: voxels that features see beyond the mask.
-        kernels: compute kernels.
-        timer: measures the stages.
-        share: of the case that a stage is, for the progress shown.
-    """
+    """Fills the images ``reach`` voxels beyond their masks, and cuts out the fixed field of view plus ``margin`` voxels."""
     mask, masks = known.fixed, known.movings
     box = bounding_box(mask, margin=margin)
     index = (slice(None), slice(None), *box)

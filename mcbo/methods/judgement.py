@@ -23,7 +23,7 @@ class JudgementSettings:
         least_rise: standard errors by which the rigid motion must raise that correlation.
         least_correlation: standard errors of it that images must have to be taken for related.
         doubtful_similarity: below it, the user is warned.
-        clear_gain: share of what identity lacks in similarity that a result must gain to be believed without that rise.
+        clear_gain: share of what identity lacks in similarity that a result must gain to be accepted without that rise.
         cautious_reach: voxels that the cautious stage moves on average at most; what it found is shortened to that.
         small_motion: voxels; a result that moves less on average is below what the method resolves, ...
         small_gain: ... unless it gains this share of what identity lacks in similarity.
@@ -63,7 +63,7 @@ def judge(case: CascadeCase, candidates: dict[str, Displacement], settings: Judg
 def judge_cautious(
     case: CascadeCase, displacement: Displacement, judgement: Judgement, settings: JudgementSettings
 ) -> Judgement:
-    """Keeps what the cautious stage found if similarity says anything for it; else no motion."""
+    """The cautious result if it is more similar than no motion."""
     score = _similarity(case, displacement, settings)
     scores = judgement.similarity | {"cautious": score}
     if score <= scores["identity"]:
@@ -72,7 +72,7 @@ def judge_cautious(
 
 
 def mean_length(case: CascadeCase, displacement: Displacement) -> float:
-    """Voxels that the field of view moves in the mean."""
+    """Mean motion of the field of view, voxels."""
     return float(displacement.norm(dim=1, keepdim=True)[case.mask].mean())
 
 
@@ -86,7 +86,7 @@ def _similarity(case: CascadeCase, displacement: Displacement, settings: Judgeme
 
 
 def _evidence(case: CascadeCase, displacement: Displacement, settings: JudgementSettings) -> list[Information]:
-    """How the gradients of each modality correlate with those of the fixed image."""
+    """Correlation of the gradients of each modality with those of the fixed image."""
     grid = case.on_grid(displacement, spacing=settings.grid_spacing, mind=settings.evidence_mind)
     return [
         information_of(grid.fixed, m.features, (grid.known > cells.KNOWN_CELL_SHARE) & (m.known > cells.KNOWN_CELL_SHARE))

@@ -52,14 +52,10 @@ class Slabs:
 
 
 def held_bytes(shape: Shape, *, movings: int) -> int:
-    """Bytes that a case holds throughout.
+    """Bytes that a case of the multilevel method holds throughout.
 
     Per voxel: an image and 12 features for the fixed and every moving image, a displacement for every moving image, and the
     fused one.
-
-    Args:
-        shape: voxels.
-        movings: moving images that are fused.
     """
     floats = (1 + movings) * (1 + FEATURE_CHANNELS) + 3 * (movings + 1)
     return FLOAT_BYTES * floats * _cells(shape)
@@ -89,14 +85,9 @@ def solve_bytes(grid: Shape, *, search_radius: int, passes: int, slabs: Slabs) -
 def solved_bytes(
     shape: Shape, levels: Sequence[Level], *, passes: int, movings: int, slabs: Sequence[Slabs] | None = None
 ) -> int:
-    """The memory model of the multilevel method: bytes of all tensors of a case at their peak.
+    """Bytes of all tensors of a case of the multilevel method at their peak.
 
-    Args:
-        shape: voxels.
-        levels: that fit the shape.
-        passes: of the convex optimization over a cost volume.
-        movings: moving images that are fused; 1 where they are not.
-        slabs: of every level; the thickest that are worth it, if None.
+    ``levels`` fit the shape, ``movings`` are fused; ``slabs`` are those of every level, by default the thickest worth it.
     """
     peaks = [refine_bytes(shape)]
     for k, level in enumerate(levels):
@@ -109,16 +100,10 @@ def solved_bytes(
 def cascade_bytes(
     shape: Shape, *, movings: int, searches: Sequence[SearchStage | DeformStage], refinements: Sequence[RefineStage]
 ) -> int:
-    """The memory model of the cascade: bytes of all tensors of a case at their peak.
+    """Bytes of all tensors of a case of the cascade at their peak; ``movings`` share a displacement.
 
     Per voxel: the images, filled and masked; 12 features of the fixed image; four displacements. On top, whichever is most: the
     features of a moving image in the making; or, on a grid of cells, all features twice over and the costs of all candidates.
-
-    Args:
-        shape: voxels.
-        movings: moving images that share a displacement.
-        searches: dense searches, rigid or deformable.
-        refinements: Gauss–Newton stages.
     """
     voxels = _cells(shape)
     held = voxels * (2 * (1 + movings) + FEATURE_CHANNELS + 3 * 4 + 4)
@@ -143,17 +128,7 @@ def result_bytes(shape: Shape, *, pairs: int, warped: bool) -> int:
 
 
 def check_budget(shape: Shape, *, movings: int, needed: int, budget_bytes: int) -> None:
-    """Refuses a case that cannot be computed within its budget.
-
-    Args:
-        shape: voxels.
-        movings: moving images that share a displacement.
-        needed: by the memory model, bytes.
-        budget_bytes: what the case may use in all.
-
-    Raises:
-        MemoryBudgetError: if more is needed; the message says how much would do.
-    """
+    """Raises ``MemoryBudgetError``, which says how much would do, if a case needs more bytes than its budget."""
     if needed > budget_bytes:
         raise MemoryBudgetError(
             f"{format_shape(shape)} voxels with {movings} moving image(s) need at least {_gb(needed)} of memory, "
@@ -175,14 +150,6 @@ def slabs_per_level(
     shape: Shape, levels: Sequence[Level], *, passes: int, movings: int, budget_bytes: int, kernels: Kernels
 ) -> list[Slabs]:
     """Per level the thickest slabs that fit, and both solves at a time where the kernels can and it pays and fits.
-
-    Args:
-        shape: voxels.
-        levels: that fit the shape.
-        passes: of the convex optimization over a cost volume.
-        movings: moving images that are fused.
-        budget_bytes: what the case may use in all.
-        kernels: that know how thick is worth it.
 
     Raises:
         MemoryBudgetError: if slabs of one row do not fit; the message says how much would do.

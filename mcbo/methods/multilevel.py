@@ -55,10 +55,7 @@ class MultilevelConfig(Preset):
         return len(self.coupling_weights) + 1
 
     def fit(self, shape: Shape) -> tuple[Self, tuple[Level, ...]]:
-        """Leaves out the levels whose grid has fewer than ``MIN_CELLS`` cells along an axis; the other weights then sum to 1.
-
-        Args:
-            shape: voxels of the images.
+        """Leaves out levels whose grid has fewer than ``MIN_CELLS`` cells along an axis; the other weights then sum to 1.
 
         Returns:
             The settings to use, and the levels that were dropped.
@@ -91,10 +88,28 @@ class MultilevelConfig(Preset):
         timer: StageTimer,
     ) -> Registration:
         del spacing_mm  # everything is in voxels
-        fitted, dropped = self.fit(shape_of(fixed))
-        movings = [group.movings for group in groups]
-        displacements = register_levels(fixed, movings, config=fitted, kernels=kernels, budget_bytes=budget_bytes, timer=timer)
-        return Registration(displacements, config=fitted, levels=fitted.levels, dropped=dropped)
+        shape, joint = shape_of(fixed), len(groups[0].movings)
+        fitted, dropped = self.fit(shape)
+        slabs = slabs_per_level(
+            shape, fitted.levels, passes=self.passes, movings=joint, budget_bytes=budget_bytes, kernels=kernels
+        )
+        share = 1 / _total_work(shape, joint * len(groups), fitted.levels)
+
+        def features_of(image: Volume) -> Features:
+            with timer.stage("features", work=share * _features_work(shape)):
+                return kernels.mind_ssc(image, radius=self.mind.radius, dilation=self.mind.dilation)
+
+        fixed_features = features_of(fixed)
+        results: list[Displacement] = []
+        for group in groups:
+            moving_features = [features_of(image) for image in group.movings]
+            solvers = [_LevelSolver(fitted, *pair, kernels, timer, share) for pair in zip(fitted.levels, slabs, strict=True)]
+            fused = fuse_levels(
+                (fuse_modalities([_solve_level(fixed_features, m, solver) for m in moving_features]) for solver in solvers),
+                [level.weight for level in fitted.levels],
+            )
+            results += [fused] * joint
+        return Registration(tuple(results), config=fitted, levels=fitted.levels, dropped=dropped)
 
     def least_bytes(self, shape: Shape, *, movings: int, lanes: int) -> int:
         fitted, _ = self.fit(shape)
@@ -109,54 +124,6 @@ class MultilevelConfig(Preset):
         del shape
         reach = math.fsum(level.weight * level.grid_spacing * level.search_radius for level in self.levels)
         return reach, reach, reach
-
-
-def register_levels(
-    fixed: Volume,
-    groups: Sequence[Sequence[Volume]],
-    *,
-    config: MultilevelConfig,
-    kernels: Kernels,
-    budget_bytes: int,
-    timer: StageTimer,
-) -> tuple[Displacement, ...]:
-    """Registers groups of moving images, each group with one displacement.
-
-    Args:
-        fixed: ``(1, 1, H, W, D)`` intensities.
-        groups: moving images of the same shape.
-        config: the preset, fitted to the shape.
-        kernels: compute kernels.
-        budget_bytes: memory that the case may use; the result does not depend on it.
-        timer: measures the stages.
-
-    Returns:
-        A displacement ``(1, 3, H, W, D)`` in voxels for each moving image.
-    """
-    shape, movings = shape_of(fixed), len(groups[0])
-    slabs = slabs_per_level(
-        shape, config.levels, passes=config.passes, movings=movings, budget_bytes=budget_bytes, kernels=kernels
-    )
-    share = 1 / _total_work(shape, sum(len(group) for group in groups), config.levels)
-
-    def features_of(image: Volume) -> Features:
-        with timer.stage("features", work=share * _features_work(shape)):
-            return kernels.mind_ssc(image, radius=config.mind.radius, dilation=config.mind.dilation)
-
-    fixed_features = features_of(fixed)
-    results: list[Displacement] = []
-    for group in groups:
-        moving_features = [features_of(image) for image in group]
-        levels = (
-            fuse_modalities([_solve_level(fixed_features, m, solver) for m in moving_features])
-            for solver in (
-                _LevelSolver(config, level, its_slabs, kernels, timer, share)
-                for level, its_slabs in zip(config.levels, slabs, strict=True)
-            )
-        )
-        fused = fuse_levels(levels, [level.weight for level in config.levels])
-        results += [fused] * len(group)
-    return tuple(results)
 
 
 @dataclass(frozen=True)

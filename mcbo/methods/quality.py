@@ -24,7 +24,7 @@ _ENOUGH = 48
 """Voxels along the shortest axis from which on two make a cell: at 64³ that takes 0.03 s instead of 0.15."""
 _RADIUS, _DILATION = 1, 2
 _BORDER = 2
-"""Voxels at every face whose determinants are not looked at, as in the challenge's regularity metrics."""
+"""Voxels at every face whose determinants are not checked, as in the challenge's regularity metrics."""
 _ROWS = 16
 """Of axis 0 whose determinants are computed at once."""
 _NEAR_RANGE = 0.95
@@ -33,10 +33,10 @@ _NEAR_RANGE = 0.95
 
 @dataclass(frozen=True)
 class Sanity:
-    """What is known of a displacement without any truth.
+    """Checks of a displacement that need no ground truth.
 
     Attributes:
-        folded_share: of the voxels looked at, with det J ≤ 0.
+        folded_share: of the voxels checked, with det J ≤ 0.
         largest_voxels: the largest magnitude of the components along axes 0, 1, 2.
         search_range_voxels: how far the preset looks along axes 0, 1, 2 (``Preset.search_range``).
         distance_before: feature distance of the images as they are.
@@ -51,7 +51,7 @@ class Sanity:
 
     @property
     def warnings(self) -> list[str]:
-        """Sentences on what is not as it should be. That an image which is left alone comes no closer is no fault."""
+        """One sentence per problem. That an image which is left where it is comes no closer is none."""
         found = []
         if max(self.largest_voxels) > 0 and self.distance_after >= self.distance_before:
             found.append(
@@ -78,14 +78,7 @@ class Coarse:
 def examine(
     fixed: Volume, movings: Mapping[str, Volume], displacements: Mapping[str, Displacement], *, config: Preset, kernels: Kernels
 ) -> dict[str, Sanity]:
-    """Looks at every result of a case.
-
-    Args:
-        fixed: ``(1, 1, H, W, D)`` intensities.
-        movings: by the displacement's name, of the same shape.
-        displacements: ``(1, 3, H, W, D)`` voxels; a tensor that several images share is looked at once.
-        config: as it was used.
-        kernels: compute kernels.
+    """Checks every result of a case; moving images and displacements by name, a tensor that several share is checked once.
 
     Raises:
         NonFiniteError: if a displacement is not finite.
@@ -140,13 +133,7 @@ def feature_distance(
 ) -> float:
     """1 − S·√(the share of the fixed image that has a counterpart), S as in ``similarity.py``.
 
-    Args:
-        fixed: features of the fixed image, ``(1, 12, h, w, d)``.
-        known: its field of view.
-        moving: the moving image on the same grid.
-        displacement: ``(1, 3, H, W, D)`` voxels.
-        spacing: voxels per cell.
-        kernels: compute kernels.
+    ``fixed`` are features ``(1, 12, h, w, d)`` on the coarse grid, ``known`` is their field of view.
     """
     displacement_cells = at_centers(displacement, spacing) / spacing
     warped = sample(moving.volume, displacement_cells, offset=(0, 0, 0), outside="border")
@@ -161,10 +148,9 @@ def _features(volume: Volume, kernels: Kernels) -> Features:
 
 
 def folded_share(displacement: Displacement) -> float:
-    """Share of the voxels, but for two at every face, at which p + u(p) turns space inside out: det J ≤ 0.
+    """Share of the voxels, without two at every face, where p + u(p) folds: det J ≤ 0 by central differences.
 
-    Args:
-        displacement: ``(1, 3, H, W, D)`` voxels, at least 5 along each axis. Derivatives are central differences.
+    The displacement has at least 5 voxels along each axis.
     """
     height, width, depth = shape_of(displacement)
     inner = slice(_BORDER, -_BORDER)

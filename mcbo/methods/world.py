@@ -58,29 +58,18 @@ def register_in_world(
     budget_bytes: int,
     timer: StageTimer,
 ) -> tuple[Registration, list[Sanity]]:
-    """Registers images that lie anywhere.
-
-    Args:
-        fixed: the fixed image.
-        movings: one or more.
-        initial: ``(4, 4)``, from fixed to moving world positions (RAS, mm).
-        working: the grid to do it on.
-        config: the preset.
-        kernels: compute kernels.
-        budget_bytes: memory that the case may use.
-        timer: measures the stages.
+    """Registers images on a ``working`` grid, from an ``initial`` motion ``(4, 4)``, fixed to moving world positions (RAS, mm).
 
     Returns:
-        Displacements ``(1, 3, H, W, D)`` in voxels of the fixed grid, the initial motion in them; and for each what is known of
-        it on the working grid, without the initial motion.
+        Displacements ``(1, 3, H, W, D)`` in voxels of the fixed grid, including the initial motion; and quality checks of each
+        on the working grid, without it.
 
     Raises:
         InputError: if an image is constant, or has nothing in common with the fixed one where it lies.
         McboError: as ``pipeline.register``.
     """
     with timer.stage("resample"):
-        still = np.eye(4)
-        fixed_volume, fixed_mask = bring(fixed, working, still)
+        fixed_volume, fixed_mask = bring(fixed, working, np.eye(4))
         brought = [bring(moving, working, initial) for moving in movings]
     for number, (volume, mask) in enumerate(brought, start=1):
         _check_seen(volume, mask, fixed_mask, number)
@@ -110,15 +99,10 @@ def register_in_world(
 
 
 def bring(image: Placed, onto: Grid, initial: NDArray[np.float64]) -> tuple[Volume, Mask]:
-    """An image and its mask on another grid.
-
-    Args:
-        image: the image.
-        onto: the grid.
-        initial: ``(4, 4)``, from world positions of that grid to those of the image.
+    """An image and its mask on another grid, whose world positions ``initial`` ``(4, 4)`` takes to those of the image.
 
     Returns:
-        ``(1, 1, h, w, d)`` intensities, the image's lowest where it says nothing; and where it says something.
+        ``(1, 1, h, w, d)`` intensities, the image's lowest outside of it; and where they are known.
     """
     mask = image.known()
     seen_from = Grid(onto.shape, initial @ onto.affine)
@@ -145,17 +129,7 @@ def _smoothed(volume: Volume, known: Tensor, its_grid: Grid, onto: Grid) -> Volu
 
 
 def bring_back(displacement: Displacement, working: Grid, fixed: Grid, initial: NDArray[np.float64]) -> Displacement:
-    """What was found on the working grid, after the initial motion, as a displacement of the fixed grid.
-
-    Args:
-        displacement: ``(1, 3, h, w, d)`` voxels of the working grid.
-        working: that grid.
-        fixed: the grid to reach.
-        initial: ``(4, 4)``, from fixed to moving world positions (mm).
-
-    Returns:
-        ``(1, 3, H, W, D)`` float32 voxels of the fixed grid.
-    """
+    """A displacement ``(1, 3, h, w, d)`` of the working grid and then the initial motion, as voxels of the fixed grid."""
     if np.array_equal(initial, np.eye(4)) and working.matches(fixed, within_voxels=1e-4):
         return displacement
     forward = continued(displacement, working)

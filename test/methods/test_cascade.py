@@ -9,6 +9,7 @@ from mcbo.core.field import warp
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Judgement, Triple
 from mcbo.methods.cascade import CascadeConfig, register_cascade
+from mcbo.methods.config import Group
 from mcbo.runtime import select_kernels
 from mcbo.studies.phantom import Phantom, make_phantom
 
@@ -20,7 +21,7 @@ def run(
 ) -> tuple[Displacement, Judgement]:
     return register_cascade(
         fixed,
-        movings,
+        Group(movings),
         spacing_mm=spacing_mm,
         config=config or cascade_config(),
         kernels=select_kernels(fixed.device),
