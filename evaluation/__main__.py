@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @app.callback()
 def describe() -> None:
-    """Judge displacement fields in challenge format, as the organisers of Learn2Reg do."""
+    """Judge displacement fields in challenge format, as the organizers of Learn2Reg do."""
 
 
 @app.command(name="score")
@@ -179,7 +179,7 @@ def validate(
     split: Split = "val",
     trust_paths: TrustPaths = False,
 ) -> None:
-    """Say what would make the organisers refuse a submission: every problem, one line each. Status 1 if there is one."""
+    """Say what would make the organizers refuse a submission: every problem, one line each. Status 1 if there is one."""
     pairs = read_pairs(dataset, split=_known(split), trust_paths=trust_paths)
     problems = check(pairs, predictions)
     context.obj.append(BAD_INPUT if problems else ALL_SCORED)

@@ -1,4 +1,4 @@
-"""A submission as such: what would make the organisers refuse it, and the submission of no motion at all."""
+"""A submission as such: what would make the organizers refuse it, and the submission of no motion at all."""
 
 import math
 from collections.abc import Callable
@@ -50,7 +50,7 @@ Images tell less than landmarks: on simulated ultrasound a wrong reading of the 
 
 
 def check(pairs: list[Pair], predictions: Path) -> list[str]:
-    """All that would make the organisers refuse a submission, or score it badly by mistake: one line each, with the remedy.
+    """All that would make the organizers refuse a submission, or score it badly by mistake: one line each, with the remedy.
 
     Raises:
         EvaluationError: if there is no such folder.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the image and runs it as the organisers do: no network, read-only root, no capabilities, memory capped, any user.
+# Builds the image and runs it as the organizers do: no network, read-only root, no capabilities, memory capped, any user.
 # usage: test/container.sh      PYTHON=… an interpreter with requirements.txt installed, for the run outside the container
 #                               EXPORT=file.tar.gz also makes the tarball that grand-challenge.org takes
 # Uses Docker where a daemon answers; else podman on a Debian base made here (as root on Debian; installs what it needs).
@@ -141,8 +141,8 @@ data=$lab/data
 "$python" - "$data" "$lab/small" <<'P'
 import json, sys
 from pathlib import Path
-from mcbo.demo import write_dataset
-from mcbo.phantom import make_phantom
+from mcbo.studies.demo import write_dataset
+from mcbo.studies.phantom import make_phantom
 for folder, shape in zip(sys.argv[1:], ((44, 40, 48), (14, 12, 16))):
     pairs = []
     for seed in (1, 2, 3):

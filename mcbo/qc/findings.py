@@ -1,6 +1,6 @@
 """What there is to tell of a run: what its displacements do to images and landmarks.
 
-Figures that the organisers compute are computed by ``evaluation``, so that the page and the score are the same.
+Figures that the organizers compute are computed by ``evaluation``, so that the page and the score are the same.
 """
 
 from dataclasses import dataclass, field

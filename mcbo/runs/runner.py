@@ -53,7 +53,7 @@ def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
             return run_on_cluster(cases, config, options)
         if options.device == "auto" and is_gpu_unused(device):
             log.warning(
-                "an NVIDIA driver is here, but this build of torch cannot use it: the CPU is used (see the README, Submit)"
+                "an NVIDIA driver is here, but this build of torch cannot use it: the CPU is used (see docs/challenge.md)"
             )
         return _run_here(cases, config, options, device)
 

@@ -1,4 +1,4 @@
-"""The three questions of direction, each answered by our files, by SimpleITK and by numpy: README, "The convention"."""
+"""The three questions of direction, each answered by our files, by SimpleITK and by numpy: docs/index.md, "The convention"."""
 
 from pathlib import Path
 

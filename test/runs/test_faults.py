@@ -429,5 +429,5 @@ def test_runs_on_one_machine_give_the_same_bits(original: Path, tmp_path: Path, 
         assert process.main([*arguments(original, tmp_path), "--case", "0001", "--preset", preset, "--overwrite"]) == 0
     finally:
         torch.set_num_threads(threads)
-    assert float((read_displacement(tmp_path / FIELDS[0]) - one).abs().max()) < 1e-3  # README: voxels; on two cores it was 0
+    assert float((read_displacement(tmp_path / FIELDS[0]) - one).abs().max()) < 1e-3  # voxels; docs/guarantees.md
     assert one.any()

@@ -70,7 +70,7 @@ def header_spoils() -> Iterator[tuple[str, Callable[[Any], object], str, str | N
     yield "a type too large", put("datatype", 64), CLAIM, CLAIM
     for name, field in (("slope", "scl_slope"), ("intercept", "scl_inter")):
         for value in (np.nan, np.inf, -np.inf):
-            judge = "invalid intercept" if name == "intercept" else None  # as nibabel does, which the organisers use
+            judge = "invalid intercept" if name == "intercept" else None  # as nibabel does, which the organizers use
             yield f"{name} {value}", scaled(field, value), f"expected a header with a finite {name}", judge
     flat = "expected an affine that can be inverted"
     for value in (np.nan, np.inf):
