@@ -1,1 +1,1 @@
-"""The judge: the organizers' metrics on displacement fields in challenge format. Shares no code with ``mcbo``."""
+"""The organizers' metrics on displacement fields in challenge format. Shares no code with ``mcbo``."""

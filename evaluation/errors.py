@@ -1,4 +1,4 @@
-"""What can go wrong, and how what strangers wrote is shown."""
+"""The package's exception, and how untrusted text is shown."""
 
 import reprlib
 
@@ -7,19 +7,19 @@ _short.maxstring = _short.maxother = 120
 
 
 class EvaluationError(Exception):
-    """Something to be judged is missing or malformed; the message says what was expected and found."""
+    """An input is missing or malformed; the message says what was expected and what was found."""
 
 
 def shown(value: object) -> str:
-    """What a file holds, for a sentence: quoted, on one line, and cut where it is long or deep."""
+    """A value from a file, for an error message: quoted, on one line, shortened where it is long or deep."""
     return _short.repr(value)
 
 
 def printable(text: str) -> str:
-    """Text that does nothing to a terminal but print one line: the rest is written as Python escapes it."""
+    """Text that is safe to print as one line: control characters become Python escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def reason(error: BaseException) -> str:
-    """Why a library gave up, in its words."""
+    """Why a library failed, in its own words."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

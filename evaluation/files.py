@@ -1,4 +1,4 @@
-"""Opens files that strangers wrote: which may be opened, how large they may be, and JSON among them."""
+"""Opens untrusted files: which paths are allowed, how large a file may be, and JSON."""
 
 import json
 import os
@@ -13,24 +13,15 @@ MAX_TEXT_BYTES = 2**23
 MAX_DEPTH = 50
 """Levels of brackets in a JSON. Datasets have 4."""
 
-MAX_DIGITS = 400
-"""Of a whole number: as many as the largest float has, and more."""
-
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
-"""What Linux allows."""
-
-TRUST_REMEDY = "copy the files into the dataset's folder, or allow it with --trust-paths or MCBO_TRUST_PATHS=1"
+"""Linux's limits."""
 
 
 def file_size(path: Path, expected: str) -> int:
-    """Bytes of a regular file that is not empty. Others are not opened: a named pipe would never answer.
-
-    Args:
-        path: the file.
-        expected: what it should be, for the sentence.
+    """Bytes of a regular file that is not empty; ``expected`` names its kind in the errors.
 
     Raises:
-        EvaluationError: if it is anything else.
+        EvaluationError: for anything else. It is not opened: reading a named pipe would block forever.
     """
     try:
         status = path.stat()
@@ -46,11 +37,7 @@ def file_size(path: Path, expected: str) -> int:
 
 
 def read_text(path: Path, expected: str) -> str:
-    """A text file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        EvaluationError: if it is not that, or larger than ``MAX_TEXT_BYTES``.
-    """
+    """A text file in UTF-8, with or without a byte order mark, of at most ``MAX_TEXT_BYTES``."""
     size = file_size(path, expected)
     if size > MAX_TEXT_BYTES:
         raise EvaluationError(f"{path}: expected {expected} of at most {MAX_TEXT_BYTES} bytes, found {size}")
@@ -62,30 +49,20 @@ def read_text(path: Path, expected: str) -> str:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """A JSON object.
-
-    Raises:
-        EvaluationError: if the file is not that, is too large or too deep, or has a key twice in one object.
-    """
+    """A JSON object, within the limits above; a key that appears twice in an object is an error."""
     text = read_text(path, "a JSON file")
     try:
-        content = json.loads(text, object_pairs_hook=_without_repeats, parse_int=_integer)
+        content = json.loads(text, object_pairs_hook=_without_repeats)
         too_deep = _is_deeper(content, MAX_DEPTH)
     except RecursionError:
         too_deep = True
-    except ValueError as error:
+    except ValueError as error:  # not JSON, a repeated key, or a number of more than Python's 4300 digits
         raise EvaluationError(f"{path}: expected a JSON file, but it cannot be read: {error}") from error
     if too_deep:
         raise EvaluationError(f"{path}: expected a JSON file of at most {MAX_DEPTH} levels of brackets, found more")
     if not isinstance(content, dict):
         raise EvaluationError(f"{path}: expected a JSON object, found a {type(content).__name__}")
     return content
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number has {len(digits)} digits, more than {MAX_DIGITS}")
-    return int(digits)
 
 
 def _without_repeats(items: list[tuple[str, object]]) -> dict[str, object]:
@@ -105,27 +82,19 @@ def _is_deeper(content: object, levels: int) -> bool:
 
 
 def entry_path(root: Path, text: object, where: str, *, trusted: bool) -> Path:
-    """The path that an entry of a dataset names.
-
-    Args:
-        root: the dataset's folder.
-        text: relative to it, or absolute.
-        where: which entry this is, for the sentence.
-        trusted: whether it may lead out of the folder.
+    """The path that a dataset entry names, absolute or relative to ``root``, the dataset's folder.
 
     Raises:
-        EvaluationError: if it is no path, or leads where it may not.
+        EvaluationError: if it is no path, or leads out of ``root`` and is not ``trusted``; ``where`` names the entry.
     """
     try:
-        encoded = os.fsencode(text) if isinstance(text, str) else b""
+        encoded = os.fsencode(text) if isinstance(text, str) and text.isprintable() else b""
     except UnicodeEncodeError:
         encoded = b""
-    if not isinstance(text, str) or not encoded or not text.isprintable():
+    if not isinstance(text, str) or not encoded:
         raise EvaluationError(f"{where}: expected the path of an image, found {shown(text)}; correct the entry")
     if len(encoded) > MAX_PATH_BYTES or max(map(len, encoded.split(b"/"))) > MAX_NAME_BYTES:
-        raise EvaluationError(
-            f"{where}: expected the path of an image, found {shown(text)}, too long for one; correct the entry"
-        )
+        raise EvaluationError(f"{where}: expected the path of an image, found {shown(text)}, too long; correct the entry")
     path = root / text
     if not trusted:
         check_inside(path, root, where)
@@ -133,17 +102,10 @@ def entry_path(root: Path, text: object, where: str, *, trusted: bool) -> Path:
 
 
 def check_inside(path: Path, root: Path, where: str) -> None:
-    """Sees that a path, its links followed, stays in a folder.
-
-    Raises:
-        EvaluationError: if not.
-    """
-    try:
-        real, bounds = os.path.realpath(path), os.path.realpath(root)
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{where}: expected a path that can be followed, found {path}: {reason(error)}") from error
+    """Raises EvaluationError if a path, with its links followed, leads out of a folder."""
+    real, bounds = os.path.realpath(path), os.path.realpath(root)
     if os.path.commonpath([real, bounds]) != bounds:
         raise EvaluationError(
-            f"{where}: expected a path inside the dataset's folder {root}, found {shown(str(path))}, "
-            f"which leads to {shown(real)}; {TRUST_REMEDY}"
+            f"{where}: expected a path inside the dataset's folder {root}, found {shown(str(path))}, which leads to "
+            f"{shown(real)}; copy the file into that folder, or allow it with --trust-paths or MCBO_TRUST_PATHS=1"
         )

@@ -1,4 +1,4 @@
-"""Reads images, labels and displacements; what a header claims is judged before it is believed."""
+"""Reads images, labels and displacements; headers are checked against the size of the file before any value is read."""
 
 import math
 import tokenize
@@ -21,22 +21,22 @@ from evaluation.errors import EvaluationError, reason
 from evaluation.files import file_size
 
 FIELD_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
-"""The challenge asks for float32; float16 was its rule before 2022, in ``.npz`` files."""
+"""The challenge requires float32; before 2022 it was float16, in ``.npz`` files."""
 
 MAX_VALUES = 2**29
-"""A displacement of 512³ voxels has 4·10⁸ values; four times the bytes in float64 are taken while one is scored."""
+"""A displacement of 512³ voxels has 4·10⁸ values; scoring one takes four times its bytes in float64."""
 
 MAX_OFFSET = 2**26
-"""Bytes before the values: header and extensions."""
+"""Bytes of header and extensions before the values."""
 
 MAX_RATIO, GZIP_BYTES = 1032, 2**16
-"""Deflate makes at most 1032 bytes of one; the rest is allowed for gzip's own header."""
+"""Deflate expands at most 1032 times; the bytes are an allowance for gzip's own header."""
 
 UNREADABLE = (
     *(ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile),
-    *(MemoryError, RuntimeError),  # absurd sizes; archives that are oddly compressed
+    *(MemoryError, RuntimeError),  # absurd sizes; unusual compression
 )
-"""What the libraries raise at files that are broken in one way or another."""
+"""What the libraries raise for broken files."""
 
 _NO_NPY = (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError, UserWarning)
 
@@ -48,13 +48,7 @@ _NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header
 
 @dataclass(frozen=True)
 class FieldFile:
-    """A displacement file, opened but not read.
-
-    Attributes:
-        path: of the file.
-        shape, dtype: of what it holds, as it is on disk.
-        read: gives the array.
-    """
+    """A displacement file: the shape and type of its array, as on disk, and ``read``, which returns that array."""
 
     path: Path
     shape: tuple[int, ...]
@@ -63,14 +57,7 @@ class FieldFile:
 
 
 def open_field(path: Path) -> FieldFile:
-    """Opens a displacement file.
-
-    Args:
-        path: ``.nii.gz``, or ``.npz`` with one array.
-
-    Raises:
-        EvaluationError: if it is neither.
-    """
+    """Opens a displacement file, ``.nii.gz`` or ``.npz`` with one array; EvaluationError if it is neither."""
     if path.suffix == ".npz":
         return _open_archive(path)
     image = open_image(path, "a whole displacement file")
@@ -83,7 +70,7 @@ def _open_archive(path: Path) -> FieldFile:
     file_size(path, "a whole displacement file")
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive, warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # numpy's, at headers of Python 2
+            warnings.simplefilter("error", UserWarning)  # numpy's, for headers of Python 2
             members = archive.infolist()
             if len(members) != 1:
                 listed = f" ({', '.join(member.filename.removesuffix('.npy') for member in members[:9])})" if members else ""
@@ -93,15 +80,14 @@ def _open_archive(path: Path) -> FieldFile:
         raise _unreadable(path, "a whole displacement file", error) from error
 
     def read() -> NDArray[Any]:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
-            array: NDArray[Any] = loaded[loaded.files[0]]
-            return array
+        with path.open("rb") as file, np.load(file) as loaded:
+            return np.asarray(loaded[loaded.files[0]])
 
     return FieldFile(path, shape, dtype, read)
 
 
 def _claim_of(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of an array that fills its place in an archive."""
+    """Shape and type of an array whose bytes fill its member of the archive exactly."""
     if member.flag_bits & 1:
         raise ValueError("it is encrypted")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -112,7 +98,7 @@ def _claim_of(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[
             raise ValueError(f"its format {version} is not known")
         try:
             shape, _, dtype = _NPY_HEADERS[version](stream)
-        except _NO_NPY as error:  # numpy's own words would advise to allow pickles
+        except _NO_NPY as error:  # numpy's own message would advise to allow pickles
             raise ValueError("the header of its array is broken") from error
         if dtype.kind not in "biuf":
             raise ValueError(f"it holds data of type {dtype}, not numbers")
@@ -123,21 +109,37 @@ def _claim_of(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[
 
 
 def load_field(file: FieldFile) -> NDArray[Any]:
-    """What a displacement file holds.
+    """The array of a displacement file.
 
     Raises:
-        EvaluationError: if it is cut off or broken.
+        EvaluationError: if it is cut off or broken, or not finite.
     """
     try:
-        with np.errstate(all="ignore"):  # what is not finite afterwards is told
-            return file.read()
+        with np.errstate(all="ignore"):  # overflow gives infinity, which is an error below
+            field = file.read()
     except UNREADABLE as error:
         raise _unreadable(file.path, "a whole displacement file", error) from error
+    broken = field.size - int(np.isfinite(field).sum())
+    if broken:
+        raise EvaluationError(f"{file.path}: expected finite displacements, found {broken} values that are NaN or infinite")
+    return field
 
 
-def is_field_dtype(dtype: np.dtype[Any]) -> bool:
-    """Whether the challenge takes displacements of this type, in either byte order."""
-    return dtype.newbyteorder("=") in FIELD_DTYPES
+def field_problems(file: FieldFile, shape: Shape) -> list[str]:
+    """Why the challenge would refuse an array of this shape and type for a fixed image of that shape, with remedies."""
+    problems = []
+    if file.shape != (*shape, 3):
+        remedy = "resample it to the grid of the fixed image, and scale its values with it"
+        if file.shape == (3, *shape):
+            remedy = "move the components to the last axis: numpy.moveaxis(field, 0, -1)"
+        elif file.shape == (*shape, 1, 3):
+            remedy = "ITK writes fields like this, in millimeters and LPS: convert it to (H, W, D, 3) voxels"
+        elif sorted(file.shape) == sorted((*shape, 3)):
+            remedy = "its axes are in another order: transpose it to that of the fixed image"
+        problems.append(f"{file.path}: expected shape {(*shape, 3)}, found {file.shape}; {remedy}")
+    if file.dtype.newbyteorder("=") not in FIELD_DTYPES:
+        problems.append(f"{file.path}: expected float32, found {file.dtype}; convert it with astype('float32')")
+    return problems
 
 
 def read_field(path: Path, *, shape: Shape) -> NDArray[np.float32]:
@@ -148,28 +150,16 @@ def read_field(path: Path, *, shape: Shape) -> NDArray[np.float32]:
         shape: of the fixed image.
 
     Raises:
-        EvaluationError: if it is misshapen, not float32 (or float16), not finite, or cannot be read.
+        EvaluationError: if it has another shape, is not float32 (or float16), not finite, or cannot be read.
     """
     file = open_field(path)
-    if file.shape != (*shape, 3):
-        hint = "; the components have to be the last axis" if file.shape == (3, *shape) else ""
-        raise EvaluationError(f"{path}: expected shape {(*shape, 3)}, found {file.shape}{hint}")
-    if not is_field_dtype(file.dtype):
-        raise EvaluationError(f"{path}: expected float32, found {file.dtype}")
-    with np.errstate(over="ignore"):
-        field = np.asarray(load_field(file), dtype=np.float32)
-    broken = field.size - int(np.isfinite(field).sum())
-    if broken:
-        raise EvaluationError(f"{path}: expected finite displacements, found {broken} values that are NaN or infinite")
-    return field
+    for problem in field_problems(file, shape):
+        raise EvaluationError(problem)
+    return np.asarray(load_field(file), dtype=np.float32)
 
 
 def read_grid(path: Path) -> tuple[Shape, Array]:
-    """Shape and voxel size (mm) of an image, from its header.
-
-    Raises:
-        EvaluationError: if it cannot be read.
-    """
+    """Shape and voxel size (mm) of an image, from its header."""
     header = open_image(path, "a 3D image").header
     shape, zooms = header.get_data_shape(), np.asarray(header.get_zooms()[:3], dtype=np.float64)
     if len(shape) < 3:
@@ -180,11 +170,7 @@ def read_grid(path: Path) -> tuple[Shape, Array]:
 
 
 def read_affine(path: Path) -> Array:
-    """Affine of an image or displacement file, ``(4, 4)``, voxel to world in mm.
-
-    Raises:
-        EvaluationError: if it cannot be read.
-    """
+    """Affine of an image or displacement file, ``(4, 4)``, voxel to world in mm; it can be inverted."""
     affine = np.asarray(open_image(path, "an image").affine, dtype=np.float64)
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
         raise EvaluationError(f"{path}: expected an affine that can be inverted, found {affine.tolist()}")
@@ -192,11 +178,7 @@ def read_affine(path: Path) -> Array:
 
 
 def read_volume(path: Path, shape: tuple[int, ...]) -> Array:
-    """An image of labels, a mask or intensities, ``(H, W, D)``.
-
-    Raises:
-        EvaluationError: if it cannot be read or has another shape.
-    """
+    """An image of labels, a mask or intensities, ``(H, W, D)``, finite; EvaluationError if its shape is another."""
     image = open_image(path, "an image")
     if tuple(image.shape) != shape:
         raise EvaluationError(f"{path}: expected shape {shape}, that of the fixed image, found {tuple(image.shape)}")
@@ -213,24 +195,20 @@ def read_volume(path: Path, shape: tuple[int, ...]) -> Array:
 
 
 def open_image(path: Path, expected: str) -> Any:
-    """A NIfTI image as nibabel has it, its values not yet read.
-
-    Args:
-        path: of the file.
-        expected: what it should be, for the sentence.
+    """A NIfTI image as nibabel has it, its values not yet read; ``expected`` names its kind in the errors.
 
     Raises:
-        EvaluationError: if it is none, or its header claims what the file cannot hold.
+        EvaluationError: if it is none, or its header claims more than the file can hold.
     """
     size = file_size(path, expected)
     try:
-        # Of these two alone: other readers of nibabel would parse XML and HDF5 of strangers.
+        # These two only: other readers of nibabel would parse untrusted XML and HDF5.
         kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
         kind = next((kind for kind in kinds if kind.path_maybe_image(path)[0]), None)
         if kind is None:
             raise ImageFileError("it is not NIfTI")
         with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # nibabel's, at extensions that are oddly long
+            warnings.simplefilter("ignore", UserWarning)  # nibabel's, for extensions of unusual length
             with nibabel.openers.ImageOpener(str(path)) as opened:
                 block = opened.read(kind.header_class.template_dtype.itemsize)
             _check_claim(kind.header_class(block, check=False), size, compressed=path.suffix == ".gz")
@@ -240,7 +218,7 @@ def open_image(path: Path, expected: str) -> Any:
 
 
 def _check_claim(header: Any, size: int, *, compressed: bool) -> None:
-    """Sees that a header claims something that a file of that size can hold, with an offset within limits."""
+    """Checks that a file of ``size`` bytes can hold what its header claims, at an offset within limits."""
     count = int(header["dim"][0])
     shape = [int(n) for n in header["dim"][1 : max(count, 0) + 1]]
     if not 1 <= count <= 7 or min(shape) < 1 or math.prod(shape) > MAX_VALUES:

@@ -10,7 +10,7 @@ from evaluation.errors import EvaluationError, shown
 from evaluation.files import read_text
 
 MAX_COORDINATE = 1e6
-"""Voxels from the origin. Points of the moving image may lie outside of it, but no image is as large as that."""
+"""Voxels from the origin. Points of the moving image may lie outside it, but no image is as large as that."""
 
 _NUMBER = re.compile(r"\s*[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]?[0-9]{1,4})?\s*", re.ASCII)
 
@@ -20,10 +20,10 @@ def read_landmarks(path: Path, *, inside: tuple[int, int, int] | None = None) ->
 
     Args:
         path: the CSV.
-        inside: shape of a volume that the points have to lie in (up to the outer faces of its voxels), if any.
+        inside: shape of a volume in which the points have to lie (up to the outer faces of its voxels), if any.
 
     Raises:
-        EvaluationError: if it is not that.
+        EvaluationError: for any other content.
     """
     text = read_text(path, "landmarks")
     if not text.strip():
@@ -32,23 +32,16 @@ def read_landmarks(path: Path, *, inside: tuple[int, int, int] | None = None) ->
         raise EvaluationError(f"{path}: expected numbers separated by commas, found semicolons")
     points = []
     for number, line in enumerate(text.rstrip().splitlines(), start=1):
-        point = _three_numbers(line)
-        if point is None:
-            header = "; no header belongs there" if number == 1 else ""
-            raise EvaluationError(f"{path}: expected three numbers a line, found {shown(line)} in line {number}{header}")
+        found = f"found {shown(line)} in line {number}"
+        words = line.split(",")
+        if len(words) != 3 or not all(map(_NUMBER.fullmatch, words)):
+            header = "; remove the header, if it is one" if number == 1 else ""
+            raise EvaluationError(f"{path}: expected three numbers a line, {found}{header}")
+        point = list(map(float, words))
         if max(map(abs, point)) > MAX_COORDINATE:
-            raise EvaluationError(
-                f"{path}: expected coordinates of at most {MAX_COORDINATE:g} voxels, found {shown(line)} in line {number}"
-            )
+            raise EvaluationError(f"{path}: expected coordinates of at most {MAX_COORDINATE:g} voxels, {found}")
         if inside is not None and any(not -0.5 <= x <= n - 0.5 for x, n in zip(point, inside, strict=True)):
-            raise EvaluationError(
-                f"{path}: expected points inside the volume of {'×'.join(map(str, inside))} voxels, "
-                f"found {shown(line)} in line {number}"
-            )
+            size = "×".join(map(str, inside))
+            raise EvaluationError(f"{path}: expected points inside the volume of {size} voxels, {found}")
         points.append(point)
     return np.array(points)
-
-
-def _three_numbers(line: str) -> list[float] | None:
-    words = line.split(",")
-    return list(map(float, words)) if len(words) == 3 and all(map(_NUMBER.fullmatch, words)) else None

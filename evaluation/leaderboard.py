@@ -1,21 +1,20 @@
-"""Several methods on the same cases: ranked as the challenge does, with tests and intervals."""
+"""Ranks several methods on the same cases as the challenge does, with tests and intervals."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import bootstrap, wilcoxon
 
+from evaluation.images import Array
 from evaluation.summary import Scores
 from evaluation.tasks import METRICS, Metric, Published
 
-Array = NDArray[np.float64]
-
 SIGNIFICANCE = 0.05
 WORST_SCORE = 0.1
-"""Of a method that wins against none, and of a metric that a method lacks."""
+"""Of a method that beats no other, and of a metric that a method lacks."""
 RESAMPLES = 9999
 CONFIDENCE = 0.95
 _SEED = 0
@@ -26,11 +25,11 @@ class Result:
     """A method's result by one metric.
 
     Attributes:
-        per_case: one number per case, NaN where a case has none.
-        missing: how many have none.
+        per_case: one number per case; NaN where there is none.
+        missing: how many cases have none.
         mean, std: over cases.
         low, high: bootstrap interval of the mean at ``CONFIDENCE``.
-        wins: methods that it beats significantly; none if a case is missing.
+        wins: methods that it beats significantly; 0 if a case is missing.
         score: from ``WORST_SCORE`` to 1.
     """
 
@@ -64,7 +63,7 @@ class Board:
         cases: their names, in the order of ``per_case``.
         rows: best first.
         p_values: per metric, for each (better, worse) the one-sided p that the first is better.
-        published: rows that are shown beside, and ranked against none.
+        published: results shown beside them, unranked.
     """
 
     name: str
@@ -80,23 +79,24 @@ def build_board(scores: dict[str, Scores], *, metrics: Sequence[str] | None = No
 
     Per metric, each pair of methods is compared by a paired one-sided Wilcoxon signed-rank test over cases; p < 0.05 is a win.
     Wins are mapped linearly to scores from 0.1 (none) to 1 (against all others); a method that lacks a metric in a case gets
-    0.1. The rank follows from the geometric mean over metrics; among equals, fewer missing cases count, then the mean of the
+    0.1. The rank follows from the geometric mean over metrics; ties are broken by fewer missing cases, then by the mean of the
     first metric.
 
     Args:
         scores: of each method, on the same pairs.
         metrics: to rank by; those of the task, if None.
-        published: also give the published rows of this split of the task.
+        published: the split whose published results are added, if any.
     """
     first = next(iter(scores.values()))
     chosen = [METRICS[name] for name in metrics or first.task.ranked_by]
-    per_metric: dict[str, dict[str, Result]] = {}
-    p_values: dict[str, dict[tuple[str, str], float]] = {}
+    results: dict[str, dict[str, Result]] = {method: {} for method in scores}
+    p_values = {}
     for metric in chosen:
         per_case = {method: _per_case(s, metric) for method, s in scores.items()}
-        p_values[metric.option] = _compare(per_case, metric)
-        per_metric[metric.option] = {method: _result(method, per_case, p_values[metric.option]) for method in scores}
-    results = {method: {name: per_metric[name][method] for name in per_metric} for method in scores}
+        tests = p_values[metric.option] = _compare(per_case, metric)
+        for method in scores:
+            wins = sum(p < SIGNIFICANCE for (better, _), p in tests.items() if better == method)
+            results[method][metric.option] = _result(per_case[method], wins, max(len(scores) - 1, 1))
     score = {m: math.prod(r.score for r in rs.values()) ** (1 / len(rs)) for m, rs in results.items()}
 
     def order(method: str) -> tuple[float, int, float]:
@@ -125,24 +125,21 @@ def _per_case(scores: Scores, metric: Metric) -> Array:
 
 
 def _compare(per_case: dict[str, Array], metric: Metric) -> dict[tuple[str, str], float]:
-    """The p of each ordered pair of methods that the first is better than the second."""
-    sign = -1 if metric.higher_is_better else 1
-    return {(a, b): _better(sign * per_case[a], sign * per_case[b]) for a in per_case for b in per_case if a != b}
+    """The one-sided Wilcoxon signed-rank p of each ordered pair of methods that the first is better, over common cases.
+
+    1 if they are equal, or have no case in common.
+    """
+    p_values = {}
+    for better, worse in permutations(per_case, 2):
+        difference = per_case[better] - per_case[worse]
+        difference = difference[~np.isnan(difference)] * (-1 if metric.higher_is_better else 1)
+        p_values[better, worse] = float(wilcoxon(difference, alternative="less").pvalue) if difference.any() else 1.0
+    return p_values
 
 
-def _better(a: Array, b: Array) -> float:
-    """One-sided Wilcoxon signed-rank p for a < b, over the cases that both have; 1 if they are equal or there are none."""
-    both = ~(np.isnan(a) | np.isnan(b))
-    if not both.any() or np.array_equal(a[both], b[both]):
-        return 1.0
-    return float(wilcoxon(a[both], b[both], alternative="less").pvalue)
-
-
-def _result(method: str, per_case: dict[str, Array], p_values: dict[tuple[str, str], float]) -> Result:
-    values = per_case[method]
+def _result(values: Array, wins: int, others: int) -> Result:
+    """Result of a method that beats ``wins`` of ``others``."""
     known = values[~np.isnan(values)]
-    wins = sum(p < SIGNIFICANCE for (better, _), p in p_values.items() if better == method)
-    others = max(len(per_case) - 1, 1)
     complete = known.size == values.size and values.size > 0
     low, high = _interval(known)
     return Result(

@@ -1,4 +1,4 @@
-"""What is to be judged: the pairs of a dataset, and which files belong to them."""
+"""The pairs of a dataset, and the files that belong to them."""
 
 import re
 from dataclasses import dataclass
@@ -12,10 +12,9 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "test": ("registration_test", "test_paired_images"),
     "train": ("training_paired_images",),
 }
-"""Where the pairs of a split stand in the dataset JSON; the first list that is there and not empty counts."""
+"""Keys of a split's pairs in the dataset JSON; the first list that is present and not empty counts."""
 
-SUFFIXES = (".nii.gz", ".npz")
-_NAME = re.compile(r"(?P<task>.+)_(?P<case>[0-9]{4})_(?P<channel>[0-9]{4})\.nii(\.gz)?")
+_NAME = re.compile(r".+_(?P<case>[0-9]{4})_(?P<channel>[0-9]{4})\.nii(\.gz)?")
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Pair:
 
     Attributes:
         fixed, moving: the image files, in a folder ``images*``.
-        root: the folder that the files which belong to them may not leave; anything goes, if None.
+        root: the folder that files of the pair may not leave through links; None allows it.
     """
 
     fixed: Path
@@ -33,66 +32,54 @@ class Pair:
 
     @property
     def field_name(self) -> str:
-        """Of the displacement, without suffix: ``disp_0099_0000_0099_0001``."""
-        return f"disp_{_case_and_channel(self.fixed)}_{_case_and_channel(self.moving)}"
+        """File name of the displacement, without suffix: ``disp_0099_0000_0099_0001``."""
+        return "_".join(("disp", *parse_name(self.fixed), *parse_name(self.moving)))
 
     @property
     def key(self) -> str:
         """As the official programs call it: ``0099_0000<--0099_0001``."""
-        return f"{_case_and_channel(self.fixed)}<--{_case_and_channel(self.moving)}"
+        return "<--".join("_".join(parse_name(path)) for path in (self.fixed, self.moving))
 
     @property
-    def field_names(self) -> tuple[str, ...]:
-        """The names under which the displacement is accepted; the short one where the channels are 0000 and 0001."""
-        (_, fixed, fixed_channel), (_, moving, moving_channel) = parse_name(self.fixed), parse_name(self.moving)
-        if (fixed_channel, moving_channel) != ("0000", "0001"):
-            return (self.field_name,)
-        return self.field_name, f"disp_{fixed}_{moving}"
+    def field_files(self) -> list[str]:
+        """The file names that are accepted for the displacement; the short ones where the channels are 0000 and 0001."""
+        (fixed, fixed_channel), (moving, moving_channel) = parse_name(self.fixed), parse_name(self.moving)
+        short = [f"disp_{fixed}_{moving}"] if (fixed_channel, moving_channel) == ("0000", "0001") else []
+        return [name + suffix for name in (self.field_name, *short) for suffix in (".nii.gz", ".npz")]
 
     def beside(self, kind: str, suffix: str | None = None) -> tuple[Path, Path]:
-        """What belongs to the fixed and to the moving image, such as their landmarks; see ``beside``.
+        """The files ``beside`` the fixed and the moving image, such as their landmarks.
 
         Raises:
             EvaluationError: if a link leads out of the dataset's folder.
         """
         paths = beside(self.fixed, kind, suffix), beside(self.moving, kind, suffix)
-        for path in paths if self.root is not None else ():
-            check_inside(path, self.root or path, str(path))
+        if self.root is not None:
+            for path in paths:
+                check_inside(path, self.root, str(path))
         return paths
 
 
-def parse_name(path: Path) -> tuple[str, str, str]:
-    """Task, case and channel of an image's file name.
-
-    Raises:
-        EvaluationError: if the name is not ``TASK_CASE_CHANNEL.nii.gz``.
-    """
+def parse_name(path: Path) -> tuple[str, str]:
+    """Case and channel of an image's file name; EvaluationError if that is not ``TASK_CASE_CHANNEL.nii.gz``."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise EvaluationError(f"{path}: expected a file name like ReMIND2Reg_0099_0001.nii.gz")
-    return match["task"], match["case"], match["channel"]
-
-
-def _case_and_channel(path: Path) -> str:
-    return "_".join(parse_name(path)[1:])
+    return match["case"], match["channel"]
 
 
 def beside(image: Path, kind: str, suffix: str | None = None) -> Path:
-    """What belongs to an image: ``imagesTr/X.nii.gz`` → ``landmarksTr/X.csv``, ``labelsTr/X.nii.gz`` and so on."""
+    """The file of a kind for an image: ``imagesTr/X.nii.gz`` → ``landmarksTr/X.csv``, ``labelsTr/X.nii.gz`` and so on."""
     name = image.name if suffix is None else re.sub(r"\.nii(\.gz)?$", suffix, image.name)
     return image.parent.parent / image.parent.name.replace("images", kind) / name
 
 
 def read_pairs(dataset: Path, *, split: str = "val", trust_paths: bool = False) -> list[Pair]:
-    """The pairs of a split of a dataset JSON.
-
-    Args:
-        dataset: the JSON.
-        split: ``val``, ``test`` or ``train``.
-        trust_paths: let files lie outside of the dataset's folder.
+    """The pairs of a split (``val``, ``test`` or ``train``) of a dataset JSON.
 
     Raises:
-        EvaluationError: if there are none, or the file is not such a JSON.
+        EvaluationError: if there are none, a file lies outside the dataset's folder and ``trust_paths`` does not allow it, or
+            the JSON is malformed.
     """
     content = read_json(dataset)
     key = next((key for key in SPLITS[split] if content.get(key)), None)
@@ -102,16 +89,10 @@ def read_pairs(dataset: Path, *, split: str = "val", trust_paths: bool = False) 
 
 
 def pairs_of(listed: object, dataset: Path, where: str, *, trust_paths: bool = False) -> list[Pair]:
-    """Pairs from a list of ``{"fixed": PATH, "moving": PATH}``, relative to the dataset JSON.
-
-    Args:
-        listed: the list.
-        dataset: the JSON beside which the images lie.
-        where: the list stands, for the sentences.
-        trust_paths: let files lie outside of the dataset's folder.
+    """Pairs from a list of ``{"fixed": PATH, "moving": PATH}``, relative to the dataset JSON; each counts once.
 
     Raises:
-        EvaluationError: if it is not such a list.
+        EvaluationError: as ``read_pairs``; ``where`` is the place of the list in its file.
     """
     pairs = []
     for i, entry in enumerate(listed if isinstance(listed, list) else [listed]):
@@ -121,20 +102,15 @@ def pairs_of(listed: object, dataset: Path, where: str, *, trust_paths: bool = F
             entry_path(dataset.parent, entry[role], f"{where}[{i}]['{role}']", trusted=trust_paths)
             for role in ("fixed", "moving")
         )
-        pair = Pair(fixed, moving, None if trust_paths else dataset.parent)
-        parse_name(pair.fixed)
-        parse_name(pair.moving)
-        pairs.append(pair)
-    return list(dict.fromkeys(pairs))  # a pair that is listed twice counts once
+        parse_name(fixed)
+        parse_name(moving)
+        pairs.append(Pair(fixed, moving, None if trust_paths else dataset.parent))
+    return list(dict.fromkeys(pairs))
 
 
 def find_field(folder: Path, pair: Pair) -> Path:
-    """The file of a pair's displacement, under any name that is accepted.
-
-    Raises:
-        EvaluationError: if there is none.
-    """
-    candidates = [folder / f"{name}{suffix}" for name in pair.field_names for suffix in SUFFIXES]
+    """The file of a pair's displacement, under any accepted name; EvaluationError if there is none."""
+    candidates = [folder / name for name in pair.field_files]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         raise EvaluationError(f"{candidates[0]}: expected a displacement, found no such file")

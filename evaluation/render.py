@@ -1,9 +1,9 @@
-"""Scores and leaderboards for people: HTML pages, Markdown, CSV and JSON."""
+"""Scores and leaderboards as HTML pages, Markdown, CSV and JSON."""
 
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,21 +13,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evaluation.leaderboard import SIGNIFICANCE, Board, Row
-from evaluation.summary import Scores, to_official
-from evaluation.tasks import METRICS
+from evaluation.summary import Scores, plain, to_official
+from evaluation.tasks import METRICS, Published
 
 _pages = Environment(
     loader=PackageLoader("evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
-_pages.filters["number"] = lambda value, digits=3: "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
-_BEFORE, _AFTER = "#999999", "#0072b2"  # told apart by the color-blind
+_BEFORE, _AFTER = "#999999", "#0072b2"  # which color-blind readers can distinguish
 _MOST_ROWS = 60
 
 
 def scores_page(scores: Scores) -> str:
     """One self-contained HTML page: the aggregates, the table of pairs, and per pair the landmark errors before and after."""
-    official = to_official(scores)
+    aggregates: Any = to_official(scores)["aggregates"]
     points = next((method.name for method in scores.settings.methods if method.metric == "tre"), None)
     cases = [
         {
@@ -41,7 +40,6 @@ def scores_page(scores: Scores) -> str:
         }
         for pair in scores.pairs
     ]
-    aggregates: Any = official["aggregates"]
     return _pages.get_template("scores.html").render(
         name=scores.task.name,
         aggregates=aggregates,
@@ -52,8 +50,8 @@ def scores_page(scores: Scores) -> str:
 
 
 def error_plot(initial: Sequence[float], errors: Sequence[float]) -> str:
-    """Errors before (gray) and after (blue), mm, a row for each landmark (at most the 60 worst), the worst on top; SVG."""
-    # Here, because matplotlib is slow to load and writes to the home folder.
+    """SVG of errors before (gray) and after (blue), mm: a row per landmark, the worst on top, at most the 60 worst."""
+    # Imported here, because matplotlib is slow to load and writes to the home folder.
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -75,7 +73,7 @@ def error_plot(initial: Sequence[float], errors: Sequence[float]) -> str:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     out = io.StringIO()
-    # The salt makes the names inside the SVG the same in every run, and different from those of other plots on the page.
+    # With this salt, names inside the SVG are the same in every run and differ from those of the other plots of the page.
     with rc_context({"svg.hashsalt": repr((initial, errors))}):
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
@@ -94,8 +92,8 @@ def board_page(board: Board) -> str:
     )
 
 
-def board_table(board: Board) -> pd.DataFrame:
-    """One row per method, measured ones by rank, published ones after them."""
+def board_csv(board: Board) -> str:
+    """A leaderboard as CSV: measured methods by rank, published ones after them."""
     rows: list[dict[str, object]] = []
     for row in board.rows:
         line: dict[str, object] = {"rank": row.rank, "method": row.method, "score": row.score}
@@ -103,11 +101,9 @@ def board_table(board: Board) -> pd.DataFrame:
             line |= {name: result.mean, f"{name}_std": result.std, f"{name}_low": result.low, f"{name}_high": result.high}
             line[f"{name}_wins"] = result.wins
         rows.append(line | {"source": _measured(row, board)})
-    rows += [
-        {"method": p.method, "tre": p.mean, "tre_std": p.std, "source": f"published: {p.split}; {p.source}"}
-        for p in board.published
-    ]
-    return pd.DataFrame(rows).astype({"rank": "Int64"})
+    for p in board.published:
+        rows.append({"method": p.method, "tre": p.mean, "tre_std": p.std, "source": _published(p)})
+    return str(pd.DataFrame(rows).astype({"rank": "Int64"}).to_csv(index=False))
 
 
 def board_markdown(board: Board) -> str:
@@ -116,38 +112,45 @@ def board_markdown(board: Board) -> str:
     head = ["rank", "method", *(f"{title} (95 % interval)" for title in titles.values()), "score", "source"]
     lines = [f"# {_cell(board.name)}: {len(board.cases)} pairs", "", _line(head), _line("---" for _ in head)]
     for row in board.rows:
-        results = [f"{_fixed(r.mean)} ± {_fixed(r.std)} ({_fixed(r.low)} to {_fixed(r.high)})" for r in row.results.values()]
-        lines.append(_line([str(row.rank), row.method, *results, _fixed(row.score), _measured(row, board)]))
+        results = [
+            f"{_number(r.mean)} ± {_number(r.std)} ({_number(r.low)} to {_number(r.high)})" for r in row.results.values()
+        ]
+        lines.append(_line([str(row.rank), row.method, *results, _number(row.score), _measured(row, board)]))
     for p in board.published:
-        spread = f" ± {_fixed(p.std)}" if p.std is not None else ""
-        cells = [f"{_fixed(p.mean)}{spread}" if name == "tre" else "" for name in titles]
-        lines.append(_line(["–", p.method, *cells, "", f"published: {p.split}; {p.source}"]))
+        tre = _number(p.mean) + (f" ± {_number(p.std)}" if p.std is not None else "")
+        lines.append(_line(["–", p.method, *(tre if name == "tre" else "" for name in titles), "", _published(p)]))
     return "\n".join([*lines, "", _ranking_rule(board), ""])
 
 
 def board_json(board: Board) -> str:
     """A leaderboard as JSON."""
     content = asdict(board) | {"p_values": _named_p_values(board), "rule": _ranking_rule(board)}
-    return json.dumps(_plain(content), indent=1) + "\n"
+    return json.dumps(plain(content), indent=1) + "\n"
 
 
-def board_text(board: Board, suffix: str) -> str:
-    """A leaderboard as a file of that suffix holds it: ``.html``, ``.md``, ``.csv`` or ``.json``."""
-    writers = {
-        ".html": board_page,
-        ".md": board_markdown,
-        ".csv": lambda board: str(board_table(board).to_csv(index=False)),
-        ".json": board_json,
-    }
-    return writers[suffix](board)
-
-
-BOARD_SUFFIXES = (".html", ".md", ".csv", ".json")
+BOARD_WRITERS: dict[str, Callable[[Board], str]] = {
+    ".html": board_page,
+    ".md": board_markdown,
+    ".csv": board_csv,
+    ".json": board_json,
+}
+"""By the suffix of the file."""
 
 
 def _measured(row: Row, board: Board) -> str:
     missing = max(result.missing for result in row.results.values())
     return "measured here" + (f", on {len(board.cases) - missing} of {len(board.cases)} pairs" if missing else "")
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _published(row: Published) -> str:
+    return f"published: {row.split}; {row.source}"
+
+
+_pages.filters.update(number=_number, published=_published)
 
 
 def _metric_titles(board: Board) -> dict[str, str]:
@@ -167,26 +170,10 @@ def _ranking_rule(board: Board) -> str:
     few = " With fewer than 5 pairs no difference can be significant." if len(board.cases) < 5 else ""
     return (
         "Per metric, methods are compared by paired one-sided Wilcoxon signed-rank tests over pairs (two modalities of one "
-        "patient count as two); "
-        f"p < {SIGNIFICANCE:g} is a win. Wins are mapped to scores from 0.1 to 1; the rank follows from their geometric mean "
-        "over metrics; among equals fewer missing pairs count, then the mean. Intervals: 95 % bootstrap of the mean over pairs."
-        f"{few} Published rows are ranked against none."
+        f"patient count as two); p < {SIGNIFICANCE:g} is a win. Wins are mapped to scores from 0.1 to 1; the rank follows from "
+        "their geometric mean over metrics; ties are broken by fewer missing pairs, then by the mean. Intervals: 95 % "
+        f"bootstrap of the mean over pairs.{few} Published results are not ranked."
     )
-
-
-def _plain(value: object) -> object:
-    """What JSON can hold: no NaN, no arrays."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
-
-
-def _fixed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -194,5 +181,5 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text inside Markdown: on one line, and neither a column nor HTML."""
+    """Text for a Markdown table: on one line, without columns or HTML."""
     return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

@@ -1,36 +1,33 @@
-"""The score of one pair: every metric that its data allow."""
+"""Scores one pair, with every metric that its data allow."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evaluation.errors import EvaluationError
-from evaluation.images import read_field, read_grid, read_volume
+from evaluation.images import Array, Shape, read_field, read_grid, read_volume
 from evaluation.landmarks import read_landmarks
 from evaluation.metrics import Field, Regularity, dice, displaced, hd95, landmark_errors, regularity, warp_labels
 from evaluation.pairs import Pair, find_field
 from evaluation.settings import Method, Settings
 
-Array = NDArray[np.float64]
-Shape = tuple[int, int, int]
+_OVERLAPS = {"dice": dice, "hd95": hd95}
 
 
 @dataclass
 class PairScore:
-    """What is known of a pair.
+    """Score of a pair; the dicts have a key per method name.
 
     Attributes:
-        pair: which.
+        pair: the pair.
         error: why it has no score, or None.
-        values: per method name, the numbers behind the score: one per landmark, per label, or a single one; NaN where a label
-            is missing from an image.
-        labels: per method name, which labels the numbers belong to.
-        initial: per method name, the landmark errors without any displacement.
-        initial_voxels, voxels: per method name, landmark errors in voxels instead of mm.
+        values: the numbers behind the score: one per landmark, per label, or a single one; NaN where a label is missing from
+            an image.
+        labels: the labels to which the numbers belong.
+        initial: the landmark errors without any displacement, mm.
+        initial_voxels, voxels: landmark errors in voxels instead of mm.
         regularity: of the displacement, if asked for.
         notes: what a reader of the score should know.
     """
@@ -46,26 +43,25 @@ class PairScore:
     notes: list[str] = field(default_factory=list)
 
     def mean(self, name: str) -> float:
-        """Mean of a method's numbers, labels that are missing left out; NaN if there are none, or if it is infinite."""
+        """Mean of a method's numbers, without missing labels; NaN if there are none, or if it is infinite."""
         values = np.array(self.values.get(name, ()), dtype=np.float64)
         values = values[~np.isnan(values)]
         return float(values.mean()) if values.size and np.isfinite(values).all() else math.nan
 
 
 def score_pair(pair: Pair, predictions: Path, settings: Settings) -> PairScore:
-    """Scores a pair; what is wrong with it is told in ``error`` and raises nothing."""
+    """Scores a pair. It raises no EvaluationError: the message becomes the ``error`` of the score."""
     score = PairScore(pair)
     try:
         shape, _ = read_grid(pair.fixed)
         displacement = read_field(find_field(predictions, pair), shape=shape)
-        points = [method for method in settings.methods if method.metric == "tre"]
-        overlaps = [method for method in settings.methods if method.metric in ("dice", "hd95")]
-        for method in points:
-            _score_points(score, method, displacement, shape, settings)
+        for method in settings.methods:
+            if method.metric == "tre":
+                _score_points(score, method, displacement, shape, settings)
         if any(method.metric == "sdlogj" for method in settings.methods):
             _score_regularity(score, displacement, settings)
-        if overlaps:
-            _score_overlaps(score, overlaps, displacement, settings)
+        if any(method.metric in _OVERLAPS for method in settings.methods):
+            _score_overlaps(score, displacement, shape, settings)
     except EvaluationError as error:
         score = PairScore(pair, error=str(error))
     return score
@@ -85,17 +81,12 @@ def _score_points(score: PairScore, method: Method, displacement: Field, shape: 
 
 
 def read_point_pairs(fixed_path: Path, moving_path: Path, shape: Shape) -> tuple[Array, Array]:
-    """Corresponding points of the fixed and the moving image, each ``(n, 3)`` voxels.
-
-    Raises:
-        EvaluationError: if a file is malformed, or they have different numbers of points.
-    """
+    """Corresponding points of both images, each ``(n, 3)`` voxels; EvaluationError if their numbers differ."""
     fixed = read_landmarks(fixed_path, inside=shape)
-    moving = read_landmarks(moving_path)  # these may have left the moving image's box
+    moving = read_landmarks(moving_path)  # these may lie outside the moving image
     if len(fixed) != len(moving):
-        raise EvaluationError(
-            f"{moving_path}: expected as many points as {fixed_path.name} has, {len(fixed)}, found {len(moving)}"
-        )
+        found = f"{len(fixed)}, found {len(moving)}"
+        raise EvaluationError(f"{moving_path}: expected as many points as {fixed_path.name} has, {found}")
     return fixed, moving
 
 
@@ -105,31 +96,33 @@ def _score_regularity(score: PairScore, displacement: Field, settings: Settings)
     if settings.masked and mask_path.exists():
         mask = read_volume(mask_path, displacement.shape[:3]) != 0
     elif settings.masked:
-        score.notes.append(f"SDlogJ is that of the whole volume: there is no mask {mask_path.name}")
+        score.notes.append(f"SDlogJ of the whole volume: there is no mask {mask_path.name}")
     score.regularity = regularity(displacement, mask)
     if math.isnan(score.regularity.sd_log_jacobian):
-        score.notes.append("no SDlogJ: no voxel of the volume, less two at each face, is in the mask")
+        score.notes.append("no SDlogJ: no voxel (inside the mask, if there is one) lies at least two voxels from every face")
     for method in settings.methods:
         if method.metric == "sdlogj":
             score.values[method.name] = [score.regularity.sd_log_jacobian]
 
 
-def _score_overlaps(score: PairScore, methods: Sequence[Method], displacement: Field, settings: Settings) -> None:
+def _score_overlaps(score: PairScore, displacement: Field, shape: Shape, settings: Settings) -> None:
     paths = score.pair.beside("labels")
     if not settings.required and not any(path.exists() for path in paths):
         return
-    shape = displacement.shape[:3]
     fixed, moving = (np.rint(read_volume(path, shape)).astype(np.int32) for path in paths)
     warped = warp_labels(moving, displacement)
     there = set(np.unique(fixed)) & set(np.unique(moving))
-    for method in methods:
+    for method in settings.methods:
+        if method.metric not in _OVERLAPS:
+            continue
+        name = method.name
         labels = list(method.labels) if method.labels is not None else sorted(int(n) for n in there if n != 0)
-        measure = dice if method.metric == "dice" else hd95
-        # A label that one of the two images lacks says nothing of the registration: not a number, as official.
-        score.values[method.name] = [measure(fixed, warped, [n])[0] if n in there else math.nan for n in labels]
-        score.labels[method.name] = labels
+        measure = _OVERLAPS[method.metric]
+        # A label that is missing from one of the two says nothing about the registration: NaN, as in the official programs.
+        score.values[name] = [measure(fixed, warped, n) if n in there else math.nan for n in labels]
+        score.labels[name] = labels
         missing = [n for n in labels if n not in there]
         if missing or not labels:
-            score.notes.append(f"{method.name}: labels {missing or 'of any kind'} are not in both images, and do not count")
-        if any(map(math.isinf, score.values[method.name])):
-            score.notes.append(f"{method.name}: no number, because a label was moved out of the volume (infinite distance)")
+            score.notes.append(f"{name}: labels {missing or 'of any kind'} are not in both images, and do not count")
+        if any(map(math.isinf, score.values[name])):
+            score.notes.append(f"{name}: no number, because a label was moved out of the volume (infinite distance)")

@@ -1,4 +1,4 @@
-"""What is to be scored: the metrics asked for on the command line, or an official evaluation config."""
+"""What to score: metrics named on the command line, or an official evaluation config."""
 
 import re
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ MAX_NAME = 100
 """Characters of a method's name."""
 
 _FOLDER = re.compile("[A-Za-z0-9_-]{1,50}")
-"""A kind of folder beside ``images*``; nothing that leads elsewhere."""
+"""A folder beside ``images*``, with no way to lead elsewhere."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One metric to compute.
+    """A metric to compute.
 
     Attributes:
         metric: ``tre``, ``sdlogj``, ``dice`` or ``hd95``.
-        name: what it is called in the results.
-        labels: for Dice and HD95: which; None for all that the case has.
-        points: for the TRE: the folder of the points beside ``images*``, ``landmarks`` or ``keypoints``.
+        name: its name in the results.
+        labels: for Dice and HD95; None for all labels of the case.
+        points: for the TRE, the folder of the points beside ``images*``: ``landmarks`` or ``keypoints``.
     """
 
     metric: str
@@ -36,14 +36,14 @@ class Method:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is to be scored.
+    """What to score.
 
     Attributes:
         methods: the metrics, in the order of the results.
-        required: whether a pair fails where the data for a metric are missing; otherwise the metric is left out there.
+        required: whether a pair fails if data for a metric are missing; otherwise it lacks that metric.
         masked: whether SDlogJ is computed inside the masks of the fixed images, where they exist.
-        pairs: the pairs to score, or None for those of the dataset.
-        name: of the task in the results, or None for the dataset's.
+        pairs: the pairs to score; None for those of the dataset.
+        name: of the task in the results; None for the dataset's.
     """
 
     methods: tuple[Method, ...]
@@ -54,20 +54,17 @@ class Settings:
 
 
 def from_options(metrics: Sequence[str] | None) -> Settings:
-    """Settings for metrics named on the command line; without names, all for which there are data.
+    """Settings for metrics named on the command line; None for all for which there are data.
 
     Raises:
-        EvaluationError: for an unknown name.
+        EvaluationError: for an unknown name, or none.
     """
-    if metrics is not None and not metrics:
-        raise EvaluationError(f"--metrics: expected some of {', '.join(METRICS)}, found none")
-    for name in metrics or ():
-        if name not in METRICS:
-            raise EvaluationError(f"--metrics: expected some of {', '.join(METRICS)}, found {name!r}")
-    return Settings(
-        methods=tuple(Method(option, METRICS[option].name) for option in dict.fromkeys(metrics or METRICS)),
-        required=metrics is not None,
-    )
+    unknown = [name for name in metrics or () if name not in METRICS]
+    if unknown or (metrics is not None and not metrics):
+        found = repr(unknown[0]) if unknown else "none"
+        raise EvaluationError(f"--metrics: expected some of {', '.join(METRICS)}, found {found}")
+    methods = tuple(Method(option, METRICS[option].name) for option in dict.fromkeys(metrics or METRICS))
+    return Settings(methods, required=metrics is not None)
 
 
 def from_config(path: Path, dataset: Path, *, trust_paths: bool = False) -> Settings:
@@ -76,30 +73,23 @@ def from_config(path: Path, dataset: Path, *, trust_paths: bool = False) -> Sett
     Args:
         path: of the config; its keys ``evaluation_methods``, ``masked_evaluation``, ``eval_pairs`` and ``task_name`` are used.
         dataset: the dataset JSON, beside which the images lie.
-        trust_paths: let files lie outside of the dataset's folder.
+        trust_paths: allow files outside the dataset's folder.
 
     Raises:
-        EvaluationError: if it is not such a config.
+        EvaluationError: if it is no such config.
     """
     content = read_json(path)
     listed = content.get("evaluation_methods")
     if not isinstance(listed, list) or not listed:
         raise EvaluationError(f"{path}: expected a list under evaluation_methods, found {shown(listed)}")
-    methods = []
-    for entry in listed:
-        method = _method(entry)
-        if method is None:
-            raise EvaluationError(
-                f"{path}: expected evaluation methods with a metric out of {', '.join(METRICS)}, found {shown(entry)}"
-            )
-        methods.append(method)
+    methods = tuple(_method(entry, path) for entry in listed)
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
-        raise EvaluationError(f"{path}: expected evaluation methods with names of their own, found {shown(names)}")
+        raise EvaluationError(f"{path}: expected evaluation methods with different names, found {shown(names)}")
     pairs = content.get("eval_pairs")
     name = content.get("task_name")
     return Settings(
-        methods=tuple(methods),
+        methods,
         required=True,
         masked=bool(content.get("masked_evaluation", False)),
         pairs=tuple(pairs_of(pairs, dataset, f"{path}: eval_pairs", trust_paths=trust_paths)) if pairs else None,
@@ -107,16 +97,17 @@ def from_config(path: Path, dataset: Path, *, trust_paths: bool = False) -> Sett
     )
 
 
-def _method(entry: object) -> Method | None:
-    """A method of a config, or None if the entry is none."""
-    if not isinstance(entry, dict) or entry.get("metric") not in list(METRICS):
-        return None
-    labels, name, points = entry.get("labels"), entry.get("name", METRICS[entry["metric"]].name), entry.get("dest", "landmarks")
-    if not (labels is None or (isinstance(labels, list) and all(map(_is_label, labels)))):
-        return None
-    if not (isinstance(name, str) and name and len(name) <= MAX_NAME and isinstance(points, str) and _FOLDER.fullmatch(points)):
-        return None
-    return Method(entry["metric"], name, None if labels is None else tuple(map(int, labels)), points)
+def _method(entry: object, path: Path) -> Method:
+    """A method from an entry of the config at ``path``."""
+    if isinstance(entry, dict) and entry.get("metric") in list(METRICS):  # a list: the entry may not be hashable
+        metric, labels, points = entry["metric"], entry.get("labels"), entry.get("dest", "landmarks")
+        name = entry.get("name", METRICS[metric].name)
+        labeled = labels is None or (isinstance(labels, list) and all(map(_is_label, labels)))
+        named = isinstance(name, str) and 0 < len(name) <= MAX_NAME
+        if labeled and named and isinstance(points, str) and _FOLDER.fullmatch(points):
+            return Method(metric, name, None if labels is None else tuple(map(int, labels)), points)
+    known = ", ".join(METRICS)
+    raise EvaluationError(f"{path}: expected evaluation methods with a metric out of {known}, found {shown(entry)}")
 
 
 def _is_label(value: object) -> bool:

@@ -1,16 +1,17 @@
-"""Scores of a whole submission: the official JSON with more in it, and a table."""
+"""Scores of a whole submission: the official JSON, with more keys, and a table."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from evaluation.files import read_json
-from evaluation.pairs import Pair, read_pairs
+from evaluation.images import Array
+from evaluation.metrics import Regularity
+from evaluation.pairs import read_pairs
 from evaluation.scoring import PairScore, score_pair
 from evaluation.settings import MAX_NAME, Method, Settings
 from evaluation.tasks import METRICS, REMIND2REG_QUANTILE_30, Program, Task, find_task
@@ -18,17 +19,13 @@ from evaluation.tasks import METRICS, REMIND2REG_QUANTILE_30, Program, Task, fin
 PERCENTILES = (25, 50, 75, 95)
 EVAL_VERSION = "2.0"
 """Of the official layout that the JSON follows."""
+OFFICIAL_FOLDINGS = 0.0
+"""``num_foldings``: the official programs count determinants ≤ 0 after the + 3 and the clip, which leave none."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a submission.
-
-    Attributes:
-        task: whose conventions hold.
-        settings: what was asked for.
-        pairs: one score per pair.
-    """
+    """Scores of a submission, one per pair, with the task whose conventions apply."""
 
     task: Task
     settings: Settings
@@ -38,11 +35,6 @@ class Scores:
     def scored(self) -> list[PairScore]:
         """The pairs that have a score."""
         return [score for score in self.pairs if score.error is None]
-
-    def case_means(self, method: Method) -> NDArray[np.float64]:
-        """The means of the pairs that have this metric."""
-        means = np.array([score.mean(method.name) for score in self.scored], dtype=np.float64)
-        return means[~np.isnan(means)]
 
 
 def score(
@@ -54,32 +46,30 @@ def score(
     program: Program | None = None,
     trust_paths: bool = False,
 ) -> Scores:
-    """Scores every pair of a dataset's split (or of the settings).
+    """Scores every pair of a dataset's split, or of the settings.
 
     Args:
         dataset: the dataset JSON.
         predictions: folder of displacements.
         settings: what to score.
         split: ``val``, ``test`` or ``train``.
-        program: whose conventions hold; the task's, if None.
-        trust_paths: let files lie outside of the dataset's folder.
+        program: whose quantile is reported as ``30``; the task's, if None.
+        trust_paths: allow files outside the dataset's folder.
 
     Raises:
         EvaluationError: if the dataset JSON cannot be read.
     """
-    pairs: Sequence[Pair] = (
-        settings.pairs if settings.pairs is not None else read_pairs(dataset, split=split, trust_paths=trust_paths)
-    )
-    task = find_task(settings.name or task_name(dataset, default=dataset.name))
+    pairs = read_pairs(dataset, split=split, trust_paths=trust_paths) if settings.pairs is None else settings.pairs
+    task = find_task(settings.name or task_name(dataset))
     if program is not None:
         task = replace(task, program=program)
     return Scores(task, settings, tuple(score_pair(pair, predictions, settings) for pair in pairs))
 
 
-def task_name(dataset: Path, *, default: str) -> str:
-    """The name that a dataset JSON gives itself, cut where it is longer than names are."""
+def task_name(dataset: Path) -> str:
+    """The name in a dataset JSON, shortened to ``MAX_NAME`` characters; the file's name if there is none."""
     name = read_json(dataset).get("name")
-    return name[:MAX_NAME] if isinstance(name, str) and name else default
+    return name[:MAX_NAME] if isinstance(name, str) and name else dataset.name
 
 
 def to_table(scores: Scores) -> pd.DataFrame:
@@ -100,74 +90,76 @@ def _columns(pair: PairScore, method: Method) -> dict[str, object]:
     name = method.name
     if method.metric == "tre" and name in pair.values:
         initial, errors = np.array(pair.initial[name]), np.array(pair.values[name])
-        columns = {f"{name}_initial": initial.mean(), name: errors.mean(), f"{name}_std": errors.std()}
-        columns |= {f"{name}_p{p}": np.percentile(errors, p) for p in PERCENTILES}
-        columns |= {f"{name}_worst": errors.max(), f"{name}_improved": float((errors < initial).mean())}
+        spread = _distribution(initial, errors)
+        columns = {f"{name}_initial": initial.mean(), name: errors.mean()}
+        columns |= {f"{name}_{key}": value for key, value in spread.items() if key not in ("count", "median")}
         return columns | {f"{name}_voxels": np.mean(pair.voxels[name])}
     if method.metric == "sdlogj" and pair.regularity is not None:
-        r = pair.regularity
-        return {
-            name: r.sd_log_jacobian,
-            "num_foldings": r.official_foldings,
-            "folded_voxels": r.folded_voxels,
-            "folded_fraction": r.folded_fraction,
-        }
+        return {name: pair.regularity.sd_log_jacobian, **_foldings(pair.regularity)}
     return {name: pair.mean(name)}
 
 
+def _foldings(regularity: Regularity) -> dict[str, float]:
+    return {
+        "num_foldings": OFFICIAL_FOLDINGS,
+        "folded_voxels": regularity.folded_voxels,
+        "folded_fraction": regularity.folded_fraction,
+    }
+
+
 def to_official(scores: Scores) -> dict[str, object]:
-    """The official layout: ``name``, ``aggregates``, ``cases``, ``eval_version``; and more keys beside theirs."""
+    """The official layout: ``name``, ``aggregates``, ``cases``, ``eval_version``; with more keys. NaN and infinity are None."""
     aggregates: dict[str, object] = {}
     for method in scores.settings.methods:
-        means = scores.case_means(method)
-        if not means.size:
+        known = [score for score in scores.scored if not math.isnan(score.mean(method.name))]
+        if not known:
             continue
-        aggregates[method.name] = _aggregate(scores, method, means)
+        aggregates[method.name] = _aggregate(known, method, scores.task.program)
         if method.metric == "sdlogj":
-            regular = [s.regularity for s in scores.scored if s.regularity and not math.isnan(s.mean(method.name))]
-            aggregates["num_foldings"] = _mean_std_30([r.official_foldings for r in regular], REMIND2REG_QUANTILE_30)
-            aggregates["folded_voxels"] = _mean_std_30([r.folded_voxels for r in regular], REMIND2REG_QUANTILE_30)
-            aggregates["folded_fraction"] = _mean_std_30([r.folded_fraction for r in regular], REMIND2REG_QUANTILE_30)
+            rows = [_foldings(score.regularity) for score in known if score.regularity]
+            for key in rows[0]:
+                aggregates[key] = _mean_std_30(np.array([row[key] for row in rows], np.float64), REMIND2REG_QUANTILE_30)
     return {
         "name": scores.task.name,
         "aggregates": aggregates,
-        "cases": {score.pair.key: _case(score, scores.settings.methods) for score in scores.pairs},
+        "cases": {score.pair.key: plain(_case(score, scores.settings.methods)) for score in scores.pairs},
         "eval_version": EVAL_VERSION,
         "failed": {score.pair.key: score.error for score in scores.pairs if score.error is not None},
     }
 
 
-def _aggregate(scores: Scores, method: Method, means: NDArray[np.float64]) -> dict[str, object]:
-    general = METRICS[method.metric].quantile_30
+def _aggregate(known: Sequence[PairScore], method: Method, program: Program) -> dict[str, object]:
+    """Over the pairs for which a method has a number."""
+    name, general = method.name, METRICS[method.metric].quantile_30
+    means = np.array([score.mean(name) for score in known])
     result: dict[str, object] = {
-        **_mean_std_30(means, REMIND2REG_QUANTILE_30 if scores.task.program == "remind2reg" else general),
+        **_mean_std_30(means, REMIND2REG_QUANTILE_30 if program == "remind2reg" else general),
         "30_remind2reg": float(np.quantile(means, REMIND2REG_QUANTILE_30)),
         "30_l2r": float(np.quantile(means, general)),
         "cases": int(means.size),
     }
     if method.metric == "tre":
-        initial = [np.mean(score.initial[method.name]) for score in scores.scored if method.name in score.initial]
-        pooled = [(s.initial[method.name], s.values[method.name]) for s in scores.scored if method.name in s.initial]
-        before, after = (np.concatenate([np.array(pair[i]) for pair in pooled]) for i in (0, 1))
+        initial = [np.mean(score.initial[name]) for score in known]
+        before = np.concatenate([score.initial[name] for score in known])
+        after = np.concatenate([score.values[name] for score in known])
+        voxels = np.mean([(np.mean(score.initial_voxels[name]), np.mean(score.voxels[name])) for score in known], axis=0)
         result |= {
             "unit": "mm",
             "initial_mean": float(np.mean(initial)),
             "initial_std": float(np.std(initial)),
             "landmarks": _distribution(before, after),
+            "initial_mean_voxels": float(voxels[0]),
+            "mean_voxels": float(voxels[1]),
         }
-        known = [s for s in scores.scored if method.name in s.voxels]
-        voxels = [(np.mean(s.initial_voxels[method.name]), np.mean(s.voxels[method.name])) for s in known]
-        result |= dict(zip(("initial_mean_voxels", "mean_voxels"), map(float, np.mean(voxels, axis=0)), strict=True))
     return result
 
 
-def _mean_std_30(values: Iterable[float] | NDArray[np.float64], quantile: float) -> dict[str, float]:
-    array = np.array(list(values), dtype=np.float64)
-    return {"mean": float(array.mean()), "std": float(array.std()), "30": float(np.quantile(array, quantile))}
+def _mean_std_30(values: Array, quantile: float) -> dict[str, float]:
+    return {"mean": float(values.mean()), "std": float(values.std()), "30": float(np.quantile(values, quantile))}
 
 
-def _distribution(initial: NDArray[np.float64], errors: NDArray[np.float64]) -> dict[str, object]:
-    """What the errors of landmarks look like beyond their mean."""
+def _distribution(initial: Array, errors: Array) -> dict[str, float]:
+    """The distribution of landmark errors beyond their mean."""
     return {
         "count": int(errors.size),
         "std": float(errors.std()),
@@ -185,20 +177,21 @@ def _case(score: PairScore, methods: Sequence[Method]) -> dict[str, object]:
         if score.error is not None:
             case[name] = {"mean": None, "detailed": None}
         elif name in score.values:
-            values = [_number(value) for value in score.values[name]]
-            single = method.metric == "sdlogj"
-            entry: dict[str, object] = {"mean": _number(score.mean(name)), "detailed": values[0] if single else values}
+            values = score.values[name]
+            entry: dict[str, object] = {
+                "mean": score.mean(name),
+                "detailed": values[0] if method.metric == "sdlogj" else values,
+            }
             if name in score.initial:
                 initial = np.array(score.initial[name])
                 entry |= {"initial_mean": float(initial.mean()), "initial_detailed": initial.tolist()}
-                entry |= _distribution(initial, np.array(score.values[name]))
+                entry |= _distribution(initial, np.array(values))
             if name in score.labels:
                 entry["labels"] = score.labels[name]
             case[name] = entry
         if method.metric == "sdlogj" and score.regularity is not None:
-            official = score.regularity.official_foldings
-            case["num_foldings"] = {"mean": official, "detailed": official}
-            case["folded"] = {k: _number(v) for k, v in asdict(score.regularity).items() if k.startswith("folded")}
+            case["num_foldings"] = {"mean": OFFICIAL_FOLDINGS, "detailed": OFFICIAL_FOLDINGS}
+            case["folded"] = {key: value for key, value in _foldings(score.regularity).items() if key != "num_foldings"}
     if score.notes:
         case["notes"] = score.notes
     if score.error is not None:
@@ -206,6 +199,12 @@ def _case(score: PairScore, methods: Sequence[Method]) -> dict[str, object]:
     return case
 
 
-def _number(value: float) -> float | None:
-    """JSON knows neither NaN nor infinity."""
-    return value if math.isfinite(value) else None
+def plain(value: object) -> object:
+    """A value as JSON can hold it: arrays as lists, and None for NaN and infinity."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value

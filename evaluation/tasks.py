@@ -1,12 +1,10 @@
-"""The tasks as data: what is scored, in which unit, and what others have published."""
+"""The metrics and the tasks as data: units, official programs, rankings and published results."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Unit = Literal["mm", "voxels"]
 Program = Literal["remind2reg", "l2r"]
-
-PROGRAMS: tuple[Program, ...] = ("remind2reg", "l2r")
 """The two official evaluation programs. They differ in which quantile over cases they call ``30``."""
 
 
@@ -26,10 +24,10 @@ class Metric:
     """A metric of the official programs.
 
     Attributes:
-        option: how the command line calls it.
-        name: how the official JSON calls it.
-        higher_is_better: of two methods, which wins.
-        quantile_30: which quantile over cases the general program reports as ``30``.
+        option: its name on the command line.
+        name: its name in the official JSON.
+        higher_is_better: which of two methods wins.
+        quantile_30: the quantile over cases that the general program reports as ``30``.
     """
 
     option: str
@@ -48,26 +46,26 @@ METRICS: dict[str, Metric] = {
     )
 }
 REMIND2REG_QUANTILE_30 = 0.3
-"""The ReMIND2Reg program takes this quantile for every metric."""
+"""The ReMIND2Reg program uses this quantile for every metric."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task.
+    """A task; the defaults are those of the general Learn2Reg program.
 
     Attributes:
         name: as in the dataset JSON.
         unit: of the TRE on its leaderboard.
-        program: whose quantile is called ``30``: that of ReMIND2Reg or the general one of Learn2Reg.
+        program: the one whose quantile is called ``30``.
         ranked_by: metrics of its leaderboard.
-        published: rows to show beside measured ones.
+        published: results to show beside measured ones.
     """
 
     name: str
-    unit: Unit
-    program: Program
-    ranked_by: tuple[str, ...]
-    published: tuple[Published, ...]
+    unit: Unit = "mm"
+    program: Program = "l2r"
+    ranked_by: tuple[str, ...] = ("tre",)
+    published: tuple[Published, ...] = ()
 
 
 _PAPER = "Wang et al., arXiv 2409.05040, table"
@@ -78,9 +76,7 @@ TASKS: dict[str, Task] = {
     for task in (
         Task(
             name="ReMIND2Reg",
-            unit="mm",
             program="remind2reg",
-            ranked_by=("tre",),
             published=(
                 Published("initial", 3.727, 0.714, _VALIDATION, f"{_PAPER} 1"),
                 Published("ConvexAdam-rigid", 2.773, 1.273, _VALIDATION, f"{_PAPER} 1"),
@@ -98,8 +94,6 @@ TASKS: dict[str, Task] = {
         Task(
             name="COMULIS3DCLEM",
             unit="voxels",  # the paper's table 2 says "TRE(LM)" and names no unit
-            program="l2r",
-            ranked_by=("tre",),
             published=(
                 Published("initial", 50.370, 20.355, _VALIDATION, f"{_PAPER} 2"),
                 Published("MCBO", 49.609, 20.875, _VALIDATION, f"{_PAPER} 2; best case 13.882"),
@@ -110,5 +104,5 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """The task of that name; for others, a task in mm with the general program's conventions and nothing published."""
-    return TASKS.get(name) or Task(name=name, unit="mm", program="l2r", ranked_by=("tre",), published=())
+    """The task of that name; for an unknown one, the defaults."""
+    return TASKS.get(name) or Task(name)

@@ -28,7 +28,7 @@ FIRST, SECOND = "disp_0001_0000_0001_0001", "disp_0001_0000_0001_0002"
     ("text", "message"),
     [
         ("", "found an empty file"),
-        ("x,y,z\n1,2,3\n", "found 'x,y,z' in line 1; no header belongs there"),
+        ("x,y,z\n1,2,3\n", "found 'x,y,z' in line 1; remove the header, if it is one"),
         ("1;2;3\n", "separated by commas, found semicolons"),
         ("1,2,3\n\n3,4,5\n", "found '' in line 2"),
         ("1,2\n3,4\n", "expected three numbers a line, found '1,2' in line 1"),
@@ -58,8 +58,8 @@ def test_landmarks_that_are_some(tmp_path: Path) -> None:
         (np.zeros((*SHAPE, 3)), "expected float32, found float64"),
         (np.zeros((*SHAPE, 3), np.int16), "expected float32, found int16"),
         (np.full((*SHAPE, 3), np.nan, np.float32), "expected finite displacements, found 630 values that are NaN or infinite"),
-        (np.zeros((3, *SHAPE), np.float32), r"expected shape \(5, 6, 7, 3\), found \(3, 5, 6, 7\); the components have to be"),
-        (np.zeros((4, 6, 7, 3), np.float32), r"expected shape \(5, 6, 7, 3\), found \(4, 6, 7, 3\)$"),
+        (np.zeros((3, *SHAPE), np.float32), r"expected shape \(5, 6, 7, 3\), found \(3, 5, 6, 7\); move the components to"),
+        (np.zeros((4, 6, 7, 3), np.float32), r"expected shape \(5, 6, 7, 3\), found \(4, 6, 7, 3\); resample it"),
     ],
 )
 def test_fields_that_are_none(tmp_path: Path, array: NDArray[np.generic], message: str) -> None:
@@ -190,13 +190,22 @@ def test_the_files_hold_what_the_run_found(dataset: Path, capsys: pytest.Capture
     assert "mean" in capsys.readouterr().out
 
 
+def test_the_table_has_counts_and_their_mean(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    field = np.zeros((24, 26, 28, 3), np.float32)
+    field[10, 10, 10, 0] = 4  # det J = 1 − 2 in the voxel before it
+    write_nifti(dataset.parents[1] / "predictions" / f"{SECOND}.nii.gz", field)
+    assert run("score", dataset, "--metrics", "sdlogj") == ALL_SCORED
+    *_, first, second, mean = (line.split()[-1] for line in capsys.readouterr().out.splitlines())
+    assert (first, second, mean) == ("0", "1", "0.5")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         ("missing", "expected a displacement, found no such file"),
         ("nan", "expected finite displacements"),
         ("float64", "expected float32, found float64"),
-        ("first", "the components have to be the last axis"),
+        ("first", "move the components to the last axis"),
         ("cut", "expected a whole displacement file"),
         ("landmarks", "expected as many points as ReMIND2Reg_0001_0000.csv has"),
     ],
@@ -396,7 +405,7 @@ def test_a_broken_file_may_have_several_problems(dataset: Path, capsys: pytest.C
     path = dataset.parents[1] / "predictions" / f"{SECOND}.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.full((3, 24, 26, 28), np.nan), np.diag([2, 2, 2, 1])), path)
     found = problems(dataset, capsys)
-    for part in ("move the components", "expected float32", "expected the affine", "expected finite values"):
+    for part in ("move the components", "expected float32", "expected the affine", "expected finite displacements"):
         assert any(part in line for line in found), part
 
 
@@ -408,7 +417,7 @@ def test_the_fixed_image_itself_may_be_missing(dataset: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ("nan", "replace them before writing"),
+        ("nan", "that are NaN or infinite; correct it and write it again"),
         ("first", "move the components to the last axis"),
         ("cut", "write it again"),
     ],

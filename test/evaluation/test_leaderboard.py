@@ -13,7 +13,7 @@ from scipy.stats import wilcoxon
 
 from evaluation.leaderboard import Board, build_board
 from evaluation.pairs import Pair
-from evaluation.render import board_text
+from evaluation.render import BOARD_WRITERS
 from evaluation.scoring import PairScore
 from evaluation.settings import from_options
 from evaluation.summary import Scores
@@ -68,7 +68,7 @@ def test_a_missing_metric_scores_a_tenth() -> None:
         ("whole", 0.1, 0),
         ("incomplete", 0.1, 0),
     ]
-    assert "on 7 of 8 pairs" in board_text(board, ".md")
+    assert "on 7 of 8 pairs" in BOARD_WRITERS[".md"](board)
 
 
 def test_several_metrics_meet_in_their_geometric_mean() -> None:
@@ -100,7 +100,7 @@ def board() -> Board:
 
 
 def test_published_rows_are_shown_and_never_ranked(board: Board) -> None:
-    rows = list(csv.DictReader(io.StringIO(board_text(board, ".csv"))))
+    rows = list(csv.DictReader(io.StringIO(BOARD_WRITERS[".csv"](board))))
     assert [row["rank"] for row in rows][:3] == ["1", "2", ""]
     published = [row for row in rows if row["source"].startswith("published")]
     assert ("MCBO", "2.224") in [(row["method"], row["tre"]) for row in published]
@@ -109,14 +109,14 @@ def test_published_rows_are_shown_and_never_ranked(board: Board) -> None:
 
 
 def test_names_are_escaped(board: Board) -> None:
-    page = board_text(board, ".html")
+    page = BOARD_WRITERS[".html"](board)
     assert "<b>bold" not in page
     assert "&lt;b&gt;bold" in page
-    assert r"pipe\|d" in board_text(board, ".md")
+    assert r"pipe\|d" in BOARD_WRITERS[".md"](board)
 
 
 def test_json_holds_everything(board: Board) -> None:
-    content = json.loads(board_text(board, ".json"))
+    content = json.loads(BOARD_WRITERS[".json"](board))
     assert content["rows"][0]["results"]["tre"]["per_case"] == pytest.approx(BASE.tolist())
     assert content["p_values"]["tre"]["<b>bold</b> better than pipe|d"] < 0.05
     assert len(content["cases"]) == CASES

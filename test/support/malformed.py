@@ -272,7 +272,7 @@ def config_samples() -> Iterator[Sample]:
     for name, value in {"none": None, "empty": [], "text": "tre", "object": {"metric": "tre"}, "number": 3}.items():
         yield Sample(f"config methods {name}", "config", json_of({"evaluation_methods": value}), None, listed)
     tre = {"metric": "tre"}
-    yield Sample("config twice", "config", json_of({"evaluation_methods": [tre, tre]}), None, "with names of their own")
+    yield Sample("config twice", "config", json_of({"evaluation_methods": [tre, tre]}), None, "with different names")
     for name, pairs, found in (
         ("number", 3, "expected pairs {"),
         ("away", [{"fixed": "../../x", "moving": "y"}], OUTSIDE),
