@@ -108,15 +108,11 @@ def _claim_of(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[
     return shape, dtype
 
 
-def load_field(file: FieldFile) -> NDArray[Any]:
-    """The array of a displacement file.
-
-    Raises:
-        EvaluationError: if it is cut off or broken, or not finite.
-    """
+def load_field(file: FieldFile) -> NDArray[np.float32]:
+    """The array of a displacement file; EvaluationError if it is cut off, broken, or not finite in float32."""
     try:
         with np.errstate(all="ignore"):  # overflow gives infinity, which is an error below
-            field = file.read()
+            field = np.asarray(file.read(), dtype=np.float32)
     except UNREADABLE as error:
         raise _unreadable(file.path, "a whole displacement file", error) from error
     broken = field.size - int(np.isfinite(field).sum())
@@ -155,7 +151,7 @@ def read_field(path: Path, *, shape: Shape) -> NDArray[np.float32]:
     file = open_field(path)
     for problem in field_problems(file, shape):
         raise EvaluationError(problem)
-    return np.asarray(load_field(file), dtype=np.float32)
+    return load_field(file)
 
 
 def read_grid(path: Path) -> tuple[Shape, Array]:

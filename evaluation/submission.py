@@ -66,7 +66,7 @@ def check(pairs: list[Pair], predictions: Path) -> list[str]:
             problems.append(f"{error}; write it, with zeros if there is nothing better")
             continue
         try:
-            problems.extend(_field_problems(pair, path, shape, spacing))
+            problems.extend(_field_problems(pair, path, shape, spacing))  # keeps those before an error
         except EvaluationError as error:
             problems.append(f"{error}; correct it and write it again")
     accepted = {name for pair in pairs for name in pair.field_files}
@@ -86,7 +86,7 @@ def _field_problems(pair: Pair, path: Path, shape: Shape, spacing: Array) -> Ite
         yield f"{path}: expected the affine of {pair.fixed.name}, found another; write it with that of the fixed image"
     if math.prod(file.shape) == math.prod(shape) * 3:
         field = load_field(file)
-        if field.shape == (*shape, 3) and (mistake := suspect(pair, field.astype(np.float32), spacing)):
+        if field.shape == (*shape, 3) and (mistake := suspect(pair, field, spacing)):
             yield f"{path}: suspected to be {mistake}"
 
 

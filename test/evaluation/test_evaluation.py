@@ -385,7 +385,7 @@ def test_a_good_submission_has_no_problem(dataset: Path, capsys: pytest.CaptureF
     assert problems(dataset, capsys) == []
 
 
-def test_every_problem_is_told_at_once(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_problem_is_reported_at_once(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = dataset.parents[1] / "predictions"
     (folder / f"{SECOND}.nii.gz").rename(folder / "disp_0001_0002_0001_0000.nii.gz")
     field = np.asarray(nibabel.load(folder / f"{FIRST}.nii.gz").dataobj)  # type: ignore[attr-defined]
