@@ -13,6 +13,7 @@ from evaluation.tasks import METRICS
 MAX_NAME = 100
 """Characters of a method's name."""
 
+_LABEL = re.compile("[0-9]{1,9}")
 _FOLDER = re.compile("[A-Za-z0-9_-]{1,50}")
 """A folder beside ``images*``, with no way to lead elsewhere."""
 
@@ -102,13 +103,9 @@ def _method(entry: object, path: Path) -> Method:
     if isinstance(entry, dict) and entry.get("metric") in list(METRICS):  # a list: the entry may not be hashable
         metric, labels, points = entry["metric"], entry.get("labels"), entry.get("dest", "landmarks")
         name = entry.get("name", METRICS[metric].name)
-        labeled = labels is None or (isinstance(labels, list) and all(map(_is_label, labels)))
+        labeled = labels is None or (isinstance(labels, list) and all(_LABEL.fullmatch(str(label)) for label in labels))
         named = isinstance(name, str) and 0 < len(name) <= MAX_NAME
         if labeled and named and isinstance(points, str) and _FOLDER.fullmatch(points):
             return Method(metric, name, None if labels is None else tuple(map(int, labels)), points)
     known = ", ".join(METRICS)
     raise EvaluationError(f"{path}: expected evaluation methods with a metric out of {known}, found {shown(entry)}")
-
-
-def _is_label(value: object) -> bool:
-    return isinstance(value, int | str) and bool(re.fullmatch("[0-9]{1,9}", str(value)))

@@ -61,8 +61,7 @@ def score(
     """
     pairs = read_pairs(dataset, split=split, trust_paths=trust_paths) if settings.pairs is None else settings.pairs
     task = find_task(settings.name or task_name(dataset))
-    if program is not None:
-        task = replace(task, program=program)
+    task = replace(task, program=program or task.program)
     return Scores(task, settings, tuple(score_pair(pair, predictions, settings) for pair in pairs))
 
 
