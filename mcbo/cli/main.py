@@ -29,15 +29,12 @@ def _about(*, version: cli.Version = False) -> None:
 def report(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of a run, or its report.json.")],
     output: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="HTML file to write. Default: report.html beside the report.", show_default=False),
+        Path | None, typer.Option(metavar="FILE", help="HTML file to write. Default: report.html beside the report.")
     ] = None,
     dataset: Annotated[
         Path | None,
         typer.Option(
-            metavar="JSON",
-            help="Dataset with the images and landmarks to show, if they are no longer where the report says.",
-            show_default=False,
+            metavar="JSON", help="Dataset with the images and landmarks to show, if they are no longer where the report says."
         ),
     ] = None,
 ) -> None:

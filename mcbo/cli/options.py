@@ -33,7 +33,6 @@ Inputs: TypeAlias = Annotated[
         metavar="DATASET_JSON | FIXED MOVING OUTPUT_FILE",
         help="A Learn2Reg dataset JSON; or a fixed image, a moving image, and the displacement file to write. Default: "
         "everything in --input. Inputs may be URLs.",
-        show_default=False,
     ),
 ]
 InputFolder: TypeAlias = Annotated[
@@ -45,111 +44,73 @@ InputFolder: TypeAlias = Annotated[
 Demo: TypeAlias = Annotated[
     bool, typer.Option("--demo", help="Generate a small dataset, register it, and score the result. Needs no input.")
 ]
-Task: TypeAlias = Annotated[str, typer.Option("--task", metavar="NAME", help=f"Task of the preset: {' or '.join(TASKS)}.")]
+Task: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help=f"Task of the preset: {' or '.join(TASKS)}.")]
 DatasetTask: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--task",
-        metavar="NAME",
-        help=f"{' or '.join(TASKS)}. Default: the name in the dataset JSON or in the file names.",
-        show_default=False,
-    ),
+    typer.Option(metavar="NAME", help=f"{' or '.join(TASKS)}. Default: the name in the dataset JSON or in the file names."),
 ]
 Preset: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--preset",
-        metavar="NAME",
-        help=f"Preset of the method: {' or '.join(_PRESETS)}. Default: {_PRESETS[0]}.",
-        show_default=False,
-    ),
+    str | None, typer.Option(metavar="NAME", help=f"Preset of the method: {' or '.join(_PRESETS)}. Default: {_PRESETS[0]}.")
 ]
-Split: TypeAlias = Annotated[str, typer.Option("--split", metavar="|".join(SPLITS), help="Split of the dataset.")]
+Split: TypeAlias = Annotated[str, typer.Option(metavar="|".join(SPLITS), help="Split of the dataset.")]
 Cases: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--case", metavar="ID", help="Only these cases: --case 0099 --case 0100, or --case 0099,0100.", show_default=False
-    ),
+    list[str] | None, typer.Option(metavar="ID", help="Only these cases: --case 0099 --case 0100, or --case 0099,0100.")
 ]
 Movings: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--moving",
         metavar="CHANNEL",
         help="Write displacements only for these moving channels, such as 0001. The others of a case are still used.",
-        show_default=False,
     ),
 ]
 TrustPaths: TypeAlias = Annotated[
     bool, typer.Option("--trust-paths", help="Allow image paths and links that lead out of the dataset's folder.")
 ]
 Spacing: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--spacing", metavar="X,Y,Z", help="Voxel size of TIFF files in mm: columns, rows, slices.", show_default=False
-    ),
+    str | None, typer.Option(metavar="X,Y,Z", help="Voxel size of TIFF files in mm: columns, rows, slices.")
 ]
 
 # Where and with what it runs.
-Device: TypeAlias = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:N, or auto: a GPU if there is one.")
-]
+Device: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:N, or auto: a GPU if there is one.")]
 MemoryGb: TypeAlias = Annotated[
     float | None,
     typer.Option(
-        "--memory-gb",
         metavar="GB",
         help="Memory limit for the tensors of a case; the process itself takes "
         f"{PROCESS_GB[0]:g} to {PROCESS_GB[1]:g} GB more. Default: {100 * MEMORY_SHARE:.0f} % of the free memory.",
-        show_default=False,
     ),
 ]
 Shard: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--shard",
         metavar="I/N",
         help="Register only every Nth case, starting with the Ith, for job arrays. The report is report-I-of-N.json.",
-        show_default=False,
     ),
 ]
 Workers: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        "--workers",
         metavar="N",
         help="Distribute the cases over N processes, one per GPU, or each with its share of the CPU threads. With "
         "--scheduler: submit at most N cases at a time.",
-        show_default=False,
     ),
 ]
 Scheduler: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="Distribute the cases over the workers of this Dask scheduler (tcp://HOST:PORT).",
-        show_default=False,
-    ),
+    typer.Option(metavar="ADDRESS", help="Distribute the cases over the workers of this Dask scheduler (tcp://HOST:PORT)."),
 ]
 CaseTimeout: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--case-timeout",
-        metavar="S",
-        help="Abort a case after S seconds on a worker. Requires --workers or --scheduler.",
-        show_default=False,
-    ),
+    float | None, typer.Option(metavar="S", help="Abort a case after S seconds on a worker. Requires --workers or --scheduler.")
 ]
 
 # What is written.
-OutputFolder: TypeAlias = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the results.")]
-OutputFile: TypeAlias = Annotated[Path, typer.Option("--output", metavar="FILE", help="File to write.")]
+OutputFolder: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")]
+OutputFile: TypeAlias = Annotated[Path, typer.Option(metavar="FILE", help="File to write.")]
 FileFormat: TypeAlias = Annotated[
     str, typer.Option("--format", metavar="|".join(FORMATS), envvar="MCBO_FORMAT", help="File format of the displacements.")
 ]
 JsonFile: TypeAlias = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Also write the measurements as JSON.", show_default=False)
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the measurements as JSON.")
 ]
 Warped: TypeAlias = Annotated[bool, typer.Option("--warped", help="Also write the warped moving images.")]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Recompute results already finished in --output.")]
@@ -157,7 +118,6 @@ Strict: TypeAlias = Annotated[bool, typer.Option("--strict", help="Stop after th
 OnFailure: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--on-failure",
         metavar="|".join(ON_FAILURE),
         help="What to write for a failed pair: nothing, or a zero displacement. The exit status is 2 in both cases.",
     ),

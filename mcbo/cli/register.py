@@ -40,7 +40,6 @@ def register_files(
             metavar="FILE",
             help="Initial alignment, from fixed to moving world positions: a text file with a 4×4 matrix (RAS, mm), or an "
             "affine ITK transform (.tfm, .txt, .h5, .mat; LPS, mm).",
-            show_default=False,
         ),
     ] = None,
     center: Annotated[bool, typer.Option("--center", help="Start by aligning the centers of mass.")] = False,
@@ -49,17 +48,14 @@ def register_files(
         typer.Option(
             metavar="FILE",
             help="Mask of the fixed image: voxels that are not 0 count. Default: all but the background, which is detected.",
-            show_default=False,
         ),
     ] = None,
     moving_mask: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="The same for the moving images: once for each, in their order.", show_default=False),
+        list[Path] | None, typer.Option(metavar="FILE", help="The same for the moving images: once for each, in their order.")
     ] = None,
     spacing: cli.Spacing = None,
     without: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KIND", help=f"Do not write this result: {', '.join(KINDS)}. Repeatable.", show_default=False),
+        list[str] | None, typer.Option(metavar="KIND", help=f"Do not write this result: {', '.join(KINDS)}. Repeatable.")
     ] = None,
     device: cli.Device = "auto",
     memory_gb: cli.MemoryGb = None,

@@ -22,18 +22,13 @@ from mcbo.studies.benchmark import describe_run, measure, to_text, write_json
 def benchmark(
     size: Annotated[int, typer.Option(metavar="N", help="Voxels along each axis of the phantom.")] = 128,
     scaling: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N,…", help="Several sizes instead, to see how the cost grows with the volume.", show_default=False
-        ),
+        str | None, typer.Option(metavar="N,N,…", help="Several sizes instead, to see how the cost grows with the volume.")
     ] = None,
     modalities: Annotated[int, typer.Option(metavar="1|2", help="Number of moving images: ceT1 alone, or ceT1 and T2.")] = 1,
     task: cli.Task = DEFAULT_TASK,
     preset: cli.Preset = None,
     device: cli.Device = "auto",
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", help="CPU threads. Default: one per core.", show_default=False)
-    ] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads. Default: one per core.")] = None,
     repeat: Annotated[int, typer.Option(metavar="N", help="Runs per size; the table shows their medians.")] = 3,
     reference: Annotated[
         bool,
@@ -72,8 +67,7 @@ def ablate(
     context: typer.Context,
     dataset: Annotated[list[Path], typer.Option(metavar="JSON", help="Dataset JSON. Repeatable.")],
     preset: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Preset to compare. Repeatable. Default: all of the task.", show_default=False),
+        list[str] | None, typer.Option(metavar="NAME", help="Preset to compare. Repeatable. Default: all of the task.")
     ] = None,
     change: Annotated[
         list[str] | None,
@@ -81,7 +75,6 @@ def ablate(
             metavar="CHANGE",
             help="Variant to compare: PRESET:FIELD=VALUE, such as mcbo2024:levels.3.search_radius=2. Separate "
             "several fields of one variant by ';'. Repeatable.",
-            show_default=False,
         ),
     ] = None,
     task: cli.DatasetTask = None,
@@ -92,25 +85,21 @@ def ablate(
         typer.Option(
             metavar="CHANNELS",
             help="Moving channels to register, alone (0001) or together (0001+0002). Repeatable. Default: all together.",
-            show_default=False,
         ),
     ] = None,
     truth: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
-            help="Folder with the true displacements CASE.npz. Default: truth/ beside the JSON, if it exists.",
-            show_default=False,
+            metavar="DIR", help="Folder with the true displacements CASE.npz. Default: truth/ beside the JSON, if it exists."
         ),
     ] = None,
     device: cli.Device = "auto",
     output: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Keep the displacements in this folder, and resume from it.", show_default=False),
+        Path | None, typer.Option(metavar="DIR", help="Keep the displacements in this folder, and resume from it.")
     ] = None,
     overwrite: cli.Overwrite = False,
     markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the table as Markdown.", show_default=False)
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Also write the table as Markdown.")
     ] = None,
     json_file: cli.JsonFile = None,
 ) -> None:

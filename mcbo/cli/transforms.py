@@ -36,22 +36,15 @@ Field: TypeAlias = Annotated[Path, typer.Argument(metavar="FIELD", help="Displac
 def warp(
     field: Field,
     output: cli.OutputFile,
-    image: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Image to warp, interpolated trilinearly.", show_default=False)
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Label map to warp; labels stay whole numbers.", show_default=False)
-    ] = None,
-    points: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Landmarks to map: .csv, .fcsv, .mrk.json.", show_default=False)
-    ] = None,
+    image: Annotated[Path | None, typer.Option(metavar="IMAGE", help="Image to warp, interpolated trilinearly.")] = None,
+    labels: Annotated[Path | None, typer.Option(metavar="IMAGE", help="Label map to warp; labels stay whole numbers.")] = None,
+    points: Annotated[Path | None, typer.Option(metavar="FILE", help="Landmarks to map: .csv, .fcsv, .mrk.json.")] = None,
     direction: Annotated[
         Direction | None,
         typer.Option(
             metavar="DIRECTION",
             help="moving-to-fixed: what is given in the moving image is mapped into the fixed image (default for images and "
             "labels). fixed-to-moving: the other way (default for points).",
-            show_default=False,
         ),
     ] = None,
     unit: Annotated[
@@ -59,7 +52,6 @@ def warp(
         typer.Option(
             metavar="voxel|mm",
             help="Unit of a .csv: voxels of the image that the points lie in, counted from 0 (default), or world mm, RAS.",
-            show_default=False,
         ),
     ] = None,
     reference: Annotated[
@@ -68,7 +60,6 @@ def warp(
             metavar="IMAGE",
             help="The moving image, for its grid. Required to warp images fixed-to-moving, and for points in its voxels if "
             "its grid is not the fixed one.",
-            show_default=False,
         ),
     ] = None,
     interpolation: Annotated[
@@ -136,10 +127,7 @@ def _warp_points(
 
 
 def _report_points(found: MappedPoints) -> None:
-    findings = {
-        "lie outside the fixed grid": found.outside,
-        "lie in folds of FIELD; their inverse is not unique": found.folded,
-    }
+    findings = {"lie outside the fixed grid": found.outside, "lie in folds of FIELD; their inverse is not unique": found.folded}
     for finding, which in findings.items():
         numbers = ", ".join(str(n + 1) for n in which.nonzero()[:, 0].tolist()[:20])
         if numbers:
@@ -171,10 +159,7 @@ def export(
         ),
     ],
     output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="File to write. Default: beside FIELD, with the suffix of the format.", show_default=False
-        ),
+        Path | None, typer.Option(metavar="FILE", help="File to write. Default: beside FIELD, with the suffix of the format.")
     ] = None,
 ) -> None:
     """Convert a displacement field for ITK, ANTs, 3D Slicer, or Learn2Reg.
@@ -212,7 +197,6 @@ def import_(
         typer.Option(
             metavar="FIXED",
             help="The fixed image, for its grid. Required for .npz and for transforms that are not displacement fields.",
-            show_default=False,
         ),
     ] = None,
     spacing: cli.Spacing = None,
@@ -240,9 +224,7 @@ def invert(
     output: cli.OutputFile,
     reference: Annotated[
         Path | None,
-        typer.Option(
-            metavar="MOVING", help="The moving image, for the grid of the inverse. Default: the fixed grid.", show_default=False
-        ),
+        typer.Option(metavar="MOVING", help="The moving image, for the grid of the inverse. Default: the fixed grid."),
     ] = None,
     spacing: cli.Spacing = None,
 ) -> None:
