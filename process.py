@@ -1,4 +1,4 @@
-"""The container's entry: reads its arguments, finds the cases, and hands them to ``mcbo.runs.runner``."""
+"""The container's entry point: parses the arguments, finds the cases, and hands them to ``mcbo.runs.runner``."""
 
 import os
 import signal
@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Until main() takes over: the first process of a container does not even notice SIGTERM without a handler, and the imports
-    # below take seconds.
+    # Until main() takes over: the first process of a container ignores SIGTERM unless it has a handler, and the imports below
+    # take seconds.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
@@ -36,12 +36,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program.
-
-    Returns:
-        0 all displacements written; 1 invalid input or usage, nothing started; 2 some pairs failed, the others are written; 130
-        and 143 stopped by SIGINT and SIGTERM.
-    """
+    """Runs the program; returns its exit status, as ``--help`` lists them."""
     before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         return run_app(app, sys.argv[1:] if arguments is None else arguments, name="process.py")
@@ -51,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _stop(number: int, _: object) -> None:
-    """Ends the run in order; further signals are ignored meanwhile, so that nothing cuts the cleanup short."""
+    """Ends the run in an orderly way; further signals are ignored, so that none cuts the cleanup short."""
     for other in (signal.SIGTERM, signal.SIGINT):
         signal.signal(other, signal.SIG_IGN)
     if number == signal.SIGINT:
@@ -135,24 +130,24 @@ def _demo(inputs: Sequence[str], options: Options, task: str | None, preset: str
         raise InputError(f"--demo generates its own input: expected no path, got {' '.join(map(shown_url, inputs))}")
     if options.shard:
         raise InputError("--demo: expected no --shard, since the demo has a single case")
-    from mcbo.studies.demo import run_demo  # here, because it brings matplotlib, which writes to the home folder
+    from mcbo.studies.demo import run_demo  # here, because it imports matplotlib, which writes to the home folder
 
     return run_demo(options, config=find_config(task or DEFAULT_TASK, preset))
 
 
 def _open(inputs: Sequence[str], options: Options, *, split: str, trust_paths: bool) -> tuple[Dataset, Options]:
-    """The cases behind one path or three; of three, the last also says where and in which format the result goes."""
+    """The cases behind one path or three; of three, the last also sets the output folder, file name, and format."""
     if len(inputs) == 3:
         return _three_paths(inputs, options)
-    if len(inputs) == 2 or len(inputs) > 3:
+    if len(inputs) != 1:
         raise InputError(
             f"expected no path, one (a dataset JSON) or three (fixed, moving, output file), got {len(inputs)}: "
             f"{' '.join(map(shown_url, inputs))}"
         )
-    (where,) = inputs
-    if is_url(where):
-        return open_url(where, split=split, trust_paths=trust_paths), options
-    return open_input(Path(where), split=split, trust_paths=trust_paths), options
+    path = inputs[0]
+    if is_url(path):
+        return open_url(path, split=split, trust_paths=trust_paths), options
+    return open_input(Path(path), split=split, trust_paths=trust_paths), options
 
 
 def _three_paths(inputs: Sequence[str], options: Options) -> tuple[Dataset, Options]:
@@ -171,9 +166,9 @@ def _three_paths(inputs: Sequence[str], options: Options) -> tuple[Dataset, Opti
 
 
 def _choose_config(dataset: Dataset, task: str | None, preset: str | None, *, optional: bool) -> Preset:
-    """The preset of the task that was asked for, or that the dataset names."""
+    """The preset of the requested task, else of the one that the dataset names; with ``optional``, else of the default."""
     name = task or dataset.task
-    if optional and (name is None or (task is None and name not in TASKS)):
+    if optional and not task and name not in TASKS:
         log.info("no task given: using the presets of %s (--task selects another)", DEFAULT_TASK)
         name = DEFAULT_TASK
     if name is None:
@@ -182,7 +177,7 @@ def _choose_config(dataset: Dataset, task: str | None, preset: str | None, *, op
 
 
 def _conclude(outcome: Outcome) -> int:
-    """Logs the outcome of the run; its exit status."""
+    """Logs the outcome of the run and returns its exit status."""
     log.info("%d displacement(s) written", len(outcome.written))
     if not outcome.failed:
         return ALL_WRITTEN

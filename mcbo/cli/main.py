@@ -1,4 +1,4 @@
-"""``python -m mcbo``, or ``mcbo`` where it is installed: everything but running on a dataset, which is ``process.py``."""
+"""``python -m mcbo``, or ``mcbo`` where it is installed: all commands but the registration of datasets (``process.py``)."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the visual report of a run: one HTML page with its images, displacements, landmarks, and metrics."""
-    from mcbo.qc.findings import look_at  # here, because they bring matplotlib, which writes to the home folder
+    from mcbo.qc.findings import look_at  # here, because they import matplotlib, which writes to the home folder
     from mcbo.qc.page import write_page
 
     set_up_logging()
@@ -65,19 +65,11 @@ for _name, _command in _COMMANDS.items():
 
 
 def main(arguments: Sequence[str] | None = None, *, name: str = "python -m mcbo") -> int:
-    """Runs the command line.
-
-    Args:
-        arguments: those of the process, if None.
-        name: of the program, for usage lines.
-
-    Returns:
-        0; 1 for invalid input or usage; 2 if some pairs have no result.
-    """
+    """Runs the command line (that of the process, if None) and returns its exit status, as ``--help`` lists them."""
     return run_app(app, sys.argv[1:] if arguments is None else arguments, name=name)
 
 
 def run() -> None:
-    """The program ``mcbo``: runs the command line as a process of its own, and exits with its status."""
+    """The program ``mcbo``: runs the command line of the process, and exits with its status."""
     keep_freed_memory()
     sys.exit(main(name="mcbo" if Path(sys.argv[0]).stem == "mcbo" else "python -m mcbo"))

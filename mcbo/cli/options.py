@@ -1,9 +1,10 @@
-"""Options that the command lines declare, each once, and the checks of their values, each with one sentence.
+"""The options that ``process.py`` and the commands share, and the checks of their values.
 
-``process.py`` alone reads environment variables: ``MCBO_`` and the parameter's name, or the one that is named here.
+Only ``process.py`` reads environment variables: ``MCBO_`` and the parameter's name, or the one given here.
 """
 
 import math
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from mcbo.runtime import MEMORY_SHARE
 
 _PRESETS = list(TASKS[DEFAULT_TASK].presets)
 
-# What is registered, and how.
+# What to register, and how.
 Inputs: TypeAlias = Annotated[
     list[str] | None,
     typer.Argument(
@@ -70,7 +71,7 @@ Spacing: TypeAlias = Annotated[
     str | None, typer.Option(metavar="X,Y,Z", help="Voxel size of TIFF files in mm: columns, rows, slices.")
 ]
 
-# Where and with what it runs.
+# Where to run, and with which resources.
 Device: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:N, or auto: a GPU if there is one.")]
 MemoryGb: TypeAlias = Annotated[
     float | None,
@@ -103,7 +104,7 @@ CaseTimeout: TypeAlias = Annotated[
     float | None, typer.Option(metavar="S", help="Abort a case after S seconds on a worker. Requires --workers or --scheduler.")
 ]
 
-# What is written.
+# What to write.
 OutputFolder: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")]
 OutputFile: TypeAlias = Annotated[Path, typer.Option(metavar="FILE", help="File to write.")]
 FileFormat: TypeAlias = Annotated[
@@ -123,7 +124,7 @@ OnFailure: TypeAlias = Annotated[
     ),
 ]
 
-# What is logged.
+# What to log.
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Log only warnings and errors.")]
 Verbose: TypeAlias = Annotated[bool, typer.Option("--verbose", help="Log every stage.")]
 LogJson: TypeAlias = Annotated[bool, typer.Option("--log-json", help="Log JSON, one object per line.")]
@@ -141,30 +142,26 @@ Version: TypeAlias = Annotated[
 
 
 def start_log(*, quiet: bool, verbose: bool, log_json: bool) -> None:
-    """Sets the log up as the options say; before the other checks, since ``--log-json`` counts for their errors, too.
-
-    Raises:
-        InputError: for a log that is to be quiet and verbose.
-    """
+    """Sets up the log. Comes before the other checks, since ``--log-json`` applies to their errors, too."""
     set_up_logging(quiet=quiet, verbose=verbose and not quiet, json_lines=log_json)
     if quiet and verbose:
         raise InputError("expected --quiet or --verbose, got both")
 
 
 def check_choice(option: str, value: str, known: Sequence[str]) -> None:
-    """Raises ``InputError`` for a value that is not among the known ones."""
+    """Raises ``InputError`` for a value that is not one of the known ones."""
     if value not in known:
         raise InputError(f"{option}: expected one of {', '.join(known)}, got {value!r}")
 
 
 def check_positive(option: str, value: float | None, *, what: str = "a number", limit: float = math.inf) -> None:
-    """Raises ``InputError`` for what is given and is not above 0 and below a limit."""
+    """Raises ``InputError`` for a value, if one is given, that is not above 0 and below the limit."""
     if value is not None and not 0 < value < limit:
         raise InputError(f"{option}: expected {what} above 0, got {value:g}")
 
 
 def check_workers(workers: int | None, scheduler: str | None, case_timeout: float | None) -> None:
-    """Raises ``InputError`` for no workers, or for a time limit that nothing could enforce."""
+    """Raises ``InputError`` for fewer than one worker, or for a time limit that nothing could enforce."""
     if workers is not None and workers < 1:
         raise InputError(f"--workers: expected 1 or more, got {workers}")
     check_positive("--case-timeout", case_timeout, what="a number of seconds", limit=threading.TIMEOUT_MAX)
@@ -175,27 +172,18 @@ def check_workers(workers: int | None, scheduler: str | None, case_timeout: floa
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """``3/8``: the third of eight.
-
-    Raises:
-        InputError: if it is not that.
-    """
+    """The third of eight shards from ``3/8``; raises ``InputError`` for anything else."""
     if text is None:
         return None
-    index, _, count = text.partition("/")
-    if not (index.isascii() and index.isdecimal() and count.isascii() and count.isdecimal() and len(text) <= 20):
-        raise InputError(f"--shard: expected I/N, such as 3/8, got {text[:40]!r}")
-    if not 1 <= int(index) <= int(count):
-        raise InputError(f"--shard: expected I from 1 to N, got {text}")
-    return int(index), int(count)
+    match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    index, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise InputError(f"--shard: expected I/N with I from 1 to N, such as 3/8, got {text[:40]!r}")
+    return index, count
 
 
 def parse_spacing(text: str | None, *images: Path | None) -> Triple | None:
-    """Millimeters along columns, rows, slices from ``0.5,0.5,2``.
-
-    Raises:
-        InputError: if it is not that, or if no image is a TIFF file.
-    """
+    """Millimeters along columns, rows, slices from ``0.5,0.5,2``; raises ``InputError`` if none of the images is a TIFF."""
     if text is None:
         return None
     if not any(image is not None and is_tiff(image) for image in images):
@@ -204,5 +192,5 @@ def parse_spacing(text: str | None, *images: Path | None) -> Triple | None:
 
 
 def split_commas(values: Sequence[str] | None) -> tuple[str, ...]:
-    """``0099,0100`` and ``0101`` as three."""
+    """Three values from ``0099,0100`` and ``0101``."""
     return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())

@@ -1,4 +1,4 @@
-"""What ``process.py`` and ``python -m mcbo`` share: how a command line runs, its exit statuses, and how its help is listed."""
+"""What ``process.py`` and ``python -m mcbo`` share: running a command line, exit statuses, and the layout of ``--help``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,19 +13,14 @@ ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED = 0, 1, 2, 143
 """Exit statuses; the last is what a shell reports for a program that SIGTERM ended (128 + 15)."""
 
 _WRONG_USAGE = 2
-"""Typer's own exit status for it."""
+"""Typer's own exit status."""
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> int:
-    """Runs a command line; an error of this package becomes a sentence on stderr.
+    """Runs a command line and returns its exit status: 1 for invalid input or usage, else what the command chose, else 0.
 
-    Args:
-        app: its commands; ``context.obj`` is a list to which a command may append the exit status.
-        arguments: without the program's name.
-        name: of the program, for usage lines.
-
-    Returns:
-        The exit status that the command chose, else 0; 1 for invalid input or usage.
+    A command chooses by appending to the list ``context.obj``. An ``McboError`` becomes one sentence on stderr. ``name`` is the
+    program's in usage lines; ``arguments`` come without it.
     """
     status: list[int] = []
     log.handlers.clear()  # of an earlier call

@@ -1,4 +1,4 @@
-"""The command ``register``: two images or more, of any grid; a thin layer over ``mcbo.register``."""
+"""The command ``register``: two images or more, on any grids; a thin layer over ``mcbo.register``."""
 
 import shlex
 from collections.abc import Sequence

@@ -1,6 +1,8 @@
 """The commands ``benchmark`` and ``ablate``: measurements for developers and for readers of the paper."""
 
-from dataclasses import replace
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +17,9 @@ from mcbo.io.files import write_whole
 from mcbo.methods.presets import DEFAULT_TASK, find_config
 from mcbo.progress import set_up_logging
 from mcbo.runs.options import Options
-from mcbo.studies import ablation
-from mcbo.studies.benchmark import describe_run, measure, to_text, write_json
+from mcbo.runtime import describe_device, describe_machine, select_device, versions
+from mcbo.studies.ablation import describe, make_studies, run_studies, to_markdown
+from mcbo.studies.benchmark import measure, to_text
 
 
 def benchmark(
@@ -43,17 +46,23 @@ def benchmark(
         torch.set_num_threads(threads)
     config = find_config(task, preset)
     sizes = _parse_sizes(scaling) if scaling else [size]
-    about = {"task": task, **describe_run(config, device)}
+    about = {
+        "task": task,
+        "preset": config.name,
+        "device": describe_device(select_device(device)),
+        "machine": describe_machine(),
+        **versions(),
+    }
     options = Options(output=Path(), device=device)
     measurements = measure(sizes, config=config, options=options, movings=modalities, repeat=repeat)
     typer.echo(to_text(about, measurements))
-    plain = None
+    content = {"about": about, "measurements": [asdict(one) for one in measurements]}
     if reference:
         plain = measure(sizes, config=config, options=replace(options, reference=True), movings=modalities, repeat=repeat)
         ratios = ", ".join(f"{b.seconds / a.seconds:.1f}" for a, b in zip(measurements, plain, strict=True))
         typer.echo(f"\nplain torch:\n\n{to_text({}, plain)}\n\nplain torch takes {ratios} times as long")
-    if json_file:
-        write_json(json_file, about, measurements, plain)
+        content["plain_torch"] = [asdict(one) for one in plain]
+    _write_json(json_file, content)
 
 
 def _parse_sizes(text: str) -> list[int]:
@@ -106,24 +115,27 @@ def ablate(
     """Compare presets and variants of them on datasets: one table of errors, regularity, and run time."""
     set_up_logging()
     cli.check_choice("--split", split, list(SPLITS))
-    plan = ablation.Plan(
-        datasets=tuple(dataset),
+    studies = make_studies(
+        dataset,
         task=task,
-        presets=tuple(preset or ()),
-        changes=tuple(change or ()),
+        presets=preset or (),
+        changes=change or (),
         split=split,
         cases=cli.split_commas(case),
-        movings=tuple(tuple(channels.split("+")) for channels in moving or ()),
+        movings=[channels.split("+") for channels in moving or ()],
         truth=truth,
     )
-    options = Options(output=Path(), device=device, overwrite=overwrite)
-    rows = ablation.run_studies(ablation.make_studies(plan), options, keep=output)
-    about = ablation.describe(rows)
-    table = ablation.to_markdown(about, rows)
+    rows = run_studies(studies, Options(output=Path(), device=device, overwrite=overwrite), keep=output)
+    about = describe(rows)
+    table = to_markdown(about, rows)
     typer.echo(table)
     if markdown_file:
         write_whole(markdown_file, lambda file: file.write_text(table + "\n", encoding="utf-8"))
-    if json_file:
-        ablation.write_json(json_file, about, rows)
+    _write_json(json_file, {"about": about, "rows": [asdict(row) for row in rows]})
     if any(row.failed for row in rows):
         context.obj.append(SOME_FAILED)
+
+
+def _write_json(path: Path | None, content: Mapping[str, object]) -> None:
+    if path:
+        write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii"))

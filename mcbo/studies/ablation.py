@@ -1,7 +1,6 @@
-"""Presets and single changes, registered and judged on the same data sets: the table that a default is chosen by."""
+"""Presets and variants of them, registered and scored on the same datasets: the table that a default is chosen by."""
 
 import hashlib
-import json
 import re
 import shutil
 import statistics
@@ -9,7 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from evaluation.tasks import METRICS
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.dataset.learn2reg import Case, read_json, select_cases, wanted
-from mcbo.io.files import write_whole
 from mcbo.io.nifti import read_displacement
 from mcbo.methods.presets import TASKS
 from mcbo.report import earlier_cases
@@ -37,41 +35,16 @@ _FOLDER_LENGTH = 80
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is asked for.
-
-    Attributes:
-        datasets: dataset JSONs.
-        task: for data sets whose name is not that of a task.
-        presets: their names; all of the task, if empty.
-        changes: as ``variants.parse_change`` reads them.
-        split: ``val``, ``test`` or ``train``.
-        cases: their names; all, if empty.
-        movings: sets of moving channels, each registered on its own; one set of all, if empty.
-        truth: folder of known displacements; ``truth`` beside the JSON, if None and there.
-    """
-
-    datasets: tuple[Path, ...]
-    task: str | None = None
-    presets: tuple[str, ...] = ()
-    changes: tuple[str, ...] = ()
-    split: str = "val"
-    cases: tuple[str, ...] = ()
-    movings: tuple[tuple[str, ...], ...] = ()
-    truth: Path | None = None
-
-
-@dataclass(frozen=True)
 class Study:
-    """A data set, a set of moving channels, and what is tried on them.
+    """A dataset, a set of its moving channels, and the variants to try on them.
 
     Attributes:
-        dataset: how the table calls it: the JSON's folder and name.
-        path: of the JSON.
+        dataset: its name in the table: the JSON's folder and name.
+        path: the JSON.
         moving: the channels, joined by ``+``, or ``all``.
         cases: with the pairs of these channels only.
-        variants: to try.
-        truths: by the case's name, where known.
+        variants: what to try.
+        truths: by case, where known.
     """
 
     dataset: str
@@ -84,21 +57,21 @@ class Study:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one variant in one study. A number is None where its data are missing.
+    """The result of one variant in one study. A number is None where its data are missing.
 
     Attributes:
-        dataset, moving, variant: which.
-        asked: how many pairs there are.
-        pairs: how many of them have a score.
+        dataset, moving, variant: names.
+        asked: number of pairs.
+        pairs: those of them with a score.
         initial_tre_mm: TRE without any displacement.
         tre_mm, tre_std_mm, tre_p30_mm, tre_p70_mm: mean, standard deviation, 30th and 70th percentile of the pairs' means.
         dense_mm: mean distance from the known displacement, in the fixed image's field of view.
         dice: mean over pairs of the mean over labels.
         sd_log_jacobian: official SDlogJ.
         folded_percent: voxels with det J ≤ 0.
-        seconds: a case, from files to files, whenever it was registered.
-        device: that it was registered on.
-        failed: a sentence for every pair without a score, by the displacement's name.
+        seconds: mean per case, from files to files, of the run that registered it.
+        device: where that was.
+        failed: a sentence for every pair without a score, by displacement name.
     """
 
     dataset: str
@@ -120,59 +93,74 @@ class Row:
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
-def make_studies(plan: Plan) -> list[Study]:
-    """Reads all that a plan asks for, so that what is wrong with it is told before anything is registered.
+def make_studies(
+    datasets: Sequence[Path],
+    *,
+    task: str | None = None,
+    presets: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    split: str = "val",
+    cases: Sequence[str] = (),
+    movings: Sequence[Sequence[str]] = (),
+    truth: Path | None = None,
+) -> list[Study]:
+    """Reads everything that is to be compared, so that errors show before anything is registered.
+
+    Args:
+        datasets: dataset JSONs.
+        task: for datasets whose name is not that of a task.
+        presets: their names; all of the task, if empty.
+        changes: see ``variants.parse_change``.
+        split: ``val``, ``test`` or ``train``.
+        cases: their names; all, if empty.
+        movings: sets of moving channels, each registered on its own; one set of all, if empty.
+        truth: folder of known displacements; ``truth`` beside the JSON, if None and there.
 
     Raises:
-        InputError: if a data set, a task, a preset, a change, a case, a channel or a truth is not what it has to be.
+        InputError: for an invalid dataset, task, preset, change, case, channel or truth.
     """
-    paths = list(dict.fromkeys(path.resolve() for path in plan.datasets))
+    paths = list(dict.fromkeys(path.resolve() for path in datasets))
     names = [_dataset_name(path) for path in paths]
     if len(set(names)) < len(names):
         raise InputError(f"--dataset: expected JSONs that differ in folder or name, got {', '.join(map(str, paths))}")
-    if plan.truth and len(paths) > 1:
+    if truth and len(paths) > 1:
         raise InputError(f"--truth: expected one --dataset with it, got {len(paths)}")
-    return [study for name, path in zip(names, paths, strict=True) for study in _studies_of(path, name, plan)]
+    channel_sets = movings or ((),)
+    studies = []
+    for path, name in zip(paths, names, strict=True):
+        dataset = read_json(path, split=split)
+        try:
+            variants = make_variants(_task(dataset.task, task), presets=presets, changes=changes)
+            chosen = [select_cases(dataset.cases, names=cases, movings=channels) for channels in channel_sets]
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        every = list({case.name: case for selected in chosen for case in selected}.values())
+        truths = read_truths(truth or path.parent / "truth", every, required=truth is not None)
+        for channels, selected in zip(channel_sets, chosen, strict=True):
+            # Channels of a case are fused, so those outside the set must not be there.
+            reduced = tuple(replace(case, pairs=tuple(wanted(case, channels))) for case in selected)
+            studies.append(Study(name, path, "+".join(channels) or "all", reduced, variants, truths))
+    return studies
 
 
 def _dataset_name(path: Path) -> str:
-    """``FOLDER/NAME`` of ``…/FOLDER/NAME_dataset.json``, or ``NAME`` if the folder is called so too."""
+    """``FOLDER/NAME`` of ``…/FOLDER/NAME_dataset.json``, or ``NAME`` if the folder has the same name."""
     name = path.stem.removesuffix("_dataset")
     return name if path.parent.name in ("", name) else f"{path.parent.name}/{name}"
 
 
-def _studies_of(path: Path, name: str, plan: Plan) -> Iterator[Study]:
-    dataset = read_json(path, split=plan.split)
-    try:
-        variants = make_variants(_task(dataset.task, plan), presets=plan.presets, changes=plan.changes)
-        chosen = [select_cases(dataset.cases, names=plan.cases, movings=movings) for movings in plan.movings or ((),)]
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    every = list({case.name: case for cases in chosen for case in cases}.values())
-    truths = read_truths(plan.truth or path.parent / "truth", every, required=plan.truth is not None)
-    for movings, cases in zip(plan.movings or ((),), chosen, strict=True):
-        # Channels of a case are fused, so those that are not in the set must not be there.
-        reduced = tuple(replace(case, pairs=tuple(wanted(case, movings))) for case in cases)
-        yield Study(name, path, "+".join(movings) or "all", reduced, variants, truths)
-
-
-def _task(name: str | None, plan: Plan) -> str:
-    chosen = name if name in TASKS else plan.task or name
+def _task(named: str | None, asked: str | None) -> str:
+    chosen = named if named in TASKS else asked or named
     if chosen is None:
         raise InputError(f"the dataset has no name: expected --task with one of {', '.join(TASKS)}")
     return chosen
 
 
 def run_studies(studies: Sequence[Study], options: Options, *, keep: Path | None) -> list[Row]:
-    """Registers and judges every variant in every study, one after the other.
+    """Registers and scores every variant in every study, one after the other; raises what ``runner.run`` raises.
 
-    Args:
-        studies: what to do.
-        options: device and the like; ``output`` is not used.
-        keep: where displacements stay, so that a run that was stopped can go on; if None, none is kept.
-
-    Raises:
-        DeviceError, OutputError: as ``runner.run``.
+    Displacements stay in the folder ``keep``, from which a later run resumes; if None, not at all. ``options.output`` is not
+    used.
     """
     rows = []
     for study in studies:
@@ -199,7 +187,7 @@ def _try(study: Study, variant: Variant, options: Options) -> Row:
     try:
         outcome = run(study.cases, variant.config, options)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # A change may ask for numbers that no code looks at; the other variants are tried all the same.
+        # Nothing checks the range of a changed number; a variant that fails on it must not cost the others their rows.
         message = f"the method cannot compute this variant: {type(error).__name__}: {error}"
         log.error("%s: %s", variant.name, message)
         names = [pair.field_name for case in study.cases for pair in case.pairs]
@@ -213,9 +201,11 @@ def _try(study: Study, variant: Variant, options: Options) -> Row:
 
 
 def judge_fields(study: Study, variant: str, options: Options) -> Row:
-    """Scores the displacements in ``options.output``, by ``evaluation`` and against the truth."""
+    """Scores the displacements in ``options.output`` with ``evaluation`` and against the truth."""
     pairs = tuple(JudgedPair(Path(pair.fixed), Path(pair.moving)) for case in study.cases for pair in case.pairs)
-    settings = replace(from_options(["tre", "sdlogj", "dice"]), required=False, pairs=pairs)  # what has no data is left out
+    settings = replace(
+        from_options(["tre", "sdlogj", "dice"]), required=False, pairs=pairs
+    )  # metrics without data are left out
     scores = score(study.path, options.output, settings)
     aggregates: Any = to_official(scores)["aggregates"]
     tre = aggregates.get(METRICS["tre"].name, {})
@@ -229,7 +219,7 @@ def judge_fields(study: Study, variant: str, options: Options) -> Row:
         initial_tre_mm=tre.get("initial_mean"),
         tre_mm=tre.get("mean"),
         tre_std_mm=tre.get("std"),
-        tre_p30_mm=tre.get("30_remind2reg"),  # each official program has a quantile of its own under that name
+        tre_p30_mm=tre.get("30_remind2reg"),  # the two official programs report different quantiles as "30"
         tre_p70_mm=tre.get("30_l2r"),
         dense_mm=_dense_error(study, options),
         dice=aggregates.get(METRICS["dice"].name, {}).get("mean"),
@@ -240,7 +230,7 @@ def judge_fields(study: Study, variant: str, options: Options) -> Row:
 
 
 def _dense_error(study: Study, options: Options) -> float | None:
-    """Mean over the pairs whose truth is known and whose displacement is there."""
+    """Mean over the pairs that have both a known truth and a displacement, mm."""
     errors = []
     for case in study.cases:
         for pair in case.pairs if case.name in study.truths else ():
@@ -252,7 +242,7 @@ def _dense_error(study: Study, options: Options) -> float | None:
 
 
 def describe(rows: Sequence[Row]) -> dict[str, str]:
-    """What the table is worth nothing without: day, commit, machine, devices, versions."""
+    """What the table depends on: date, commit, machine, devices, versions."""
     return {
         "date": date.today().isoformat(),
         "commit": _commit(),
@@ -264,15 +254,13 @@ def describe(rows: Sequence[Row]) -> dict[str, str]:
 
 def _commit() -> str:
     """The commit of this checkout, or ``unknown`` where there is no checkout or no git."""
-    git = shutil.which("git")
-    if git is None or not (_ROOT / ".git").exists():  # without the latter, another project's checkout might lie around this
+    if not (_ROOT / ".git").exists():  # git would look for a checkout in the folders around this one
         return "unknown"
-    command = [git, "-C", str(_ROOT), "rev-parse", "--short", "HEAD"]
+    command = [shutil.which("git") or "git", "-C", str(_ROOT), "rev-parse", "--short", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip()
 
 
 _NUMBERS: tuple[tuple[str, str, int], ...] = (
@@ -291,11 +279,11 @@ _NUMBERS: tuple[tuple[str, str, int], ...] = (
 
 
 def to_markdown(about: Mapping[str, str], rows: Sequence[Row]) -> str:
-    """The table, what failed, and the circumstances."""
+    """The table, the failures, and the circumstances."""
     table = [["data set", "moving", "variant", "pairs", *(title for title, _, _ in _NUMBERS)]]
     table += [[row.dataset, row.moving, f"`{row.variant}`", _pairs(row), *_numbers(row)] for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    texts = 3  # columns of text stand left, those of numbers right
+    texts = 3  # columns of text, aligned left; numbers are aligned right
     table.insert(1, ["-" * w if i < texts else "-" * (w - 1) + ":" for i, w in enumerate(widths)])
     lines = [
         f"| {' | '.join(c.ljust(w) if i < texts else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))} |"
@@ -315,13 +303,3 @@ def _pairs(row: Row) -> str:
 def _numbers(row: Row) -> list[str]:
     values = [(getattr(row, attribute), digits) for _, attribute, digits in _NUMBERS]
     return ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
-
-
-def write_json(path: Path, about: Mapping[str, str], rows: Sequence[Row]) -> None:
-    """Writes rows and circumstances, with all digits.
-
-    Raises:
-        OutputError: if that fails.
-    """
-    content = {"about": dict(about), "rows": [asdict(row) for row in rows]}
-    write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii"))

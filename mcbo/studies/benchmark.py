@@ -1,10 +1,9 @@
-"""How long a registration takes and how much memory, stage by stage, from files to file, on a phantom of any size."""
+"""Run time and peak memory of a registration, stage by stage and from files to file, on a phantom of any size."""
 
-import json
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +13,22 @@ from mcbo.core.field import format_shape
 from mcbo.core.types import Shape
 from mcbo.dataset.folders import Folder
 from mcbo.dataset.learn2reg import scan_folder
-from mcbo.io.files import write_whole
 from mcbo.io.nifti import write_volume
 from mcbo.methods.config import Preset
 from mcbo.methods.memory_model import PROCESS_GB
 from mcbo.report import CaseReport, read_report
 from mcbo.runs.options import Options
 from mcbo.runs.runner import run
-from mcbo.runtime import describe_device, describe_machine, select_device, versions
 from mcbo.studies.phantom import make_phantom
 
 MIN_SIZE = 16
-"""Smaller phantoms have too little in them."""
+"""Smaller phantoms show too little anatomy."""
 _WARM_UP_SIZE = 16
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage took: median seconds over runs, and the highest peak of memory among them."""
+    """Median seconds of a stage over the runs, and the highest of its peaks of memory."""
 
     seconds: float
     peak_memory_gb: float
@@ -39,15 +36,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a case took, from files to file.
+    """Run time and memory of a case, from files to file.
 
     Attributes:
         shape: voxels.
-        movings: moving images.
-        seconds: median over runs.
-        microseconds_per_voxel: the same, over voxels.
+        movings: number of moving images.
+        seconds: median over the runs.
+        microseconds_per_voxel: the same, divided by the voxels.
         peak_memory_gb: the highest of all stages: of the process on a CPU, of the tensors on a GPU.
-        model_gb: what the memory model says that the tensors take.
+        model_gb: memory of the tensors according to the memory model.
         stages: by name.
     """
 
@@ -61,17 +58,12 @@ class Measurement:
 
 
 def measure(sizes: Sequence[int], *, config: Preset, options: Options, movings: int, repeat: int) -> list[Measurement]:
-    """Registers a phantom of each size, as a file of ``size``³ voxels, ``repeat`` times in this process, warm.
+    """Registers phantoms of ``size``³ voxels, ``repeat`` times each, in this process, after a warm-up run.
 
-    Args:
-        sizes: voxels along each axis.
-        config: the preset.
-        movings: 1 for the phantom's ceT1, 2 for ceT1 and T2.
-        options: device and kernels; where results go is not used.
-        repeat: runs of each size.
+    ``movings`` is 1 for the phantom's ceT1, 2 for ceT1 and T2. ``options`` give device and kernels; their output is not used.
 
     Raises:
-        InputError: if a size or a count makes no sense.
+        InputError: for a size or a count out of range.
         McboError: if a run fails.
     """
     limits = (("--size or --scaling", min(sizes), MIN_SIZE), ("--repeat", repeat, 1), ("--modalities", movings, 1))
@@ -121,16 +113,6 @@ def _write_phantom(shape: Shape, movings: int, folder: Path) -> None:
         write_volume(folder / f"Phantom_0001_{channel:04}.nii.gz", image, np.eye(4))
 
 
-def describe_run(config: Preset, device: str) -> dict[str, str]:
-    """What a figure is worth nothing without: machine, device, versions, preset."""
-    return {
-        "preset": config.name,
-        "device": describe_device(select_device(device)),
-        "machine": describe_machine(),
-        **versions(),
-    }
-
-
 def to_text(about: dict[str, str], measurements: Sequence[Measurement]) -> str:
     """The stages of a single size as a table, or one line for each of several sizes."""
     lines = [f"{name}: {value}" for name, value in about.items()] + [""]
@@ -154,23 +136,3 @@ def to_text(about: dict[str, str], measurements: Sequence[Measurement]) -> str:
         for m in measurements
     ]
     return "\n".join([*lines, "", "ratio: microseconds per voxel against those of the first size"])
-
-
-def write_json(
-    path: Path, about: dict[str, str], measurements: Sequence[Measurement], plain: Sequence[Measurement] | None = None
-) -> None:
-    """Writes figures and circumstances.
-
-    Args:
-        path: of the file.
-        about: the circumstances.
-        measurements: the figures.
-        plain: those of the plain torch code, if it was measured too.
-
-    Raises:
-        OutputError: if that fails.
-    """
-    content: dict[str, object] = {"about": about, "measurements": [asdict(m) for m in measurements]}
-    if plain is not None:
-        content["plain_torch"] = [asdict(m) for m in plain]
-    write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii"))

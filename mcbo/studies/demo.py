@@ -1,17 +1,15 @@
-"""The built-in demo: a phantom written as a dataset folder, registered, scored and drawn."""
+"""The built-in demo: a phantom written as a dataset folder, registered, scored, and drawn."""
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
@@ -19,6 +17,7 @@ from evaluation.settings import from_options
 from evaluation.summary import score, to_table
 from mcbo.core.errors import InputError
 from mcbo.core.field import warp
+from mcbo.core.log import log
 from mcbo.core.types import Displacement
 from mcbo.dataset.learn2reg import read_json
 from mcbo.io.files import prepare_folder, write_whole
@@ -31,22 +30,13 @@ from mcbo.runs.options import Options
 from mcbo.runs.runner import run
 from mcbo.studies.phantom import Phantom, make_phantom
 
-log = logging.getLogger("mcbo")
-
 SHAPE = (96, 80, 88)
-SPACING_MM = 1.0
-CASE = "0001"
 TASK = "ReMIND2Reg"
 CHANNELS = {"0000": "iUS", "0001": "ceT1", "0002": "T2"}
 
 
 def run_demo(options: Options, *, config: Preset) -> Outcome:
-    """Makes the data set in ``OUTPUT/dataset``, results in ``OUTPUT/results``, ``OUTPUT/demo.png`` and ``.html`` to look at.
-
-    Args:
-        options: of the run; ``output`` is the demo's folder, ``movings`` must be empty.
-        config: the preset to show.
-    """
+    """Writes ``dataset/``, ``results/``, ``demo.png`` and ``demo.html`` to ``options.output``; ``movings`` must be empty."""
     if options.movings:
         raise InputError("--demo: expected no --moving, since the demo shows both modalities")
     prepare_folder(options.output)
@@ -59,32 +49,29 @@ def run_demo(options: Options, *, config: Preset) -> Outcome:
     table = to_table(score(dataset, results, from_options(["tre"])))
     picture = options.output / "demo.png"
     fields = [read_displacement(path) for path in outcome.written]
-    write_whole(picture, lambda file: draw_case(file, phantom, fields, titles=list(CHANNELS.values())))
+    write_whole(picture, lambda file: draw_case(file, phantom, fields))
     page = picture.with_suffix(".html")
     write_page(page, look_at(results / options.report_name))
-    _tell(table, dataset, results, picture)
+    for name, row in table.iterrows():
+        log.info("%s: TRE %.2f mm before, %.2f mm after", name, row["TRE_lm_initial"], row["TRE_lm"])
+    before, after = table["TRE_lm_initial"].mean(), table["TRE_lm"].mean()
+    log.info("mean TRE %.2f mm → %.2f mm (%.0f %% less)", before, after, 100 * (1 - after / before))
+    log.info("dataset: %s", dataset)
+    log.info("displacements and report: %s", results)
+    log.info("picture: %s", picture)
     log.info("page: %s", page)
     return outcome
 
 
-def write_dataset(phantom: Phantom, folder: Path, *, case: str = CASE) -> Path:
-    """Writes a phantom as a case of a Learn2Reg dataset folder; returns the path of its JSON."""
-    affine: NDArray[np.float64] = np.diag([SPACING_MM] * 3 + [1.0])
-    images = zip(CHANNELS, (phantom.fixed, phantom.cet1, phantom.t2), strict=True)
-    for channel, image in images:
-        name = f"{TASK}_{case}_{channel}"
-        write_volume(folder / "imagesTr" / f"{name}.nii.gz", image, affine)
-        points = phantom.fixed_landmarks if channel == "0000" else phantom.moving_landmarks
-        table = pd.DataFrame(points)
-        write_whole(
-            folder / "landmarksTr" / f"{name}.csv",
-            lambda file, table=table: table.to_csv(file, header=False, index=False, float_format="%.3f"),  # type: ignore[misc]
-        )
-    pairs = [
-        {"fixed": f"./imagesTr/{TASK}_{case}_0000.nii.gz", "moving": f"./imagesTr/{TASK}_{case}_{channel}.nii.gz"}
-        for channel in CHANNELS
-        if channel != "0000"
-    ]
+def write_dataset(phantom: Phantom, folder: Path) -> Path:
+    """Writes a phantom, with voxels of 1 mm, as case 0001 of a Learn2Reg dataset folder; returns the path of its JSON."""
+    names = [f"{TASK}_0001_{channel}" for channel in CHANNELS]
+    points = (phantom.fixed_landmarks, phantom.moving_landmarks, phantom.moving_landmarks)
+    for name, image, landmarks in zip(names, (phantom.fixed, phantom.cet1, phantom.t2), points, strict=True):
+        write_volume(folder / "imagesTr" / f"{name}.nii.gz", image, np.eye(4))
+        write_whole(folder / "landmarksTr" / f"{name}.csv", partial(np.savetxt, X=landmarks, fmt="%.3f", delimiter=","))
+    fixed, *movings = (f"./imagesTr/{name}.nii.gz" for name in names)
+    pairs = [{"fixed": fixed, "moving": moving} for moving in movings]
     content = {
         "name": TASK,
         "description": "A phantom with known displacement, drawn by the demo; not patient data",
@@ -99,31 +86,13 @@ def write_dataset(phantom: Phantom, folder: Path, *, case: str = CASE) -> Path:
     return path
 
 
-def _tell(table: pd.DataFrame, dataset: Path, results: Path, picture: Path) -> None:
-    for name, row in table.iterrows():
-        log.info("%s: TRE %.2f mm before, %.2f mm after", name, row["TRE_lm_initial"], row["TRE_lm"])
-    before, after = table["TRE_lm_initial"].mean(), table["TRE_lm"].mean()
-    log.info("mean TRE %.2f mm → %.2f mm (%.0f %% less)", before, after, 100 * (1 - after / before))
-    log.info("data set: %s", dataset)
-    log.info("displacements and report: %s", results)
-    log.info("picture: %s", picture)
-
-
 _ARROW_EVERY = 8  # voxels
+_OUTLINES = {0.2: "#56b4e9", 0.65: "#e69f00"}  # colors, by intensity relative to the largest of the smoothed fixed image
 
 
-_OUTLINES = {0.2: "#56b4e9", 0.65: "#e69f00"}  # colors, at parts of the largest smoothed echo
-
-
-def draw_case(path: Path, phantom: Phantom, displacements: Sequence[Displacement], *, titles: Sequence[str]) -> None:
-    """Draws fixed, moving, warped images and displacement in the middle slice of axis 1.
-
-    Args:
-        path: of the PNG.
-        phantom: the images.
-        displacements: found for ceT1 and for T2, each ``(1, 3, H, W, D)`` voxels.
-        titles: names of the fixed and the moving images.
-    """
+def draw_case(path: Path, phantom: Phantom, displacements: Sequence[Displacement]) -> None:
+    """Draws, as PNG, the images and the displacements found for ceT1 and for T2 in the middle slice of axis 1."""
+    titles = list(CHANNELS.values())
     index = phantom.fixed.shape[3] // 2
     figure = Figure(figsize=(13, 7.4), layout="constrained")
     FigureCanvasAgg(figure)

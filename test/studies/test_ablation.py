@@ -18,7 +18,7 @@ from mcbo.methods.cascade import CascadeConfig
 from mcbo.methods.multilevel import MultilevelConfig
 from mcbo.methods.presets import find_config
 from mcbo.runs import compute as case_compute
-from mcbo.studies.ablation import Plan, make_studies
+from mcbo.studies.ablation import make_studies
 from mcbo.studies.demo import TASK, write_dataset
 from mcbo.studies.phantom import Phantom, make_phantom
 from mcbo.studies.truth import read_truth
@@ -124,8 +124,7 @@ def test_presets_come_first_and_repeats_count_once() -> None:
 
 
 def test_channels_outside_a_set_are_not_there(dataset: Path) -> None:
-    plan = Plan((dataset, dataset), movings=(("0001",), ("0001", "0002")))
-    one, both = make_studies(plan)
+    one, both = make_studies([dataset, dataset], movings=(("0001",), ("0001", "0002")))
     assert [(s.dataset, s.moving) for s in (one, both)] == [(f"Phantom/{TASK}", "0001"), (f"Phantom/{TASK}", "0001+0002")]
     assert [[pair.moving_channel for pair in s.cases[0].pairs] for s in (one, both)] == [["0001"], ["0001", "0002"]]
 
@@ -156,7 +155,7 @@ def test_the_truth_is_no_distance_from_itself_and_a_shift_away_from_its_shift(da
 def test_a_truth_that_is_none_is_refused(dataset: Path, tmp_path: Path, content: dict[str, Any], sentence: str) -> None:
     np.savez(tmp_path / "0001.npz", **content)
     with pytest.raises(InputError, match=sentence):
-        make_studies(Plan((dataset,), truth=tmp_path))
+        make_studies([dataset], truth=tmp_path)
 
 
 def test_the_table_says_what_evaluation_says_and_a_second_run_does_nothing(
@@ -248,6 +247,6 @@ def test_a_task_is_needed_where_the_json_names_none(dataset: Path) -> None:
     other = dataset.parent / "BrainT1_dataset.json"
     other.write_text(json.dumps(content))
     with pytest.raises(InputError, match="task 'BrainT1' is not known"):
-        make_studies(Plan((other,)))
-    (study,) = make_studies(Plan((other,), task="COMULIS3DCLEM"))
+        make_studies([other])
+    (study,) = make_studies([other], task="COMULIS3DCLEM")
     assert study.variants[0].config == find_config("COMULIS3DCLEM")
