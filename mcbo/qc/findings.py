@@ -1,9 +1,9 @@
-"""What there is to tell of a run: what its displacements do to images and landmarks.
+"""The findings of a run: what its displacements do to images and landmarks.
 
-Figures that the organizers compute are computed by ``evaluation``, so that the page and the score are the same.
+``evaluation`` computes the figures that the organizers compute, so that the page agrees with the score.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,14 +15,15 @@ from evaluation.landmarks import read_landmarks
 from evaluation.metrics import Regularity, displaced, landmark_errors, regularity
 from evaluation.pairs import beside
 from mcbo.core.errors import InputError
-from mcbo.core.field import shape_of
+from mcbo.core.field import format_shape, shape_of
 from mcbo.core.log import log
-from mcbo.core.types import Displacement, Volume
+from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.dataset.learn2reg import Pair
 from mcbo.geometry.resample import resample
 from mcbo.io.files import digest
 from mcbo.io.images import read_intensities, spacing_of
 from mcbo.io.nifti import Image, read_displacement, read_image
+from mcbo.io.source import File
 from mcbo.qc.picture import Scale
 from mcbo.qc.plane import Array, nearest_axes, planes_through
 from mcbo.qc.result_folder import dataset_pairs, displacement_files, input_pairs
@@ -30,22 +31,22 @@ from mcbo.qc.view import Landmarks, PairImages, View, largest_mm, make_view, pai
 from mcbo.report import CaseReport, RunReport, read_report
 
 _OBLIQUE_DEGREES = 5.0
-"""From here on it is said that the planes are those of the grid, not of the world."""
+"""From this angle on, the page says that the planes are those of the grid, not of the world."""
 
 
 @dataclass(frozen=True)
 class PairFindings:
-    """What there is to tell of a displacement.
+    """The findings about a displacement.
 
     Attributes:
         name: of the displacement.
         error: why there is none, or why it cannot be shown.
-        notes: what a reader has to know: files that are gone or changed, and so on.
+        notes: caveats for the reader, such as files that are missing or were changed.
         fixed, moving: names of the images.
         regularity: as ``evaluation`` measures it.
-        landmarks: where they were found.
-        magnitude_scale: of the maps of the displacement's length, mm, up to the longest vector.
-        views: three planes; these two are missing where the grid in the world is unknown.
+        landmarks: if there are any.
+        magnitude_scale: colors of the displacement's length, mm, up to the longest vector.
+        views: three planes. Without the grid's affine, these two are missing.
     """
 
     name: str
@@ -69,7 +70,7 @@ class CaseFindings:
 
     @property
     def peak_memory_mb(self) -> float:
-        """The highest of its stages."""
+        """The highest of all stages."""
         return max((stage.peak_memory_mb for stage in self.report.stages.values()), default=0.0)
 
 
@@ -83,22 +84,10 @@ class RunFindings:
     cases: tuple[CaseFindings, ...]
 
 
-@dataclass
-class _Collected:
-    """What is gathered of a pair on the way."""
-
-    notes: list[str] = field(default_factory=list)
-    fixed: Image | None = None
-    moving: Image | None = None
-    warped: Volume | None = None
-
-
 def look_at(path: Path, *, dataset: Path | None = None) -> RunFindings:
-    """Reads a report and all that it speaks of. What is gone or broken is noted where it would have been shown.
+    """Reads a report, the displacements beside it, and their images. Whatever is missing or broken becomes a note in its place.
 
-    Args:
-        path: of the report; displacements lie beside it.
-        dataset: dataset JSON whose images and landmarks to take, instead of those that the report names.
+    ``dataset`` is a JSON whose images and landmarks to use instead of those that the report names.
 
     Raises:
         InputError: if the report or the dataset cannot be read.
@@ -107,13 +96,13 @@ def look_at(path: Path, *, dataset: Path | None = None) -> RunFindings:
     known = dataset_pairs(dataset) if dataset else {}
     cases = []
     for name, case in report.cases.items():
-        log.info("looking at case %s", name)
-        cases.append(CaseFindings(name, case, look_at_case(case, path.parent, known)))
+        log.info("case %s", name)
+        cases.append(CaseFindings(name, case, _look_at_case(case, path.parent, known)))
     written_at = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
     return RunFindings(path, report, written_at, tuple(cases))
 
 
-def look_at_case(case: CaseReport, folder: Path, known: dict[str, Pair]) -> tuple[PairFindings, ...]:
+def _look_at_case(case: CaseReport, folder: Path, known: dict[str, Pair]) -> tuple[PairFindings, ...]:
     """Its pairs, those that failed last."""
     files = displacement_files(case)
     pairs = input_pairs(case, list(files)) | known
@@ -128,7 +117,6 @@ def look_at_case(case: CaseReport, folder: Path, known: dict[str, Pair]) -> tupl
 
 
 def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pair | None) -> PairFindings:
-    """All there is to tell of one displacement."""
     path = folder / file
     try:
         displacement = read_displacement(path)
@@ -137,17 +125,25 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
     if not bool(displacement.isfinite().all()) or min(shape_of(displacement)) < 5:
         shape = tuple(displacement.shape)
         return PairFindings(name, error=f"{path}: expected finite numbers on a grid of 5 voxels a side or more, found {shape}")
-    collected = _Collected()
+    notes = []
     if digest(path) != case.written.get(file):
-        collected.notes.append(f"{file} is not what the run wrote: it was changed since.")
-    (_read_placed if case.coordinates == "world" else _read_images)(collected, pair, case, displacement)
-    # Landmarks are in voxels of a grid that both images share.
-    landmarks = _find_landmarks(collected, pair, displacement) if pair and case.coordinates == "voxels" else None
-    affine = _grid_affine(collected, path)
-    scale, views = (None, ()) if affine is None else _show(collected, landmarks, displacement, affine)
+        notes.append(f"{file} is not what the run wrote: it was changed since.")
+    images = landmarks = None
+    try:
+        fixed, moving, warped = _read_images(pair, case, displacement, notes)
+    except InputError as error:
+        hint = " Name their dataset with --dataset." if case.coordinates == "voxels" else ""
+        notes.append(f"No pictures of the images: {error}.{hint}")
+        affine = _read_affine(path, notes)
+    else:
+        affine = fixed.affine
+        images = pair_images(fixed.volume, moving.volume, warped=warped)
+        if case.coordinates == "voxels":  # landmarks are in voxels of a grid that both images share
+            landmarks = _find_landmarks(fixed, moving, displacement, notes)
+    scale, views = (None, ()) if affine is None else _make_views(images, landmarks, displacement, affine, notes)
     return PairFindings(
         name=name,
-        notes=tuple(collected.notes),
+        notes=tuple(notes),
         fixed=pair.fixed.name if pair else "",
         moving=pair.moving.name if pair else "",
         regularity=regularity(displacement[0].movedim(0, -1).numpy()),
@@ -157,18 +153,13 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
     )
 
 
-def _show(
-    collected: _Collected, landmarks: Landmarks | None, displacement: Displacement, affine: Array
+def _make_views(
+    images: PairImages | None, landmarks: Landmarks | None, displacement: Displacement, affine: Array, notes: list[str]
 ) -> tuple[Scale, tuple[View, ...]]:
-    """The planes, and the colors of the displacement's length, whose high end is the longest."""
+    """The three planes, and the color scale of the displacement's length, mm, up to the longest vector."""
     angle = nearest_axes(affine)[2]
     if angle >= _OBLIQUE_DEGREES:
-        collected.notes.append(
-            f"The grid is turned by {angle:.0f}° against the world's axes: letters name the nearest direction."
-        )
-    images = None
-    if collected.fixed and collected.moving:
-        images = pair_images(collected.fixed.volume, collected.moving.volume, warped=collected.warped)
+        notes.append(f"The grid is rotated by {angle:.0f}° from the world axes: letters name the nearest direction.")
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     scale = Scale("cividis", 0.0, max(largest_mm(displacement, spacing_mm), 1e-6))
     planes = planes_through(_center(landmarks, images, displacement), shape=shape_of(displacement), affine=affine)
@@ -178,102 +169,86 @@ def _show(
     return scale, tuple(views)
 
 
-def _read_images(collected: _Collected, pair: Pair | None, case: CaseReport, displacement: Displacement) -> None:
-    """Reads the images of a pair, if they are there and on the displacement's grid."""
-    if pair is None:
-        collected.notes.append("No pictures of the images: the report does not tell which they were. --dataset can.")
-        return
-    shape = shape_of(displacement)
-    images = []
-    for path in (pair.fixed, pair.moving):
-        try:
-            image = read_image(path)
-        except InputError as error:
-            collected.notes.append(f"No pictures of the images: {error}. --dataset can tell where they are now.")
-            return
-        if shape_of(image.volume) != shape:
-            collected.notes.append(
-                f"No pictures of the images: {path} has {shape_of(image.volume)} voxels, the displacement {shape}."
-            )
-            return
-        images.append(image)
-        if digest(path) not in case.inputs.values():
-            collected.notes.append(f"{path} is not the image that was registered: it was changed since.")
-    collected.fixed, collected.moving = images
-    if not np.allclose(images[0].affine, images[1].affine, atol=1e-3):
-        collected.notes.append("The affines of the two images differ: they were taken voxel by voxel, as the challenge does.")
+def _read_images(
+    pair: Pair | None, case: CaseReport, displacement: Displacement, notes: list[str]
+) -> tuple[Image, Image, Volume | None]:
+    """The images of a pair on the displacement's grid; in world coordinates also the moving one warped from its own grid.
 
-
-def _read_placed(collected: _Collected, pair: Pair | None, case: CaseReport, displacement: Displacement) -> None:
-    """The same for images that were registered where they lie in the world: the moving one is brought onto the fixed grid."""
+    Raises:
+        InputError: if one cannot be read or has another grid; without a full stop.
+    """
+    in_world = case.coordinates == "world"
     if pair is None:
-        collected.notes.append("No pictures of the images: they were given as arrays, not as files.")
-        return
-    spacing = case.settings.get("spacing")
-    spacing_mm = spacing_of(spacing) if isinstance(spacing, str) else None
-    try:
-        (fixed, grid), (moving, its_grid) = (
+        raise InputError("they were given as arrays" if in_world else "the report does not name them")
+    warped = None
+    if in_world:
+        spacing = case.settings.get("spacing")
+        spacing_mm = spacing_of(spacing) if isinstance(spacing, str) else None
+        (volume, grid), (other, its_grid) = (
             read_intensities(Path(path), spacing_mm=spacing_mm) for path in (pair.fixed, pair.moving)
         )
-    except InputError as error:
-        collected.notes.append(f"No pictures of the images: {error}.")
-        return
-    if grid.shape != shape_of(displacement):
-        collected.notes.append(f"No pictures of the images: {pair.fixed} has {grid.shape} voxels, the displacement others.")
-        return
+        _check_shape(pair.fixed, grid.shape, displacement)
+        fixed = Image(pair.fixed, volume, grid.affine)
+        moving = Image(pair.moving, resample(other, its_grid, grid), grid.affine)
+        warped = resample(other, its_grid, grid, displacement=displacement)
+        if not its_grid.matches(grid):
+            notes.append("The moving image has another grid; it is shown on that of the fixed image, in world coordinates.")
+    else:
+        fixed, moving = read_image(pair.fixed), read_image(pair.moving)
+        for image in (fixed, moving):
+            _check_shape(image.path, shape_of(image.volume), displacement)
+        if not np.allclose(fixed.affine, moving.affine, atol=1e-3):
+            notes.append("The affines of the two images differ and were ignored: voxels correspond by index, as in Learn2Reg.")
     for path in (pair.fixed, pair.moving):
         if digest(path) not in case.inputs.values():
-            collected.notes.append(f"{path} is not the image that was registered: it was changed since.")
-    collected.fixed = Image(pair.fixed, fixed, grid.affine)
-    collected.moving = Image(pair.moving, resample(moving, its_grid, grid), grid.affine)
-    collected.warped = resample(moving, its_grid, grid, displacement=displacement)
-    if not its_grid.matches(grid):
-        collected.notes.append(
-            "The moving image has a grid of its own; it is shown on the fixed image's, as both lie in the world."
-        )
+            notes.append(f"{path} is not the image that was registered: it was changed since.")
+    return fixed, moving, warped
 
 
-def _grid_affine(collected: _Collected, path: Path) -> Array | None:
-    """Voxel to world of the displacement's grid: the fixed image's, else as the file says."""
-    if collected.fixed is not None:
-        return collected.fixed.affine
+def _check_shape(path: File, shape: Shape, displacement: Displacement) -> None:
+    due = shape_of(displacement)
+    if shape != due:
+        raise InputError(f"{path}: expected {format_shape(due)} voxels, as the displacement has, found {format_shape(shape)}")
+
+
+def _read_affine(path: Path, notes: list[str]) -> Array | None:
+    """Voxel to world (mm) as the displacement's file has it, or None."""
     try:
         affine = read_affine(path)
     except EvaluationError:
         affine = np.zeros((4, 4))
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
-        collected.notes.append(f"No pictures at all: without the fixed image, {path.name} does not tell its voxel size.")
+        notes.append(f"No pictures at all: without the fixed image, {path.name} does not give its voxel size.")
         return None
     return affine
 
 
-def _find_landmarks(collected: _Collected, pair: Pair, displacement: Displacement) -> Landmarks | None:
+def _find_landmarks(fixed: Image, moving: Image, displacement: Displacement, notes: list[str]) -> Landmarks | None:
     """The landmarks beside the images, if there are any, with their distances as the organizers compute them."""
-    files = [beside(Path(path), "landmarks", ".csv") for path in (pair.fixed, pair.moving)]
-    if collected.moving is None or not any(file.exists() for file in files):
+    files = [beside(Path(image.path), "landmarks", ".csv") for image in (fixed, moving)]
+    if not any(file.exists() for file in files):
         return None
     try:
-        fixed = read_landmarks(files[0], inside=shape_of(displacement))
-        moving = read_landmarks(files[1])
+        points, theirs = read_landmarks(files[0], inside=shape_of(displacement)), read_landmarks(files[1])
     except EvaluationError as error:
-        collected.notes.append(f"No landmarks: {error}")
+        notes.append(f"No landmarks: {error}")
         return None
-    if len(fixed) != len(moving):
-        collected.notes.append(f"No landmarks: {files[0].name} has {len(fixed)}, {files[1].name} {len(moving)}.")
+    if len(points) != len(theirs):
+        notes.append(f"No landmarks: {files[0].name} has {len(points)}, {files[1].name} {len(theirs)}.")
         return None
-    found = displaced(fixed, displacement[0].movedim(0, -1).numpy())
-    spacing_mm = np.array(collected.moving.spacing_mm)
+    found = displaced(points, displacement[0].movedim(0, -1).numpy())
+    spacing_mm = np.array(moving.spacing_mm)
     return Landmarks(
-        fixed=fixed,
-        moving=moving,
+        fixed=points,
+        moving=theirs,
         found=found,
-        before_mm=landmark_errors(fixed, moving, spacing_mm),
-        after_mm=landmark_errors(found, moving, spacing_mm),
+        before_mm=landmark_errors(points, theirs, spacing_mm),
+        after_mm=landmark_errors(found, theirs, spacing_mm),
     )
 
 
 def _center(landmarks: Landmarks | None, images: PairImages | None, displacement: Displacement) -> list[float]:
-    """The voxel that the planes meet in: the middle of the landmarks, of what the fixed image shows, or of the grid."""
+    """The voxel in which the planes meet: the middle of the landmarks, of the fixed image's field of view, or of the grid."""
     if landmarks is not None:
         return [float(x) for x in landmarks.fixed.mean(axis=0)]
     if images is not None:

@@ -1,4 +1,4 @@
-"""A run as one HTML page that holds all it shows and asks nothing of a network."""
+"""The visual report of a run: one self-contained HTML page that needs no network."""
 
 import base64
 import hashlib
@@ -21,23 +21,19 @@ from mcbo.qc.view import DETERMINANT_SCALE, Landmarks, View
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _BAR_SHARE = 0.3
-"""A scale bar is at most this part of the picture's width."""
+"""Longest scale bar, relative to the picture's width."""
 
 
 def write_page(path: Path, run: RunFindings) -> int:
-    """Writes the page, whole or not at all; its bytes.
-
-    Raises:
-        OutputError: if that fails.
-    """
-    # File names may hold what no encoding can write, and what a terminal would obey.
+    """Writes the page, whole or not at all (``OutputError``), and returns its size in bytes."""
+    # File names may hold characters that no encoding can write, and terminal control sequences.
     content = _CONTROL.sub("\ufffd", report_page(run)).encode("utf-8", errors="backslashreplace")
     write_whole(path, lambda file: file.write_bytes(content))
     return len(content)
 
 
 def report_page(run: RunFindings) -> str:
-    """The page; what comes from files is escaped."""
+    """The page; text from files is escaped."""
     pages = _environment()
     script = _raw(pages, "report.js")
     count = len(run.cases)
@@ -76,12 +72,11 @@ def _environment() -> Environment:
 
 
 def _raw(pages: Environment, name: str) -> Markup:
-    """A template of ours that is no HTML and has nothing to fill in."""
+    """A style sheet or script of this package, which is not to be escaped."""
     return Markup(pages.get_template(name).render())  # noqa: S704 (our own file)
 
 
 def _about(run: RunFindings, *, failed: int) -> dict[str, str]:
-    """What ran, in a line."""
     report = run.report
     pairs = sum(len(case.pairs) for case in run.cases)
     return {
@@ -96,7 +91,7 @@ def _about(run: RunFindings, *, failed: int) -> dict[str, str]:
 
 
 def _means(run: RunFindings) -> dict[str, float] | None:
-    """Means over the pairs with landmarks, as the challenge takes them; None if there are none."""
+    """Means over the pairs with landmarks, mm, as the challenge computes them; None if there are none."""
     known = [pair.landmarks for case in run.cases for pair in case.pairs if pair.landmarks]
     if not known:
         return None
@@ -112,7 +107,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _scale_bar(view: View) -> dict[str, str]:
-    """The longest of 1, 2, 5, 10, 20, … mm that takes no more than its share of the width."""
+    """The longest of 1, 2, 5, 10, 20, … mm within its share of the width."""
     width_mm = view.plane.size_mm[0]
     power = 10 ** math.floor(math.log10(width_mm * _BAR_SHARE))
     length_mm = max(step * power for step in (1, 2, 5) if step * power <= width_mm * _BAR_SHARE * (1 + 1e-9))
@@ -120,19 +115,18 @@ def _scale_bar(view: View) -> dict[str, str]:
 
 
 def _most_pixels(views: Sequence[View], tallest: int) -> int:
-    """The width of planes side by side at one scale, if the tallest is to be so many pixels high."""
+    """The width in pixels of planes side by side at one scale whose tallest is ``tallest`` pixels high."""
     height_mm = max(view.plane.size_mm[1] for view in views)
     return round(tallest * sum(view.plane.size_mm[0] for view in views) / height_mm)
 
 
 def _rows(landmarks: Landmarks) -> Iterator[tuple[str, str, float, float]]:
-    for fixed, moving, before, after in zip(
-        landmarks.fixed, landmarks.moving, landmarks.before_mm, landmarks.after_mm, strict=True
-    ):
+    columns = (landmarks.fixed, landmarks.moving, landmarks.before_mm, landmarks.after_mm)
+    for fixed, moving, before, after in zip(*columns, strict=True):
         yield ", ".join(f"{x:.1f}" for x in fixed), ", ".join(f"{x:.1f}" for x in moving), float(before), float(after)
 
 
 def _checks(sanity: Sanity) -> Iterator[tuple[str, str]]:
-    """Names and figures of the checks of a displacement."""
+    """Names and values of the checks of a displacement."""
     for name, value in asdict(sanity).items():
         yield name.replace("_", " "), ", ".join(f"{figure:.4g}" for figure in (value if isinstance(value, tuple) else [value]))

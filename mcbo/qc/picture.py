@@ -1,4 +1,4 @@
-"""Slices of images and maps as PNG: bytes that a page can hold. Pixels are square, whatever the voxels are."""
+"""Slices of images and maps as PNG bytes, with square pixels whatever the voxel size."""
 
 import io
 import math
@@ -16,25 +16,20 @@ from mcbo.qc.plane import Plane
 Slice = NDArray[np.float32]
 
 MOST_PIXELS = 384
-"""Longest side of a picture; a page shows three side by side, and a case has to stay below 5 MB."""
+"""Longest side of a picture; the page shows three side by side, and a case has to stay below 5 MB."""
 _EDGE_PIXELS = 512
-"""Longest side of a drawing of edges; it is nearly empty, so it can be finer than the voxels."""
+"""Longest side of a drawing of edges, which compresses well and so can be finer than the voxels."""
 _EDGE_WIDTH = 1.8
-"""Standard deviation, in the finest voxel size, of the smoothing before edges are looked for; less would show speckle."""
+"""Standard deviation of the smoothing before edge detection, in the finest voxel size; less would show speckle."""
 _EDGE_SHARE = 0.2
-"""Of the pixels that show something, those with the steepest gradient may be edges."""
+"""Edges are sought among this share of the pixels in the field of view, those with the steepest gradient."""
 _EDGE_COLORS = {"none": (0, 0, 0, 0), "edge": (255, 176, 0, 255), "beside it": (0, 0, 0, 150)}
-"""Orange with a dark rim, so that it shows on bright and on dark tissue; red, green, blue, opacity."""
+"""Red, green, blue, opacity: orange with a dark rim, visible on bright and on dark tissue."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Colors for numbers.
-
-    Attributes:
-        colors: name of a matplotlib color map that the color-blind can read.
-        low, high: what the first and the last color stand for; what lies beyond gets these.
-    """
+    """A matplotlib color map, safe for the color-blind, and the numbers at its ends; numbers beyond get the end colors."""
 
     colors: str
     low: float
@@ -42,12 +37,8 @@ class Scale:
 
 
 def window(volume: NDArray[np.float32]) -> tuple[float, float]:
-    """The intensities to show as black and as white: without the rare extremes, whatever share the background has.
-
-    Args:
-        volume: ``(H, W, D)``, not constant.
-    """
-    step = max(1, round((volume.size / 2e6) ** (1 / 3)))  # some 2 million voxels say enough
+    """The intensities of an ``(H, W, D)`` volume to show as black and white: robust to outliers and to a large background."""
+    step = max(1, round((volume.size / 2e6) ** (1 / 3)))  # a sample of some 2 million voxels
     seen = volume[::step, ::step, ::step]
     above = seen[seen > seen.min()]
     black = float(np.quantile(seen, 0.005))
@@ -56,11 +47,9 @@ def window(volume: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def pixels(plane: Plane, *, longest: int | None = None) -> tuple[int, int]:
-    """Width and height of the picture of a plane: square pixels of the finest voxel size, at most ``MOST_PIXELS`` a side.
+    """Width and height of a plane's picture, in square pixels of the finest voxel size: at most ``MOST_PIXELS`` a side.
 
-    Args:
-        plane: the plane.
-        longest: the longer side, if it has to be that.
+    ``longest`` sets the longer side instead.
     """
     width, height = plane.size_mm
     side = longest or min(MOST_PIXELS, max(width, height) / min(plane.spacing_mm))
@@ -71,24 +60,20 @@ def pixels(plane: Plane, *, longest: int | None = None) -> tuple[int, int]:
 def gray_png(image: Slice, plane: Plane, *, black: float, white: float) -> bytes:
     """An image of the plane, ``(rows, columns)``, in gray."""
     fine = _resized(image, pixels(plane), Image.Resampling.BILINEAR)
-    return _png(Image.fromarray(_bytes((fine - black) / (white - black))))
+    return _png(Image.fromarray(np.rint(np.clip((fine - black) / (white - black), 0, 1) * 255).astype(np.uint8)))
 
 
 def color_png(values: Slice, plane: Plane, scale: Scale, *, marked: NDArray[np.bool_] | None = None) -> bytes:
-    """Numbers on the plane in the colors of a scale.
+    """Numbers on the plane, ``(rows, columns)``, in the colors of a scale, and those ``marked`` in black.
 
-    Args:
-        values: ``(rows, columns)``.
-        plane: the plane.
-        scale: its last color is left to what is marked, if anything may be.
-        marked: what to show black; drawn voxel by voxel then, so that single voxels stay visible.
+    With ``marked``, the voxels are not interpolated, so that single ones stay visible.
     """
     method = Image.Resampling.BILINEAR if marked is None else Image.Resampling.NEAREST
     fine = _resized(values, pixels(plane), method)
     # 255 indices for numbers, the last for marks.
     index = np.rint(np.clip((fine - scale.low) / (scale.high - scale.low), 0, 1) * 254).astype(np.uint8)
     if marked is not None:
-        # A voxel that a smaller picture would skip still shows.
+        # Grown, so that a smaller picture skips no voxel.
         index[_resized(_grown(marked, plane), pixels(plane), Image.Resampling.NEAREST) > 0] = 255
     picture = Image.fromarray(index).convert("P")
     palette = (colormaps[scale.colors](np.linspace(0, 1, 255))[:, :3] * 255).round().astype(np.uint8)
@@ -97,12 +82,9 @@ def color_png(values: Slice, plane: Plane, scale: Scale, *, marked: NDArray[np.b
 
 
 def edge_png(image: Slice, plane: Plane, *, seen: NDArray[np.bool_]) -> bytes:
-    """The edges of an image, all else transparent: zero crossings of the Laplacian where the gradient is steep.
+    """The edges of an image, ``(rows, columns)``, on transparency: zero crossings of the Laplacian where the gradient is steep.
 
-    Args:
-        image: ``(rows, columns)``.
-        plane: the plane.
-        seen: of the same shape; where the image shows something. The outline of that is no edge.
+    ``seen`` is the field of view, of the same shape; its outline is not an edge.
     """
     size = pixels(plane, longest=_EDGE_PIXELS)
     fine = _resized(image, size, Image.Resampling.BILINEAR)
@@ -118,18 +100,16 @@ def edge_png(image: Slice, plane: Plane, *, seen: NDArray[np.bool_]) -> bytes:
     rim = ndimage.binary_dilation(edges) & ~edges
     picture = Image.fromarray((edges + 2 * rim).astype(np.uint8)).convert("P")
     picture.putpalette(bytes(part for color in _EDGE_COLORS.values() for part in color[:3]))
-    out = io.BytesIO()
-    picture.save(out, format="PNG", transparency=bytes(color[3] for color in _EDGE_COLORS.values()), optimize=True)
-    return out.getvalue()
+    return _png(picture, opacity=bytes(color[3] for color in _EDGE_COLORS.values()))
 
 
 def color_steps(scale: Scale, *, count: int = 9) -> list[str]:
-    """Some of a scale's colors from low to high, as ``#rrggbb``."""
+    """Evenly spaced colors of a scale, from low to high, as ``#rrggbb``."""
     return [to_hex(colormaps[scale.colors](part)) for part in np.linspace(0, 1, count)]
 
 
 def _grown(marked: NDArray[np.bool_], plane: Plane) -> Slice:
-    """Marks that reach as far as the picture is coarser than the voxels."""
+    """Marks dilated by as much as the picture is coarser than the voxels."""
     width, height = pixels(plane)
     coarse = max(plane.shape[0] / height, plane.shape[1] / width)
     if coarse > 1:
@@ -138,16 +118,12 @@ def _grown(marked: NDArray[np.bool_], plane: Plane) -> Slice:
 
 
 def _resized(image: Slice | NDArray[np.bool_], size: tuple[int, int], method: Image.Resampling) -> Slice:
-    """To so many pixels of width and height; going down, linear interpolation averages what a pixel covers."""
+    """Resized to a width and height in pixels; when shrinking, ``BILINEAR`` averages what a pixel covers."""
     picture = Image.fromarray(np.ascontiguousarray(image, dtype=np.float32))
     return np.asarray(picture.resize(size, method), dtype=np.float32)
 
 
-def _bytes(image: Slice) -> NDArray[np.uint8]:
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-
-
-def _png(picture: Image.Image) -> bytes:
+def _png(picture: Image.Image, *, opacity: bytes | None = None) -> bytes:
     out = io.BytesIO()
-    picture.save(out, format="PNG", optimize=True)
+    picture.save(out, format="PNG", optimize=True, transparency=opacity)
     return out.getvalue()

@@ -1,7 +1,6 @@
-"""Planes of a volume as people look at them: which way up, with which letters at the edges, at what scale.
+"""Planes of a volume in radiological convention: right on the left, head up, front up or (in the sagittal plane) left.
 
-World coordinates are NIfTI's: x to the right of the patient, y to the front, z to the head, mm. Pictures follow the
-radiological convention: the patient's right is on the left, the head is up, the front is up or (seen from the side) left.
+World coordinates are NIfTI's, mm: x to the patient's right, y to the front, z to the head.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ Array = NDArray[np.float64]
 Kind = TypeVar("Kind", bound=np.generic)
 
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
-"""Of each world axis: its low and its high end."""
+"""Low and high end of each world axis."""
 
 _VIEWS = (("axial", 2, 1, 0), ("coronal", 1, 2, 0), ("sagittal", 0, 2, 1))
 """Name, world axis that is cut, world axis that points up, world axis that points left in the picture."""
@@ -26,11 +25,11 @@ _VIEWS = (("axial", 2, 1, 0), ("coronal", 1, 2, 0), ("sagittal", 0, 2, 1))
 
 @dataclass(frozen=True)
 class Plane:
-    """One voxel thick, through a volume.
+    """A plane of a volume, one voxel thick.
 
     Attributes:
-        name: ``axial``, ``coronal`` or ``sagittal``: the nearest of these, where the grid is oblique.
-        axis: array axis that is cut, at ``index``.
+        name: ``axial``, ``coronal`` or ``sagittal``; the nearest of these, where the grid is oblique.
+        axis: array axis that is cut.
         index: voxel along it.
         down, across: array axes that run along the picture's rows and columns.
         down_flipped, across_flipped: whether they run from bottom to top and from right to left.
@@ -54,18 +53,14 @@ class Plane:
 
     @property
     def size_mm(self) -> tuple[float, float]:
-        """Width and height, from face to face."""
+        """Width and height, from face to face of the outer voxels."""
         return self.shape[1] * self.spacing_mm[1], self.shape[0] * self.spacing_mm[0]
 
 
 def nearest_axes(affine: Array) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], float]:
-    """Which array axis lies along each world axis, whether it runs the other way, and how oblique the grid is.
+    """The array axis nearest to each world axis, whether it is reversed, and the largest angle between the two, degrees.
 
-    Args:
-        affine: voxel to world (mm), ``(4, 4)``, invertible.
-
-    Returns:
-        For world axes 0, 1, 2: array axes, and which are reversed; the largest angle of one to its world axis, degrees.
+    ``affine`` is ``(4, 4)``, invertible, voxel to world (mm).
     """
     cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     first, second, third = max(permutations(range(3)), key=lambda order: sum(abs(cosines[w, a]) for w, a in enumerate(order)))
@@ -75,19 +70,13 @@ def nearest_axes(affine: Array) -> tuple[tuple[int, int, int], tuple[bool, bool,
 
 
 def planes_through(point: Sequence[float], *, shape: Shape, affine: Array) -> tuple[Plane, ...]:
-    """The axial, the coronal and the sagittal plane through a voxel.
-
-    Args:
-        point: voxel coordinates; the nearest voxel of the volume counts.
-        shape: of the volume.
-        affine: voxel to world (mm).
-    """
+    """The axial, coronal, and sagittal plane through the voxel nearest to a point (voxel coordinates)."""
     axes, reversed_, _ = nearest_axes(affine)
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     planes = []
     for name, cut, up, left in _VIEWS:
         axis, down, across = axes[cut], axes[up], axes[left]
-        # For the side view "left" is the front (A, the high end of y); for the others the patient's right (R, high end of x).
+        # Left in the picture is the front (A, the high end of y) in the sagittal plane, else the patient's right (R, of x).
         low, high = _LETTERS[left]
         bottom, top = _LETTERS[up]
         planes.append(
@@ -109,14 +98,14 @@ def planes_through(point: Sequence[float], *, shape: Shape, affine: Array) -> tu
 
 
 def cut(plane: Plane, volume: NDArray[Kind]) -> NDArray[Kind]:
-    """The plane, ``(…, rows, columns)``, out of ``(…, H, W, D)``; or of what is already only one voxel thick along its axis."""
+    """The plane, ``(…, rows, columns)``, of an array ``(…, H, W, D)``, which may be one voxel thick along the plane's axis."""
     axis = plane.axis - 3
     index = plane.index if volume.shape[axis] == plane.count else 0
     return orient(plane, np.take(volume, index, axis=axis))
 
 
 def orient(plane: Plane, image: NDArray[Kind]) -> NDArray[Kind]:
-    """What was cut along the plane's axis, ``(…, a, b)`` with array axes in their order, turned as the picture shows it."""
+    """A slice along the plane's axis, ``(…, a, b)`` with the array axes in order, in the orientation of the picture."""
     if plane.down > plane.across:
         image = np.swapaxes(image, -1, -2)
     if plane.down_flipped:
@@ -125,15 +114,7 @@ def orient(plane: Plane, image: NDArray[Kind]) -> NDArray[Kind]:
 
 
 def place(plane: Plane, points: Array) -> Array:
-    """Where points lie in the picture: mm to the right and down from its upper left corner.
-
-    Args:
-        plane: the plane; points beside it are projected on it.
-        points: ``(…, 3)`` voxel coordinates.
-
-    Returns:
-        ``(…, 2)``.
-    """
+    """Projects points, ``(…, 3)`` voxels, on the picture: ``(…, 2)`` mm right of and below its upper left corner."""
     placed = []
     for axis, flipped, count, spacing in (
         (plane.across, plane.across_flipped, plane.shape[1], plane.spacing_mm[1]),

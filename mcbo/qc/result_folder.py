@@ -1,4 +1,4 @@
-"""A folder of results: where its report is, which displacements it names, and which images belong to them."""
+"""A folder of results: its report, the displacements that the report names, and their images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +9,7 @@ from mcbo.report import REPORT, CaseReport
 
 
 def find_report(path: Path) -> Path:
-    """The report in a folder of results; or the path itself, if it is a file.
-
-    Raises:
-        InputError: if there is none, or more than one.
-    """
+    """The report in a folder of results, or the path itself if it is a file; ``InputError`` unless there is exactly one."""
     if path.is_file():
         return path
     if (path / REPORT).is_file():
@@ -27,11 +23,7 @@ def find_report(path: Path) -> Path:
 
 
 def dataset_pairs(path: Path) -> dict[str, Pair]:
-    """The pairs of all splits of a dataset JSON, by the name of their displacement.
-
-    Raises:
-        InputError: if it has none.
-    """
+    """The pairs of all splits of a dataset JSON, by displacement name; raises ``InputError`` if there are none."""
     pairs: dict[str, Pair] = {}
     problems = []
     for split in SPLITS:
@@ -45,8 +37,8 @@ def dataset_pairs(path: Path) -> dict[str, Pair]:
 
 
 def displacement_files(case: CaseReport) -> dict[str, str]:
-    """File names of the displacements of a case, by their names; one of each, should there be several formats."""
-    if case.files:  # of the command register, by moving image
+    """File names of the displacements of a case, by displacement name; one each, even if there are several formats."""
+    if case.files:  # written by the command register, keyed by moving image
         return {label: Path(files["displacement"]).name for label, files in case.files.items() if "displacement" in files}
     names = [Path(name).name for name in case.written]
     stems = {strip_suffix(name): name for name in names}
@@ -55,14 +47,14 @@ def displacement_files(case: CaseReport) -> dict[str, str]:
 
 
 def input_pairs(case: CaseReport, names: Sequence[str]) -> dict[str, Pair]:
-    """Which images belong to which displacement: told by their names or, for a single pair, by there being no other."""
+    """The images of each displacement: matched by name, or the only pair if there is just one."""
     if case.images and case.images[0]:
         named_images = zip(case.files, case.images[1:], strict=False)
         return {name: Pair(Path(case.images[0]), Path(moving), name, "") for name, moving in named_images if moving}
     fixed, *movings = map(Path, case.inputs) if case.inputs else [Path()]
     try:
         named = {pair.field_name: pair for group in group_pairs((fixed, moving) for moving in movings) for pair in group.pairs}
-    except InputError:  # images of any name, given as three paths
+    except InputError:  # images with arbitrary names, given as three paths
         named = {}
     if len(movings) == len(names) == 1 and names[0] not in named:
         named[names[0]] = Pair(fixed, movings[0], names[0], "")

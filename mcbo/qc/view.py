@@ -1,4 +1,4 @@
-"""What a page shows of a pair in one plane: images, what the displacement does there, landmarks."""
+"""One plane of a pair as the page shows it: images, maps of the displacement, landmarks."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ from mcbo.qc.picture import Scale, color_png, edge_png, gray_png, window
 from mcbo.qc.plane import Array, Plane, cut, orient, place
 
 DETERMINANT_SCALE = Scale("PuOr", -1.0, 1.0)
-"""For log2 of the determinant: half the volume to twice the volume."""
+"""For log2 det J: from half to twice the volume."""
 
 _GRID_LINES = 24
 """Lines of the deformed grid along the longer side of a picture."""
 _STEPS = 4
-"""Points of such a line between two crossings."""
+"""Points of a line between two crossings."""
 _DRAWING = 1000
 """Units of a drawing along the longer side of a picture."""
 
@@ -30,9 +30,9 @@ class PairImages:
 
     Attributes:
         fixed, moving: ``(1, 1, H, W, D)``.
-        seen: where the fixed image shows something.
-        fixed_window, moving_window: what to show black and what white.
-        warped: the warped moving image, where the moving one shows on this grid less than it has.
+        seen: the fixed image's field of view.
+        fixed_window, moving_window: intensities to show as black and white.
+        warped: the warped moving image, if it was not warped on this grid.
     """
 
     fixed: Volume
@@ -49,9 +49,9 @@ class Landmarks:
 
     Attributes:
         fixed: ``(n, 3)`` voxels.
-        moving: where they are in the moving image.
-        found: where the displacement takes the fixed ones, as p + u(p).
-        before_mm, after_mm: distances, ``(n,)``.
+        moving: the same structures in the moving image.
+        found: the fixed ones mapped by the displacement, p + u(p).
+        before_mm, after_mm: distances of ``fixed`` and of ``found`` from ``moving``, ``(n,)``.
     """
 
     fixed: Array
@@ -63,7 +63,7 @@ class Landmarks:
 
 @dataclass(frozen=True)
 class Mark:
-    """A landmark in a drawing: three places (right, down; in the drawing's units) and whether it lies near the plane."""
+    """A landmark in a drawing: three positions (right, down; in the drawing's units) and whether it is near the plane."""
 
     number: int
     fixed: tuple[float, float]
@@ -74,17 +74,17 @@ class Mark:
 
 @dataclass(frozen=True)
 class View:
-    """One plane of a pair; PNG where it says bytes, None where images are missing.
+    """One plane of a pair; bytes are PNG, None where images are missing.
 
     Attributes:
-        plane: which.
+        plane: the plane.
         drawing: width and height of grid and marks, in their units.
         fixed, moving, warped: in gray.
-        edges: of the fixed image, else transparent.
+        edges: of the fixed image, on transparency.
         magnitude: length of the displacement.
-        jacobian: log2 of the determinant; folds are black.
-        folded: how many voxels of the plane these are.
-        grid: an SVG path: a regular grid of the fixed image, taken along by the displacement.
+        jacobian: log2 det J; folds are black.
+        folded: number of folded voxels in the plane.
+        grid: an SVG path: a regular grid of the fixed image, deformed by the displacement.
         marks: landmarks.
     """
 
@@ -102,7 +102,7 @@ class View:
 
 
 def pair_images(fixed: Volume, moving: Volume, *, warped: Volume | None = None) -> PairImages:
-    """Finds out where there is something to see, and what to show black and white."""
+    """The images with the field of view and the intensity windows."""
     shown = moving if warped is None else warped
     windows = window(fixed[0, 0].numpy()), window(shown[0, 0].numpy())
     return PairImages(fixed, moving, field_of_view(fixed), *windows, warped)
@@ -117,16 +117,7 @@ def make_view(
     spacing_mm: Array,
     magnitude_scale: Scale,
 ) -> View:
-    """Everything of a pair that one plane shows.
-
-    Args:
-        plane: through the grid of the displacement.
-        displacement: ``(1, 3, H, W, D)`` voxels.
-        images: of the pair, on that grid.
-        landmarks: of the pair.
-        spacing_mm: voxel size, ``(3,)``.
-        magnitude_scale: colors for lengths in mm.
-    """
+    """Draws one plane of a pair; the images are on the displacement's grid, whose voxel size is ``spacing_mm``, ``(3,)``."""
     field = cut(plane, displacement[0].numpy())
     length_mm = np.linalg.norm(field * spacing_mm.reshape(3, 1, 1), axis=0).astype(np.float32)
     determinant = _determinants(plane, displacement)
@@ -139,8 +130,8 @@ def make_view(
         edges = edge_png(fixed_slice, plane, seen=cut(plane, images.seen[0, 0].numpy()))
         black, white = images.moving_window
         moving = gray_png(cut(plane, images.moving[0, 0].numpy()), plane, black=black, white=white)
-        there = images.warped
-        warped_slice = _warped(plane, images.moving, displacement) if there is None else cut(plane, there[0, 0].numpy())
+        whole = images.warped
+        warped_slice = _warp(plane, images.moving, displacement) if whole is None else cut(plane, whole[0, 0].numpy())
         warped = gray_png(warped_slice, plane, black=black, white=white)
     unit = _DRAWING / max(plane.size_mm)
     return View(
@@ -158,32 +149,24 @@ def make_view(
     )
 
 
-def _slab(plane: Plane, *, margin: int) -> slice:
-    return slice(max(plane.index - margin, 0), plane.index + margin + 1)
-
-
 def _determinants(plane: Plane, displacement: Displacement) -> NDArray[np.float32]:
-    """Of the plane's voxels, ``(rows, columns)``; its neighbors are all that has to be looked at."""
-    slab = _slab(plane, margin=1)
-    index = plane.index - slab.start
-    around = displacement[(slice(None),) * (2 + plane.axis) + (slab,)]
-    return orient(plane, np.take(determinants(around)[0, 0].numpy(), index, axis=plane.axis))
+    """Jacobian determinants in the plane, ``(rows, columns)``, from the plane and its two neighbors."""
+    first, last = max(plane.index - 1, 0), min(plane.index + 1, plane.count - 1)
+    around = displacement.narrow(2 + plane.axis, first, last - first + 1)
+    return orient(plane, np.take(determinants(around)[0, 0].numpy(), plane.index - first, axis=plane.axis))
 
 
-def _warped(plane: Plane, moving: Volume, displacement: Displacement) -> NDArray[np.float32]:
-    """The warped moving image on the plane, ``(rows, columns)``."""
-    offset = (0,) * plane.axis + (plane.index,) + (0,) * (2 - plane.axis)
-    box = displacement[(slice(None),) * (2 + plane.axis) + (_slab(plane, margin=0),)]
-    return cut(plane, sample(moving, box, offset=(offset[0], offset[1], offset[2]), outside="zeros")[0, 0].numpy())
+def _warp(plane: Plane, moving: Volume, displacement: Displacement) -> NDArray[np.float32]:
+    """The warped moving image in the plane, ``(rows, columns)``."""
+    i, j, k = (plane.index if axis == plane.axis else 0 for axis in range(3))
+    layer = displacement.narrow(2 + plane.axis, plane.index, 1)
+    return cut(plane, sample(moving, layer, offset=(i, j, k), outside="zeros")[0, 0].numpy())
 
 
 def _grid(plane: Plane, field: NDArray[np.float32], unit: float) -> str:
-    """Lines of a regular grid on the plane, each point moved by the displacement there; its part across the plane is not seen.
+    """A regular grid in the plane, deformed by the displacement's components in it.
 
-    Args:
-        plane: the plane.
-        field: ``(3, H, W, D)`` voxels.
-        unit: of the drawing, per mm.
+    ``field`` is ``(3, H, W, D)`` voxels, ``unit`` that of the drawing, per mm.
     """
     flat = np.take(field, plane.index, axis=1 + plane.axis)
     axes = [axis for axis in range(3) if axis != plane.axis]
@@ -204,7 +187,7 @@ def _grid(plane: Plane, field: NDArray[np.float32], unit: float) -> str:
 
 
 def _path(points: Array) -> str:
-    """An SVG path in whole units, each point relative to the one before."""
+    """An SVG path of ``(n, 2)`` points, rounded to whole units, each relative to the one before."""
     whole = np.rint(points).astype(int)
     steps = np.diff(whole, axis=0)
     return f"M{whole[0, 0]} {whole[0, 1]}l" + " ".join(f"{x} {y}" for x, y in steps)
@@ -222,6 +205,6 @@ def _marks(plane: Plane, landmarks: Landmarks, unit: float) -> tuple[Mark, ...]:
 
 
 def largest_mm(displacement: Displacement, spacing_mm: Array) -> float:
-    """Length of the longest vector of a displacement."""
+    """Length of the longest vector of a displacement, mm."""
     squares = sum(displacement[0, axis].square() * float(spacing_mm[axis]) ** 2 for axis in range(3))
     return float(torch.as_tensor(squares).max().sqrt())
