@@ -26,7 +26,7 @@ EXPORTS = {
     "slicer": (".h5", (".h5", ".tfm", ".nrrd", ".mha", ".nii.gz", ".nii")),
     "npz": (".npz", (".npz",)),
 }
-"""Formats of ``export``: the default suffix, and all that it can write."""
+"""Formats of ``export``: the default suffix, and all suffixes it can write."""
 
 _NIFTI = (".nii.gz", ".nii")
 

@@ -1,7 +1,6 @@
-"""A head whose truth is known: folded cortex in ceT1-, T2- and ultrasound-like contrast, moved by a known displacement.
+"""A head phantom with a known displacement: folded cortex in ceT1-, T2-, and ultrasound-like contrast.
 
-The source of truth of tests, demo and benchmark. Everything follows from the shape and the seed. It is a drawing, not a
-simulation of physics; how well a method does on it says little about patients.
+A drawing, not a simulation of physics: results on it say little about patients. Shape and seed determine everything.
 """
 
 from dataclasses import dataclass
@@ -15,23 +14,24 @@ from mcbo.core.types import Displacement, Shape, Volume
 
 Array = NDArray[np.float64]
 
-# Intensities of white matter, gray matter, sulci, ventricles, tumor: bright where that contrast is bright.
+# Intensities of white matter, gray matter, sulci, ventricles, tumor.
 _CET1 = (1.0, 0.7, 0.25, 0.25, 1.35)
 _T2 = (0.45, 0.62, 1.0, 1.0, 0.85)
 _ULTRASOUND = (0.42, 0.28, 0.95, 0.06, 0.70)  # sulci and tumors are echogenic, the fluid in the ventricles is not
-_UNIT = 400.0  # intensity of 1.0, so that int16 files lose little
+_UNIT = 400.0  # intensity of 1.0, so that rounding to int16 loses little
+_LANDMARKS = 20  # at most
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """A case with known truth.
+    """A case with a known displacement.
 
     Attributes:
         fixed: the ultrasound-like image, ``(1, 1, H, W, D)``.
         cet1, t2: the moving images, of the same shape.
         displacement: fixed to moving, ``(1, 3, H, W, D)`` voxels.
-        fixed_landmarks: ``(n, 3)`` voxels, on structures that the fixed image shows.
-        moving_landmarks: where they are in the moving images, ``(n, 3)`` voxels.
+        fixed_landmarks: ``(n, 3)`` voxels, on structures visible in the fixed image.
+        moving_landmarks: the same in the moving images.
     """
 
     fixed: Volume
@@ -46,10 +46,9 @@ def make_phantom(shape: Shape, *, seed: int = 0, wedge: bool = False, amplitude:
     """Draws a phantom.
 
     Args:
-        shape: voxels, any size from 8 an axis.
-        seed: of everything random.
-        wedge: show the fixed image only inside a wedge, as a probe at the low end of axis 0 would, and 0 elsewhere; without,
-            it fills the box.
+        shape: voxels, at least 8 along each axis.
+        seed: of all random numbers.
+        wedge: limit the fixed image to the wedge that a probe at the low end of axis 0 sees, with 0 elsewhere.
         amplitude: scales the displacement; 0 for none.
     """
     rng = np.random.default_rng(seed)
@@ -75,20 +74,22 @@ def make_phantom(shape: Shape, *, seed: int = 0, wedge: bool = False, amplitude:
     )
 
 
-def smooth_noise(shape: Shape, sigma: float, rng: np.random.Generator) -> Array:
-    """Gaussian noise smoothed by ``sigma`` voxels, of mean 0 and standard deviation 1."""
+def _smooth_noise(shape: Shape, sigma: float, rng: np.random.Generator) -> Array:
+    """Gaussian noise smoothed with a standard deviation of ``sigma`` voxels, normalized to mean 0 and standard deviation 1."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma, mode="wrap")
     return np.asarray((noise - noise.mean()) / noise.std())
 
 
 def _draw_tissues(shape: Shape, rng: np.random.Generator) -> Array:
-    """Fractions of white matter, gray matter, sulci, ventricles and tumor, ``(5, H, W, D)``; outside the head all are 0."""
+    """Fractions of white matter, gray matter, sulci, ventricles, and tumor, ``(5, H, W, D)``; all 0 outside the head."""
     size = float(np.mean(shape))
     axes = [np.linspace(-1, 1, n) for n in shape]
     radius = np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij")))
-    inside = (1.02 - radius) * size / 2 + 0.02 * size * smooth_noise(shape, 0.10 * size, rng)  # voxels below the surface
-    fold = smooth_noise(shape, 0.035 * size, rng)  # sulci run where it is zero
-    deep = smooth_noise(shape, 0.05 * size, rng)
+    inside = (1.02 - radius) * size / 2 + 0.02 * size * _smooth_noise(
+        shape, 0.10 * size, rng
+    )  # depth below the surface, voxels
+    fold = _smooth_noise(shape, 0.035 * size, rng)  # sulci lie where it is near zero
+    deep = _smooth_noise(shape, 0.05 * size, rng)
     tumor_at = np.array([-0.25, 0.2, 0.15]).reshape(3, 1, 1, 1)
     from_tumor = np.linalg.norm(np.stack(np.meshgrid(*axes, indexing="ij")) - tumor_at, axis=0)
 
@@ -104,33 +105,33 @@ def _draw_tissues(shape: Shape, rng: np.random.Generator) -> Array:
 
 
 def _draw_displacement(shape: Shape, rng: np.random.Generator) -> Array:
-    """A small rotation, a shift and a smooth bend, ``(3, H, W, D)`` voxels; about 5 % of the size in the mean."""
+    """A small rotation, a shift, and a smooth deformation, ``(3, H, W, D)`` voxels; on average about 5 % of the size."""
     size = float(np.mean(shape))
     angles = np.deg2rad(rng.uniform(-2.5, 2.5, 3))
     centered = np.indices(shape) - (np.array(shape).reshape(3, 1, 1, 1) - 1) / 2
     rotation = np.cross(angles, centered, axisb=0, axisc=0)
     shift = rng.uniform(0.02, 0.035, 3) * rng.choice([-1, 1], 3) * size
-    bend = np.stack([smooth_noise(shape, 0.14 * size, rng) for _ in range(3)])
+    bend = np.stack([_smooth_noise(shape, 0.14 * size, rng) for _ in range(3)])
     return np.asarray(rotation + shift.reshape(3, 1, 1, 1) + 0.012 * size * bend)
 
 
 def _render(tissues: Array, intensities: tuple[float, ...], rng: np.random.Generator) -> Array:
-    """An MR-like image: tissue intensities, a bias field and noise."""
+    """An MR-like image: tissue intensities, a bias field, and noise."""
     shape = tissues.shape[1], tissues.shape[2], tissues.shape[3]
     image = np.tensordot(intensities, tissues, axes=1)
-    bias = 1 + 0.08 * smooth_noise(shape, 0.2 * float(np.mean(shape)), rng)
+    bias = 1 + 0.08 * _smooth_noise(shape, 0.2 * float(np.mean(shape)), rng)
     return np.asarray(np.maximum(image * bias + 0.015 * rng.standard_normal(shape), 0))
 
 
 def _speckle(echo: Array, rng: np.random.Generator) -> Array:
-    """An ultrasound-like image: fully developed speckle (the magnitude of a smoothed complex noise) on the echogenicity."""
+    """An ultrasound-like image: echogenicity times fully developed speckle (the magnitude of smoothed complex noise)."""
     real, imaginary = (ndimage.gaussian_filter(rng.standard_normal(echo.shape), (0.6, 0.9, 0.9)) for _ in range(2))
     magnitude = np.hypot(real, imaginary)
     return np.asarray(0.05 + echo * (0.55 + 0.45 * magnitude / magnitude.mean()))
 
 
 def _wedge(shape: Shape) -> NDArray[np.bool_]:
-    """What a probe in the middle of the low face of axis 0 sees: 84° wide, 76° thick, to 92 % of the depth."""
+    """The view of a probe at the center of the low face of axis 0: 84° by 76°, to 92 % of the depth."""
     height, width, depth = shape
     rows, columns, slices = np.indices(shape)
     distance = rows + 0.12 * height
@@ -140,15 +141,13 @@ def _wedge(shape: Shape) -> NDArray[np.bool_]:
     return np.asarray((across < np.tan(np.deg2rad(42))) & (along < np.tan(np.deg2rad(38))) & (reach < 0.92 * height))
 
 
-def _choose_landmarks(
-    tissues: Array, seen: NDArray[np.bool_], rng: np.random.Generator, *, count: int = 20
-) -> NDArray[np.int64]:
-    """Up to ``count`` voxels with strong edges, well inside what is seen and the brain, apart from each other."""
+def _choose_landmarks(tissues: Array, seen: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Voxels on strong edges, well inside the brain and the field of view, at a distance from each other."""
     shape = seen.shape
     margin = max(2, min(shape) // 16)
     brain = ndimage.binary_erosion(seen & (tissues.sum(axis=0) > 0.9), iterations=margin)
     edges = ndimage.gaussian_gradient_magnitude(np.tensordot(_CET1, tissues, axes=1), 1.0)
-    if not brain.any():  # a volume too small to have an inside
+    if not brain.any():  # too small a volume to have an inside
         brain = np.ones(shape, dtype=bool)
     strong = np.argwhere(brain & (edges >= np.quantile(edges[brain], 0.8)))
     apart = 0.09 * float(np.mean(shape))
@@ -156,7 +155,7 @@ def _choose_landmarks(
     for point in rng.permutation(strong):
         if all(np.linalg.norm(point - other) >= apart for other in chosen):
             chosen.append(point)
-        if len(chosen) == count:
+        if len(chosen) == _LANDMARKS:
             break
     return np.array(chosen)
 

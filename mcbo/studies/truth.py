@@ -1,4 +1,4 @@
-"""Known displacements, on every n-th voxel, and how far a result is from them."""
+"""Known displacements, given on every n-th voxel, and the distance of a result from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,6 @@ from mcbo.io.nifti import read_image
 from mcbo.io.npz import read_array
 from mcbo.io.source import File
 
-ARRAY = "displacement"
-"""Name of the array in a truth's file."""
-
 
 @dataclass(frozen=True)
 class Truth:
@@ -26,7 +23,7 @@ class Truth:
 
     Attributes:
         displacement: ``(h, w, d, 3)`` float32 voxels, fixed to moving.
-        seen: ``(h, w, d)``, true inside the fixed image's field of view.
+        seen: ``(h, w, d)``, true in the fixed image's field of view.
         step: n.
     """
 
@@ -35,12 +32,7 @@ class Truth:
     step: int
 
     def mean_error(self, displacement: Displacement, spacing_mm: Sequence[float] | NDArray[np.float64]) -> float:
-        """Mean distance from the truth over what is seen, mm.
-
-        Args:
-            displacement: ``(1, 3, H, W, D)`` voxels.
-            spacing_mm: voxel size along axes 0, 1, 2.
-        """
+        """Mean distance of a displacement from the truth in the field of view, mm; voxel size along axes 0, 1, 2."""
         n = self.step
         found = displacement[0, :, ::n, ::n, ::n].movedim(0, -1).cpu().numpy()
         difference = (found - self.displacement)[self.seen] * np.asarray(spacing_mm, dtype=np.float64)
@@ -48,15 +40,10 @@ class Truth:
 
 
 def read_truths(folder: Path, cases: Sequence[Case], *, required: bool) -> dict[str, Truth]:
-    """The truths ``CASE.npz`` that a folder has, by the case's name.
-
-    Args:
-        folder: it need not be there.
-        cases: whose truths.
-        required: refuse a folder that has none.
+    """The truths ``CASE.npz`` in a folder, by case name.
 
     Raises:
-        InputError: if one is not what it has to be, or none is there although required.
+        InputError: if one is invalid, or if truths are ``required`` and the folder has none.
     """
     paths = {case.name: folder / f"{case.name}.npz" for case in cases}
     truths = {case.name: read_truth(paths[case.name], case.fixed) for case in cases if paths[case.name].is_file()}
@@ -66,16 +53,13 @@ def read_truths(folder: Path, cases: Sequence[Case], *, required: bool) -> dict[
 
 
 def read_truth(path: Path, fixed: File) -> Truth:
-    """Reads a known displacement. Its step follows from its shape and that of the fixed image.
-
-    Args:
-        path: ``.npz`` whose array ``displacement`` is ``(h, w, d, 3)`` voxels.
-        fixed: the fixed image.
+    """Reads the array ``displacement``, ``(h, w, d, 3)`` voxels, of an ``.npz``; its shape and the fixed image's give the step.
 
     Raises:
-        InputError: if either is not what it has to be.
+        InputError: if the array or the image is invalid.
     """
-    displacement = np.asarray(read_array(path, f"an .npz with an array {ARRAY!r}", name=ARRAY), dtype=np.float32)
+    array = read_array(path, "an .npz with an array 'displacement'", name="displacement")
+    displacement = np.asarray(array, dtype=np.float32)
     volume = read_image(fixed).volume
     step = _step(displacement.shape, shape_of(volume))
     if step is None:
@@ -89,6 +73,6 @@ def read_truth(path: Path, fixed: File) -> Truth:
 
 
 def _step(found: tuple[int, ...], shape: Shape) -> int | None:
-    """The smallest n for which every n-th voxel of ``shape`` makes an array of that shape."""
+    """The smallest n for which every n-th voxel of ``shape``, with three components each, gives an array of the shape found."""
     steps = range(1, max(shape) + 1)
     return next((n for n in steps if found == (*(len(range(0, size, n)) for size in shape), 3)), None)

@@ -1,4 +1,4 @@
-"""Variants of the method: presets, and presets of which single fields are replaced, as a line of text says."""
+"""Variants of the method: presets, and presets with single fields replaced, given as a line of text."""
 
 import ast
 import re
@@ -15,27 +15,17 @@ from mcbo.methods.presets import TASKS, find_config
 
 @dataclass(frozen=True)
 class Variant:
-    """A method to try.
-
-    Attributes:
-        name: of the preset, or ``PRESET:FIELD=VALUE``.
-        config: all its numbers.
-    """
+    """A configuration to try, named ``PRESET`` or ``PRESET:FIELD=VALUE``."""
 
     name: str
     config: Preset
 
 
 def make_variants(task: str, *, presets: Sequence[str], changes: Sequence[str]) -> tuple[Variant, ...]:
-    """The presets of a task, then the changed ones; what is asked for twice counts once.
-
-    Args:
-        task: whose presets.
-        presets: their names; all, if none is named.
-        changes: as ``parse_change`` reads them.
+    """Presets of a task (all, if none is named), then changes of presets (see ``parse_change``), without repeats.
 
     Raises:
-        InputError: for an unknown task or preset, or a change that makes no sense.
+        InputError: for an unknown task or preset, or an invalid change.
     """
     find_config(task)  # refuses an unknown task
     chosen = [Variant(name, find_config(task, name)) for name in presets or TASKS[task].presets]
@@ -44,12 +34,9 @@ def make_variants(task: str, *, presets: Sequence[str], changes: Sequence[str]) 
 
 
 def parse_change(text: str, *, task: str) -> Variant:
-    """A preset with some fields replaced.
+    """A preset of a task with some fields replaced: ``PRESET:FIELD=VALUE``, with several ``FIELD=VALUE`` separated by ``;``.
 
-    Args:
-        text: ``PRESET:FIELD=VALUE``, or several ``FIELD=VALUE`` separated by ``;``. A field may lie deeper
-            (``levels.3.refinement.iterations=30``). A value is a Python literal.
-        task: whose preset.
+    A field may be nested (``levels.3.refinement.iterations=30``); a value is a Python literal.
 
     Raises:
         InputError: for an unknown preset or field, or a value of another type.
@@ -59,12 +46,12 @@ def parse_change(text: str, *, task: str) -> Variant:
     if not colon:
         raise InputError(f"{who}: expected PRESET:FIELD=VALUE, found no colon")
     config = find_config(task, preset)
-    told = []
+    made = []
     for change in changes.split(";"):
         path, value = _parse_assignment(change, who)
         config = replace_field(config, path, value, who=who)
-        told.append(f"{path}={value!r}")
-    return Variant(f"{preset}:{';'.join(told)}", config)
+        made.append(f"{path}={value!r}")
+    return Variant(f"{preset}:{';'.join(made)}", config)
 
 
 def _parse_assignment(text: str, who: str) -> tuple[str, object]:
@@ -73,24 +60,17 @@ def _parse_assignment(text: str, who: str) -> tuple[str, object]:
         raise InputError(f"{who}: expected FIELD=VALUE, got {text!r}")
     try:
         return path, ast.literal_eval(literal)
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:  # as its documentation lists them
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:  # those of its documentation
         raise InputError(f"{who}: expected a Python literal such as 4, 0.5, None, 'text' or (), got {literal!r}") from error
 
 
 def replace_field(owner: Any, path: str, value: object, *, who: str) -> Any:
-    """A frozen dataclass with one field replaced, in it or in what it holds.
+    """A copy of a frozen dataclass, or of a tuple, with one field replaced, however deeply nested.
 
-    Args:
-        owner: any frozen dataclass; fields may hold others, and tuples of them.
-        path: names of fields and numbers of places in tuples, from 0, joined by dots.
-        value: the new one.
-        who: begins the messages of errors.
-
-    Returns:
-        A new object of the owner's class.
+    ``path`` joins field names and positions in tuples, from 0, by dots; ``who`` begins the messages of errors.
 
     Raises:
-        InputError: if there is no such field, or its type is another.
+        InputError: if there is no such field, or the value is of another type.
     """
     step, _, rest = path.partition(".")
     if is_dataclass(owner) and not isinstance(owner, type):
@@ -103,14 +83,14 @@ def replace_field(owner: Any, path: str, value: object, *, who: str) -> Any:
     if isinstance(owner, tuple):
         if not (step.isdecimal() and int(step) < len(owner)):
             raise InputError(f"{who}: expected a number below {len(owner)}, got {step!r}")
-        place = int(step)
-        new = replace_field(owner[place], rest, value, who=who) if rest else value
-        return (*owner[:place], new, *owner[place + 1 :])
+        index = int(step)
+        new = replace_field(owner[index], rest, value, who=who) if rest else value
+        return (*owner[:index], new, *owner[index + 1 :])
     raise InputError(f"{who}: expected nothing after a field that holds {owner!r}, got {step!r}")
 
 
 def _checked(value: object, hint: Any, who: str) -> Any:
-    """The value, if a field of that type may hold it; a whole number where a float belongs becomes one."""
+    """The value, if it has the type of the field; for a float field, a whole number becomes one."""
     try:
         return TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError as error:
