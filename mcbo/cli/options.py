@@ -183,7 +183,7 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
 
 
 def parse_spacing(text: str | None, *images: Path | None) -> Triple | None:
-    """Millimeters along columns, rows, slices from ``0.5,0.5,2``; raises ``InputError`` if none of the images is a TIFF."""
+    """Millimeters along columns, rows, slices from ``0.5,0.5,2``; raises ``InputError`` for anything else or without a TIFF."""
     if text is None:
         return None
     if not any(image is not None and is_tiff(image) for image in images):

@@ -78,21 +78,21 @@ def warp(
     images from moving to fixed, and maps points from fixed to moving.
     The opposite direction uses its inverse.
     """
-    if sum(given is not None for given in (image, labels, points)) != 1:
+    given = [path for path in (image, labels, points) if path is not None]
+    if len(given) != 1:
         raise InputError("warp: expected exactly one of --image, --labels and --points")
+    path = given[0]
     _check_name(output, SUFFIXES if points else SUFFIXES_WRITTEN)
     spacing_mm = cli.parse_spacing(spacing, image, labels, reference)
     displacement, fixed = read_field(field)
     moving = None if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
-    if points is not None:
-        _warp_points(points, output, displacement, fixed, moving or fixed, direction or "fixed-to-moving", unit)
+    if points:
+        _warp_points(path, output, displacement, fixed, moving or fixed, direction or "fixed-to-moving", unit)
         return
     if unit is not None:
         raise InputError("--unit: expected with --points only, got it with an image")
-    mode: Mode = "linear" if labels is None else interpolation
-    given = labels if image is None else image
-    assert given is not None  # noqa: S101 - one of the three is given, see above
-    volume, grid = (read_labels if image is None else read_intensities)(given, spacing_mm=spacing_mm)
+    volume, grid = (read_labels if labels else read_intensities)(path, spacing_mm=spacing_mm)
+    mode: Mode = interpolation if labels else "linear"
     onto = fixed
     if direction == "fixed-to-moving":
         if moving is None:
@@ -101,7 +101,7 @@ def warp(
         _report_inverse(inverse)
         displacement, onto = inverse.displacement, moving
     write_any(output, resample(volume, grid, onto, displacement=displacement, mode=mode, outside=outside), onto)
-    typer.echo(f"{output}: {given.name}, {direction or 'moving-to-fixed'}")
+    typer.echo(f"{output}: {path.name}, {direction or 'moving-to-fixed'}")
 
 
 def _warp_points(
@@ -127,8 +127,10 @@ def _warp_points(
 
 
 def _report_points(found: MappedPoints) -> None:
-    findings = {"lie outside the fixed grid": found.outside, "lie in folds of FIELD; their inverse is not unique": found.folded}
-    for finding, which in findings.items():
+    for finding, which in (
+        ("lie outside the fixed grid", found.outside),
+        ("lie in folds of FIELD; their inverse is not unique", found.folded),
+    ):
         numbers = ", ".join(str(n + 1) for n in which.nonzero()[:, 0].tolist()[:20])
         if numbers:
             typer.echo(f"WARNING: {int(which.sum())} point(s) {finding}: {numbers}", err=True)

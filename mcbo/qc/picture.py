@@ -68,13 +68,15 @@ def color_png(values: Slice, plane: Plane, scale: Scale, *, marked: NDArray[np.b
 
     With ``marked``, the voxels are not interpolated, so that single ones stay visible.
     """
-    method = Image.Resampling.BILINEAR if marked is None else Image.Resampling.NEAREST
-    fine = _resized(values, pixels(plane), method)
+    size = pixels(plane)
+    fine = _resized(values, size, Image.Resampling.BILINEAR if marked is None else Image.Resampling.NEAREST)
     # 255 indices for numbers, the last for marks.
     index = np.rint(np.clip((fine - scale.low) / (scale.high - scale.low), 0, 1) * 254).astype(np.uint8)
     if marked is not None:
-        # Grown, so that a smaller picture skips no voxel.
-        index[_resized(_grown(marked, plane), pixels(plane), Image.Resampling.NEAREST) > 0] = 255
+        coarse = max(plane.shape[0] / size[1], plane.shape[1] / size[0])
+        if coarse > 1:  # dilated by as much as the picture is coarser than the voxels, so that it skips none
+            marked = ndimage.maximum_filter(marked, size=2 * math.ceil(coarse / 2) + 1)
+        index[_resized(marked, size, Image.Resampling.NEAREST) > 0] = 255
     picture = Image.fromarray(index).convert("P")
     palette = (colormaps[scale.colors](np.linspace(0, 1, 255))[:, :3] * 255).round().astype(np.uint8)
     picture.putpalette(np.append(palette, [[0, 0, 0]], axis=0).astype(np.uint8).tobytes())
@@ -106,15 +108,6 @@ def edge_png(image: Slice, plane: Plane, *, seen: NDArray[np.bool_]) -> bytes:
 def color_steps(scale: Scale, *, count: int = 9) -> list[str]:
     """Evenly spaced colors of a scale, from low to high, as ``#rrggbb``."""
     return [to_hex(colormaps[scale.colors](part)) for part in np.linspace(0, 1, count)]
-
-
-def _grown(marked: NDArray[np.bool_], plane: Plane) -> Slice:
-    """Marks dilated by as much as the picture is coarser than the voxels."""
-    width, height = pixels(plane)
-    coarse = max(plane.shape[0] / height, plane.shape[1] / width)
-    if coarse > 1:
-        marked = ndimage.maximum_filter(marked, size=2 * math.ceil(coarse / 2) + 1)
-    return marked.astype(np.float32)
 
 
 def _resized(image: Slice | NDArray[np.bool_], size: tuple[int, int], method: Image.Resampling) -> Slice:

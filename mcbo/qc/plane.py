@@ -57,16 +57,16 @@ class Plane:
         return self.shape[1] * self.spacing_mm[1], self.shape[0] * self.spacing_mm[0]
 
 
-def nearest_axes(affine: Array) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], float]:
+def nearest_axes(affine: Array) -> tuple[tuple[int, ...], tuple[bool, ...], float]:
     """The array axis nearest to each world axis, whether it is reversed, and the largest angle between the two, degrees.
 
     ``affine`` is ``(4, 4)``, invertible, voxel to world (mm).
     """
     cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    first, second, third = max(permutations(range(3)), key=lambda order: sum(abs(cosines[w, a]) for w, a in enumerate(order)))
-    along = [cosines[0, first], cosines[1, second], cosines[2, third]]
+    axes = max(permutations(range(3)), key=lambda order: sum(abs(cosines[w, a]) for w, a in enumerate(order)))
+    along = cosines[range(3), axes]
     angle = float(np.degrees(np.arccos(np.clip(np.abs(along), 0, 1))).max())
-    return (first, second, third), (bool(along[0] < 0), bool(along[1] < 0), bool(along[2] < 0)), angle
+    return axes, tuple((along < 0).tolist()), angle
 
 
 def planes_through(point: Sequence[float], *, shape: Shape, affine: Array) -> tuple[Plane, ...]:

@@ -32,7 +32,7 @@ class PairImages:
         fixed, moving: ``(1, 1, H, W, D)``.
         seen: the fixed image's field of view.
         fixed_window, moving_window: intensities to show as black and white.
-        warped: the warped moving image, if it was not warped on this grid.
+        warped: the moving image warped from its own grid, if that is another one.
     """
 
     fixed: Volume

@@ -203,9 +203,8 @@ def _try(study: Study, variant: Variant, options: Options) -> Row:
 def judge_fields(study: Study, variant: str, options: Options) -> Row:
     """Scores the displacements in ``options.output`` with ``evaluation`` and against the truth."""
     pairs = tuple(JudgedPair(Path(pair.fixed), Path(pair.moving)) for case in study.cases for pair in case.pairs)
-    settings = replace(
-        from_options(["tre", "sdlogj", "dice"]), required=False, pairs=pairs
-    )  # metrics without data are left out
+    # Not required: metrics without data are left out.
+    settings = replace(from_options(["tre", "sdlogj", "dice"]), required=False, pairs=pairs)
     scores = score(study.path, options.output, settings)
     aggregates: Any = to_official(scores)["aggregates"]
     tre = aggregates.get(METRICS["tre"].name, {})
@@ -281,7 +280,7 @@ _NUMBERS: tuple[tuple[str, str, int], ...] = (
 def to_markdown(about: Mapping[str, str], rows: Sequence[Row]) -> str:
     """The table, the failures, and the circumstances."""
     table = [["data set", "moving", "variant", "pairs", *(title for title, _, _ in _NUMBERS)]]
-    table += [[row.dataset, row.moving, f"`{row.variant}`", _pairs(row), *_numbers(row)] for row in rows]
+    table += map(_cells, rows)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     texts = 3  # columns of text, aligned left; numbers are aligned right
     table.insert(1, ["-" * w if i < texts else "-" * (w - 1) + ":" for i, w in enumerate(widths)])
@@ -296,10 +295,8 @@ def to_markdown(about: Mapping[str, str], rows: Sequence[Row]) -> str:
     return "\n".join([*lines, "", *(["Failed:", "", *failed, ""] if failed else []), circumstances])
 
 
-def _pairs(row: Row) -> str:
-    return f"{row.pairs} of {row.asked}" if row.pairs < row.asked else str(row.pairs)
-
-
-def _numbers(row: Row) -> list[str]:
+def _cells(row: Row) -> list[str]:
+    pairs = f"{row.pairs} of {row.asked}" if row.pairs < row.asked else str(row.pairs)
     values = [(getattr(row, attribute), digits) for _, attribute, digits in _NUMBERS]
-    return ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
+    numbers = ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
+    return [row.dataset, row.moving, f"`{row.variant}`", pairs, *numbers]

@@ -23,7 +23,6 @@ from mcbo.studies.phantom import make_phantom
 
 MIN_SIZE = 16
 """Smaller phantoms show too little anatomy."""
-_WARM_UP_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def measure(sizes: Sequence[int], *, config: Preset, options: Options, movings: 
             raise InputError(f"{option}: expected at least {least}, got {value}")
     if movings > 2:
         raise InputError(f"--modalities: expected 1 or 2, got {movings}")
-    _measure_one(_WARM_UP_SIZE, config, options, movings, 1)
+    _measure_one(MIN_SIZE, config, options, movings, 1)
     return [_measure_one(size, config, options, movings, repeat) for size in sizes]
 
 

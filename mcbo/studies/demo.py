@@ -11,20 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
-from torch import Tensor
 
 from evaluation.settings import from_options
 from evaluation.summary import score, to_table
 from mcbo.core.errors import InputError
 from mcbo.core.field import warp
 from mcbo.core.log import log
-from mcbo.core.types import Displacement
+from mcbo.core.types import Displacement, Volume
 from mcbo.dataset.learn2reg import read_json
 from mcbo.io.files import prepare_folder, write_whole
 from mcbo.io.nifti import read_displacement, write_volume
 from mcbo.methods.config import Preset
 from mcbo.qc.findings import look_at
 from mcbo.qc.page import write_page
+from mcbo.qc.picture import Slice
 from mcbo.runs.ledger import Outcome
 from mcbo.runs.options import Options
 from mcbo.runs.runner import run
@@ -98,7 +98,7 @@ def draw_case(path: Path, phantom: Phantom, displacements: Sequence[Displacement
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 4)
     fixed = _slice(phantom.fixed, index)
-    smooth = gaussian_filter(fixed.numpy(), 1.8)  # through the speckle
+    smooth = gaussian_filter(fixed, 1.8)  # suppresses speckle
     movings = zip(titles[1:], (phantom.cet1, phantom.t2), displacements, strict=True)
     for row, (name, moving, displacement) in enumerate(movings):
         image = _slice(moving, index)
@@ -119,18 +119,18 @@ def draw_case(path: Path, phantom: Phantom, displacements: Sequence[Displacement
     figure.savefig(path, format="png", dpi=110)
 
 
-def _slice(volume: Tensor, index: int) -> Tensor:
-    return volume[0, 0, :, index].cpu()
+def _slice(volume: Volume, index: int) -> Slice:
+    return volume[0, 0, :, index].numpy()
 
 
-def _show(axis: Axes, image: Tensor, title: str) -> None:
-    axis.imshow(image.numpy(), cmap="gray", vmin=0, vmax=float(np.quantile(image.numpy(), 0.995)))
+def _show(axis: Axes, image: Slice, title: str) -> None:
+    axis.imshow(image, cmap="gray", vmin=0, vmax=float(np.quantile(image, 0.995)))
     axis.set_title(title, fontsize=10)
     axis.set_axis_off()
 
 
 def _show_displacement(axis: Axes, displacement: Displacement, index: int, title: str, largest: float) -> None:
-    field = displacement[0, :, :, index].cpu().numpy()
+    field = displacement[0, :, :, index].numpy()
     drawn = axis.imshow(np.linalg.norm(field, axis=0), cmap="viridis", vmin=0, vmax=largest)
     rows, columns = np.mgrid[: field.shape[1], : field.shape[2]][:, ::_ARROW_EVERY, ::_ARROW_EVERY]
     arrows = field[:, ::_ARROW_EVERY, ::_ARROW_EVERY]

@@ -1,5 +1,6 @@
 """Known displacements, given on every n-th voxel, and the distance of a result from them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError
 from mcbo.core.field import format_shape, shape_of
-from mcbo.core.types import Displacement, Shape
+from mcbo.core.types import Displacement
 from mcbo.dataset.learn2reg import Case
 from mcbo.geometry.mask import field_of_view
 from mcbo.io.nifti import read_image
@@ -61,18 +62,14 @@ def read_truth(path: Path, fixed: File) -> Truth:
     array = read_array(path, "an .npz with an array 'displacement'", name="displacement")
     displacement = np.asarray(array, dtype=np.float32)
     volume = read_image(fixed).volume
-    step = _step(displacement.shape, shape_of(volume))
+    shape = shape_of(volume)
+    steps = (n for n in range(1, max(shape) + 1) if displacement.shape == (*(math.ceil(size / n) for size in shape), 3))
+    step = next(steps, None)
     if step is None:
         raise InputError(
-            f"{path}: expected every n-th voxel of {format_shape(shape_of(volume))} with three components each, "
+            f"{path}: expected every n-th voxel of {format_shape(shape)} with three components each, "
             f"found an array of shape {displacement.shape}"
         )
     if not np.isfinite(displacement).all():
         raise InputError(f"{path}: expected finite displacements, found some that are NaN or infinite")
     return Truth(displacement, field_of_view(volume)[0, 0, ::step, ::step, ::step].numpy(), step)
-
-
-def _step(found: tuple[int, ...], shape: Shape) -> int | None:
-    """The smallest n for which every n-th voxel of ``shape``, with three components each, gives an array of the shape found."""
-    steps = range(1, max(shape) + 1)
-    return next((n for n in steps if found == (*(len(range(0, size, n)) for size in shape), 3)), None)

@@ -1,5 +1,5 @@
 "use strict";
-// Pictures change by style alone; this moves the slider and listens to keys.
+// Style sheets switch the pictures; this script moves the slider and handles keys.
 const viewers = [...document.querySelectorAll(".viewer")];
 let last = viewers[0];
 
