@@ -96,7 +96,7 @@ def look_at(path: Path, *, dataset: Path | None = None) -> RunFindings:
     known = dataset_pairs(dataset) if dataset else {}
     cases = []
     for name, case in report.cases.items():
-        log.info("case %s", name)
+        log.info("reading case %s", name)
         cases.append(CaseFindings(name, case, _look_at_case(case, path.parent, known)))
     written_at = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
     return RunFindings(path, report, written_at, tuple(cases))
@@ -127,7 +127,7 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
         return PairFindings(name, error=f"{path}: expected finite numbers on a grid of 5 voxels a side or more, found {shape}")
     notes = []
     if digest(path) != case.written.get(file):
-        notes.append(f"{file} is not what the run wrote: it was changed since.")
+        notes.append(f"{file} is not what the run wrote: it has changed since.")
     images = landmarks = None
     try:
         fixed, moving, warped = _read_images(pair, case, displacement, notes)
@@ -201,7 +201,7 @@ def _read_images(
             notes.append("The affines of the two images differ and were ignored: voxels correspond by index, as in Learn2Reg.")
     for path in (pair.fixed, pair.moving):
         if digest(path) not in case.inputs.values():
-            notes.append(f"{path} is not the image that was registered: it was changed since.")
+            notes.append(f"{path} is not the image that was registered: it has changed since.")
     return fixed, moving, warped
 
 
