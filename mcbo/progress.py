@@ -1,14 +1,15 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines in a log."""
+"""What a user sees during a run: a bar on a terminal, plain lines in a log."""
 
 import json
 import logging
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.highlighter import NullHighlighter
@@ -20,48 +21,48 @@ from mcbo.core.log import log, printable
 _LINE_EVERY_S = 5.0
 
 
-class ProgressView(Protocol):
-    """Told of each stage of each case; ``share`` is how much of the case the stage that ended was."""
+class ProgressView(ABC):
+    """Receives the progress of a run of so many ``cases``."""
 
-    def begin_case(self, name: str) -> None: ...
-
-    def stage(self, name: str, share: float) -> None: ...
-
-    def end_case(self) -> None: ...
-
-
-class BarView:
-    """A bar with case, stage and remaining time."""
-
-    def __init__(self, progress: Progress, cases: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task("", total=cases)
+    def __init__(self, cases: int) -> None:
+        self._cases = cases
         self._ended = 0
         self._case = ""
 
     def begin_case(self, name: str) -> None:
         self._case = name
+
+    @abstractmethod
+    def stage(self, name: str, share: float) -> None:
+        """A stage begins (``share`` 0), or ends, having been that share of the case."""
+
+    def end_case(self) -> None:
+        self._ended += 1
+
+
+class _BarView(ProgressView):
+    """A bar with case, stage and remaining time."""
+
+    def __init__(self, cases: int, progress: Progress) -> None:
+        super().__init__(cases)
+        self._progress = progress
+        self._task = progress.add_task("", total=cases)
 
     def stage(self, name: str, share: float) -> None:
         self._progress.update(self._task, description=printable(f"case {self._case}: {name}"), advance=share)
 
     def end_case(self) -> None:
-        self._ended += 1
+        super().end_case()
         self._progress.update(self._task, completed=self._ended)
 
 
-class LineView:
-    """A line when a stage ends, at most every few seconds, with the share done and the time left."""
+class _LineView(ProgressView):
+    """A line when a stage ends, at most every few seconds, with the share done and the remaining time."""
 
     def __init__(self, cases: int) -> None:
-        self._cases = cases
-        self._ended = 0
+        super().__init__(cases)
         self._share = 0.0
-        self._case = ""
         self._start = self._last = time.monotonic()
-
-    def begin_case(self, name: str) -> None:
-        self._case = name
 
     def stage(self, name: str, share: float) -> None:
         self._share += share
@@ -76,7 +77,7 @@ class LineView:
         log.info("case %s: %s, %.0f %% done, about %.0f s left", self._case, name, 100 * done, left)
 
     def end_case(self) -> None:
-        self._ended += 1
+        super().end_case()
         self._share = 0.0
 
 
@@ -86,7 +87,7 @@ class _PrintableFormatter(logging.Formatter):
 
 
 class _StreamHandler(logging.StreamHandler[TextIO]):
-    """Falls silent, for good, when nobody reads on (``process.py … | head``): the run matters more than its log."""
+    """Becomes silent for good once its pipe is closed (``process.py … | head``): the run matters more than its log."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
         if isinstance(sys.exc_info()[1], BrokenPipeError):
@@ -98,10 +99,10 @@ class _StreamHandler(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def show_progress(cases: int) -> Iterator[ProgressView]:
-    """The view that fits where the output goes: a bar if it is a terminal, else lines in the log."""
+    """The view that fits the output: a bar if it is a terminal, else lines in the log."""
     handler = next((h for h in log.handlers if isinstance(h, RichHandler)), None)
     if handler is None:
-        yield LineView(cases)
+        yield _LineView(cases)
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -113,10 +114,10 @@ def show_progress(cases: int) -> Iterator[ProgressView]:
     )
     errors = [h for h in log.handlers if isinstance(h, _StreamHandler)]
     with Progress(*columns, console=handler.console) as progress:
-        # While the bar lives, rich stands in for stderr, so that errors appear above the bar and not inside it.
+        # While the bar is shown, rich replaces stderr, so that errors appear above the bar and not inside it.
         before = [h.setStream(sys.stderr) for h in errors]
         try:
-            yield BarView(progress, cases)
+            yield _BarView(cases, progress)
         finally:
             for h, stream in zip(errors, before, strict=True):
                 h.setStream(stream or sys.__stderr__ or sys.stderr)
@@ -131,21 +132,23 @@ class _JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(*, quiet: bool = False, verbose: bool = False, json_lines: bool = False) -> None:
-    """Lets the log of this package reach the person: warnings and errors on stderr, the rest on stdout.
+    """Shows the log of this package: warnings and errors on stderr, the rest on stdout, unless ``quiet``.
 
-    grand-challenge.org shows stderr as warnings, so nothing else goes there. A stream that is closed gets nothing.
-
-    Args:
-        quiet: warnings and errors alone, and no bar.
-        verbose: more than usual.
-        json_lines: each line a JSON object with time (UTC), level and message; no bar.
+    ``json_lines`` makes each line a JSON object with time (UTC), level and message. grand-challenge.org shows stderr as
+    warnings, so nothing else goes there. A closed stream gets nothing.
     """
     log.handlers.clear()
     log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
     if sys.stdout is not None and not quiet:
-        out = _terminal_handler() if sys.stdout.isatty() and not json_lines else _StreamHandler(sys.stdout)
-        if not isinstance(out, RichHandler):
+        out: logging.Handler
+        if sys.stdout.isatty() and not json_lines:
+            out = RichHandler(
+                console=Console(), show_path=False, show_level=False, log_time_format="%X", highlighter=NullHighlighter()
+            )
+            out.setFormatter(_PrintableFormatter("%(message)s"))
+        else:
+            out = _StreamHandler(sys.stdout)
             out.setFormatter(_PrintableFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         out.addFilter(lambda record: record.levelno < logging.WARNING)
         log.addHandler(out)
@@ -157,11 +160,3 @@ def set_up_logging(*, quiet: bool = False, verbose: bool = False, json_lines: bo
     if json_lines:
         for handler in log.handlers:
             handler.setFormatter(_JsonFormatter())
-
-
-def _terminal_handler() -> RichHandler:
-    handler = RichHandler(
-        console=Console(), show_path=False, show_level=False, log_time_format="%X", highlighter=NullHighlighter()
-    )
-    handler.setFormatter(_PrintableFormatter("%(message)s"))
-    return handler

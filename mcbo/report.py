@@ -1,7 +1,6 @@
 """``report.json``: what was registered, with what, how long it took, and what a later run can skip.
 
-One model is written and read. A report carries a digest of its content: one that was edited or cut off is no ground to skip
-anything.
+A report contains a digest of itself, so that an edited or truncated one makes no run skip anything.
 """
 
 import hashlib
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, InstanceOf, ValidationError
+from pydantic import BaseModel, InstanceOf, ValidationError
 
 from mcbo.core.errors import InputError
 from mcbo.core.timing import StageTimer
@@ -26,57 +25,48 @@ REPORT = "report.json"
 """File name of the report of a data set, and of a single registration."""
 
 Text = InstanceOf[str]
-"""What may hold a file name, and so characters that no encoding can write; pydantic's own ``str`` refuses those."""
+"""May contain a file name, and so characters that no encoding can write; pydantic's own ``str`` refuses those."""
 
 
-class Stage(BaseModel):
+class Stage(BaseModel, extra="forbid"):
     """Wall-clock seconds of a stage and its peak memory, MB."""
-
-    model_config = ConfigDict(extra="forbid")
 
     seconds: float
     peak_memory_mb: int
 
 
-class WorkingGrid(BaseModel):
-    """A grid on which images were registered: shape in voxels, ``(4, 4)`` voxel to world, RAS mm."""
-
-    model_config = ConfigDict(extra="forbid")
+class WorkingGrid(BaseModel, extra="forbid"):
+    """A grid on which images were registered: shape in voxels; ``(4, 4)`` from voxels to world, RAS mm."""
 
     shape: Shape
     affine: list[list[float]]
 
 
-class CaseReport(BaseModel):
+class CaseReport(BaseModel, extra="forbid"):
     """What the report says of a case. A field that was never assigned is left out of the file.
 
     Attributes:
         inputs: SHA-256 of the images by path, the fixed one first; None for those that cannot be read.
-        written: SHA-256 of the files by name.
-        failed: a sentence for every pair without a result, by displacement name.
-        placeholder: what stands in for them, by displacement name.
-        warnings: sentences that make a result doubtful.
-        judgement: by displacement name, where the preset judges.
-        sanity: by displacement name.
         shape: voxels of the fixed image.
-        levels: as fitted to that shape, where the preset has levels.
+        levels: fitted to that shape, where the preset has levels.
+        judgement: by displacement name, where the preset judges its result; ``sanity`` for all presets.
         device: where it ran.
-        seconds: of all steps.
-        waited_s: how long computing stood still because reading or writing was not done.
-        spans_s: when each step began and ended, from the start of the run.
-        stages: by name.
-        worker, run: which process of which run did it, on a cluster.
+        written: SHA-256 of the files by name.
+        failed: an error message for each pair without a result, by displacement name.
+        placeholder: what was written instead, by displacement name.
+        warnings: why a result is doubtful.
+        seconds: of all steps; of which ``stages`` has each.
+        waited_s: how long computing paused because reading or writing was not finished.
+        spans_s: start and end of each step, from the start of the run.
+        worker, run: which process of which run computed it, on a cluster.
         timed_out_s: the limit that it exceeded on a worker.
-        coordinates: whether images were registered voxel by voxel or where they lie in the world. What follows, only the
-            latter have.
-        working_grid: the grid it was done on.
+        coordinates: whether images were registered voxel by voxel or in world coordinates; only the latter have the fields
+            that follow.
         initial: rough alignment, ``(4, 4)`` from fixed to moving, RAS mm.
         images: paths, the fixed one first; None for arrays.
         files: file names by moving image and kind.
         settings: the options on which the result depends.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     inputs: dict[Text, str | None] = {}
     shape: Shape | None = None
@@ -105,38 +95,30 @@ class CaseReport(BaseModel):
     def holds(
         self, inputs: Mapping[str, str | None], outputs: Iterable[Path], settings: Mapping[str, object] | None = None
     ) -> bool:
-        """Whether a case need not be done again: the same inputs and settings, and every output is there, as it was written.
-
-        Args:
-            inputs: SHA-256 by path. Their order counts: it says which image is fixed.
-            outputs: the files that are wanted.
-            settings: the options on which the result depends.
-        """
+        """Whether the case is done: inputs (SHA-256 by path, fixed image first) and settings are the same, outputs intact."""
         if list(self.inputs.items()) != list(inputs.items()) or self.settings != (settings or {}):
             return False
         return all(self.written.get(path.name) == digest(path) is not None for path in outputs)
 
     def doubts(self, config: Preset) -> list[str]:
-        """What makes a result doubtful: sentences, each after its displacement's name."""
+        """Why results are doubtful, each sentence after the displacement's name."""
         judged = [(name, config.doubt(judgement)) for name, judgement in self.judgement.items()]
         checked = [(name, sentence) for name, found in self.sanity.items() for sentence in found.warnings]
         return [f"{name}: {sentence}" for name, sentence in (*judged, *checked) if sentence is not None]
 
 
-class RunReport(BaseModel):
+class RunReport(BaseModel, extra="forbid"):
     """A report file.
 
     Attributes:
         versions: see ``runtime.versions``.
-        device: where it ran, for people.
+        device: where it ran, for display.
         threads: of torch.
         config: the preset.
         stopped: why the run ended before all cases were tried, if it did.
         cases: by name.
-        sha256: of all that precedes.
+        sha256: of all of the above.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     versions: dict[str, str]
     device: str
@@ -159,18 +141,7 @@ def stages_of(*timers: StageTimer) -> dict[str, Stage]:
 def write_report(
     path: Path, cases: Mapping[str, CaseReport], config: Preset, device: str, *, stopped: str | None = None
 ) -> None:
-    """Writes a report, whole or not at all.
-
-    Args:
-        path: of the report.
-        cases: by name.
-        config: the preset.
-        device: where it ran, for people.
-        stopped: why the run ended before all cases were tried, if it did.
-
-    Raises:
-        OutputError: if that fails.
-    """
+    """Writes a report, whole or not at all (``OutputError``); ``stopped`` says why a run did not try all cases."""
     report = RunReport(
         versions=versions(),
         device=device,
@@ -186,21 +157,12 @@ def write_report(
 
 
 def read_report(path: Path) -> RunReport:
-    """Reads a report, edited or not.
-
-    Raises:
-        InputError: if it is not one, or of a version that wrote others.
-    """
+    """Reads a report, edited or not; ``InputError``, if it is none, or of a version with other fields."""
     return _parse(path, _load(path))
 
 
 def earlier_cases(path: Path, config: Preset | None) -> dict[str, CaseReport]:
-    """The cases of an earlier report that was made by this version with this preset and not edited; else none.
-
-    Args:
-        path: of the report, which need not be there.
-        config: the preset; any version and preset will do, if None.
-    """
+    """The cases of a report, if there is one that this version wrote with this preset (if None, any) and nobody edited."""
     if not path.is_file():
         return {}
     try:
@@ -238,6 +200,6 @@ def _parse(path: Path, content: Any) -> RunReport:
 
 
 def _own_digest(content: Any) -> str:
-    """SHA-256 of a report's content, however it is laid out."""
+    """SHA-256 of a report's content, regardless of layout."""
     rest = {key: value for key, value in content.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode("ascii")).hexdigest()

@@ -1,10 +1,11 @@
-"""The machine: devices, free memory, versions. The only module that speaks of CUDA."""
+"""The machine: devices, free memory, versions. The only module that uses CUDA directly."""
 
 import ctypes
 import os
 import platform
 import sys
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -13,33 +14,30 @@ import torch
 
 from mcbo._version import __version__
 from mcbo.core.errors import DeviceError
+from mcbo.core.timing import PeakMeter
 from mcbo.core.types import Kernels
 from mcbo.kernels import REFERENCE
 
 MEMORY_SHARE = 0.75
-"""Part of the free memory that the tensors of a case may take unless told otherwise.
+"""Default share of the free memory for the tensors of a case.
 
-The rest is for what a process takes beside them (``memory_model.PROCESS_GB``), files and other programs."""
+The rest is for the process itself (``memory_model.PROCESS_GB``), files and other programs."""
 
 DECIDING = ("mcbo", "torch", "cuda")
-"""Versions on which a result depends; a new kernel or cluster node makes no old result stale."""
+"""Versions on which a result depends; another operating system or Python makes no earlier result stale."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-"""Parameters of ``mallopt``, from the C library's ``malloc.h``."""
+"""Parameters of ``mallopt``, from glibc's ``malloc.h``."""
 
 TIDY_BYTES = 2 * 10**9
-"""A process with less resident memory does not tidy up. At 96³, where 0.1 GB were saved, to do so took 2.3 s instead of 2.2."""
+"""Smaller processes do not return freed memory: at 96³ voxels, that took 2.3 s instead of 2.2 and saved 0.1 GB."""
 
 SAMPLE_EVERY_S = 0.02
-"""How often resident memory is looked at."""
+"""How often resident memory is sampled."""
 
 
 def select_device(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Raises:
-        DeviceError: if there is no such device.
-    """
+    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``DeviceError`` if there is none."""
     check_device_name(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -56,11 +54,7 @@ def select_device(name: str) -> torch.device:
 
 
 def check_device_name(name: str) -> None:
-    """Sees whether a name is that of a device, be it here or on a worker.
-
-    Raises:
-        DeviceError: if it is none.
-    """
+    """Raises ``DeviceError`` unless a name is that of a device, be it here or on a worker."""
     kind, _, index = name.partition(":")
     if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdecimal()):
         raise DeviceError(f"device {name!r} is not known: expected auto, cpu, cuda or cuda:N")
@@ -89,7 +83,7 @@ def describe_machine() -> str:
 
 
 def is_gpu_unused(device: torch.device) -> bool:
-    """Whether the CPU is used although the machine has an NVIDIA driver: an old one, or a torch without CUDA."""
+    """Whether the CPU is used in spite of an NVIDIA driver: it is too old, or torch has no CUDA."""
     return device.type == "cpu" and Path("/proc/driver/nvidia/version").exists()
 
 
@@ -103,19 +97,16 @@ def select_kernels(device: torch.device) -> Kernels:
 
 
 def budget_bytes(device: torch.device, memory_gb: float | None) -> int:
-    """Memory that a case may use: what was asked for, or a share of what is free now."""
-    if memory_gb is not None:
-        return int(memory_gb * 1e9)
-    return int(MEMORY_SHARE * free_bytes(device))
+    """Memory that a case may use: the given limit, or a share of what is free now."""
+    return int(MEMORY_SHARE * free_bytes(device) if memory_gb is None else memory_gb * 1e9)
 
 
 def keep_freed_memory() -> None:
-    """Makes this process keep what it frees for its next arrays, until ``give_back_memory``. For programs, not for libraries.
+    """Makes this process keep freed memory for its next arrays, until ``give_back_memory``. For programs, not for libraries.
 
-    Else the C library hands every large array back to the system and fetches the next one anew, page by page: of a case of
-    256³ voxels that was 64 s against 57, of which the refinement 7.5 against 3.9 (two cores, AMD EPYC, 2026-11-24). One pool
-    for all threads, since what one frees the next one needs. Workers do without, since several share a machine. Does
-    nothing without glibc.
+    Else glibc returns each large array to the system and gets the next one page by page: at 256³ voxels, 64 s instead of 57
+    (two cores, AMD EPYC, 2026-11-24). One pool for all threads, since what one frees the next one needs. Not for workers,
+    several of which share a machine. Does nothing without glibc.
     """
     library = _c_library()
     if library is not None:
@@ -125,14 +116,14 @@ def keep_freed_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Hands the pages that this process holds but has no use for to the system. Does nothing without glibc."""
+    """Returns unused pages of this process to the system. Does nothing without glibc."""
     library = _c_library()
     if library is not None:
         library.malloc_trim(0)
 
 
 def tidy_memory() -> None:
-    """Gives back what was freed if this process is large."""
+    """Returns freed memory to the system if this process is large."""
     if resident_bytes() > TIDY_BYTES:
         give_back_memory()
 
@@ -146,17 +137,17 @@ def _c_library() -> ctypes.CDLL | None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes free on a device; on the CPU, those that neither the machine nor the container's limit denies."""
+    """Bytes free on a device; on the CPU, within the limits of both the machine and the container."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    give_back_memory()  # what is kept is free
+    give_back_memory()  # so that it counts as free
     meminfo = Path("/proc/meminfo").read_text()
     available = next(int(line.split()[1]) * 1024 for line in meminfo.splitlines() if line.startswith("MemAvailable"))
     return min([available, *_container_free_bytes()])
 
 
 def _container_free_bytes() -> list[int]:
-    """What the control group (version 2, then 1) leaves, if there is one with a limit."""
+    """What the limit of the control group (version 2 or 1) leaves, if there is one."""
     root = Path("/sys/fs/cgroup")
     for limit, used in (
         (root / "memory.max", root / "memory.current"),
@@ -170,15 +161,15 @@ def _container_free_bytes() -> list[int]:
 
 
 def resident_bytes() -> int:
-    """Memory that this process has."""
+    """Resident memory of this process."""
     return _status_bytes("VmRSS")
 
 
 class CpuPeakMeter:
     """Peak resident memory of this process between resets.
 
-    The kernel's own high-water mark could be reset too, but that would falsify what ``/usr/bin/time`` and batch systems
-    report. So the mark is used where it rose, which is exact, and samples elsewhere, which miss very short peaks.
+    Resetting the kernel's high-water mark would falsify what ``/usr/bin/time`` and batch systems report. So the mark is used
+    where it rose, which is exact, and samples elsewhere, which miss very short peaks.
     """
 
     def __init__(self) -> None:
@@ -208,7 +199,7 @@ class CpuPeakMeter:
 
 
 def _status_bytes(key: str) -> int:
-    """An entry of this process's memory statistics; 0 where the system has none."""
+    """An entry of this process's memory statistics, bytes; 0 where the system has none."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -222,12 +213,6 @@ class CudaPeakMeter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return
-
     def reset(self) -> None:
         torch.cuda.reset_peak_memory_stats(self._device)
 
@@ -235,19 +220,19 @@ class CudaPeakMeter:
         return torch.cuda.max_memory_allocated(self._device)
 
 
-def peak_meter(device: torch.device) -> CpuPeakMeter | CudaPeakMeter:
-    """The meter that fits a device; it measures within a ``with`` block."""
-    return CudaPeakMeter(device) if device.type == "cuda" else CpuPeakMeter()
+def peak_meter(device: torch.device) -> AbstractContextManager[PeakMeter]:
+    """The meter for a device; it measures within a ``with`` block."""
+    return nullcontext(CudaPeakMeter(device)) if device.type == "cuda" else CpuPeakMeter()
 
 
 def wait_for(device: torch.device) -> None:
-    """Returns when a device has done all that was asked of it."""
+    """Returns when all work submitted to a device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Versions of the software and the system."""
     return {
         "mcbo": __version__,
         "python": platform.python_version(),
@@ -258,7 +243,7 @@ def versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, where the system provides it."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Registration from Python: ``mcbo.register`` and what it returns. ``python -m mcbo register`` is a thin layer over it."""
+"""Registration from Python: ``mcbo.register``. The command ``python -m mcbo register`` is a thin layer over it."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mcbo.api.result import Result, labels_of
 from mcbo.api.transform import Transform
-from mcbo.core.errors import InputError, McboError
+from mcbo.core.errors import InputError, naming
 from mcbo.core.field import format_shape
 from mcbo.core.log import log
 from mcbo.core.timing import StageTimer
@@ -22,7 +22,6 @@ from mcbo.io.image_like import Geometry, ImageLike, name_of, to_intensities, to_
 from mcbo.io.initial_transform import check_matrix, read_initial
 from mcbo.methods.config import Preset, Registration, check_size
 from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
-from mcbo.methods.quality import Sanity
 from mcbo.methods.working_grid import MAX_RATIO, working_grid
 from mcbo.methods.world import Placed, center_of_mass, register_in_world
 from mcbo.progress import show_progress
@@ -30,10 +29,10 @@ from mcbo.report import CaseReport, WorkingGrid, stages_of
 from mcbo.runtime import budget_bytes, describe_device, peak_meter, select_device, select_kernels, tidy_memory, wait_for
 
 AUTO = "auto"
-"""The task's default preset on a working grid of its own (``working_grid.py``) instead of the fixed image's."""
+"""The task's default preset on a working grid of its own (``working_grid.py``) instead of the fixed grid."""
 
 DEFAULT_PRESET = "cascade"
-"""``auto`` is better on phantoms whose voxels are not isotropic, and was no better on real pairs (docs/ablation.md)."""
+"""``auto`` was better on phantoms with anisotropic voxels, but not on real pairs (docs/ablation.md)."""
 
 
 def register(
@@ -51,38 +50,38 @@ def register(
     device: str = "auto",
     memory_gb: float | None = None,
 ) -> Result:
-    """Registers moving images of any grid to a fixed image of any grid, where they lie in the world.
+    """Registers moving images of any grid to a fixed image of any grid, in world coordinates.
 
     Args:
-        fixed: see ``image_like.ImageLike``: a path, an array, a tensor, a pair of one of these with its affine, an image of
+        fixed: see ``image_like.ImageLike``: a path, an array, a tensor, a pair of one of these and its affine, or an image of
             nibabel or SimpleITK.
         movings: one such image, or a list of several of the same object.
         preset: of the task; or ``auto``, its default on an isotropic grid chosen from the images.
         task: ``ReMIND2Reg`` or ``COMULIS3DCLEM``.
         affine: of arrays without their own: voxel to world, RAS mm.
-        spacing: the same, where only the voxel size along axes 0, 1, 2 is known, mm.
-        fixed_mask: where the fixed image counts (not 0), on any grid; without, its background is found.
+        spacing: instead of ``affine``, where only the voxel size along axes 0, 1, 2 is known, mm.
+        fixed_mask: where the fixed image counts (not 0), on any grid; if None, its background is detected.
         moving_masks: the same for the moving image, or a list.
         initial: rough alignment: ``(4, 4)`` from fixed to moving world positions (RAS, mm), or a file
             (``initial_transform.py``).
-        center: start with the centers of mass upon each other instead.
+        center: start by aligning the centers of mass instead.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        memory_gb: what the tensors may use; a share of what is free, if None.
+        memory_gb: limit for the tensors; a share of the free memory, if None.
 
     Raises:
-        InputError: for images, masks, motions or names that are not what they have to be.
+        InputError: for images, masks, alignments or names that cannot be used.
         McboError: if the registration fails; see ``pipeline.register``.
     """
     start = time.perf_counter()
     several = list(movings) if isinstance(movings, list) else [movings]
     masks = list(moving_masks) if isinstance(moving_masks, list) else [moving_masks] * len(several)
     if not several or len(masks) != len(several):
-        raise InputError(f"expected a moving image or more, and a mask for each, got {len(several)} and {len(masks)}")
+        raise InputError(f"expected one or more moving images, and a mask for each, got {len(several)} and {len(masks)}")
     config = wanted_config(preset, task)
     if not config.uses_masks and any(mask is not None for mask in (fixed_mask, *masks)):
-        raise InputError(f"preset {config.name} knows of no masks: expected none, or preset cascade")
+        raise InputError(f"preset {config.name} does not use masks: expected none, or preset cascade")
     if initial is not None and center:
-        raise InputError("expected an initial motion or centers of mass to start from, got both")
+        raise InputError("expected either an initial alignment or center, got both")
     if memory_gb is not None and not 0 < memory_gb < math.inf:
         raise InputError(f"memory_gb: expected a number above 0, got {memory_gb:g}")
     on = select_device(device)
@@ -98,17 +97,26 @@ def register(
                 images.append(_place(image, mask, f"moving image {number}", geometry, on))
         motion = _initial(initial, center, images)
         working = _working_grid(images, motion, preset, config, budget, select_kernels(on).lanes)
-        registration, checks = _register(images, motion, working, config, budget, on, timer, name_of(fixed, "fixed image"))
+        with naming(name_of(fixed, "fixed image")):
+            registration, checks = register_in_world(
+                images[0],
+                images[1:],
+                initial=motion,
+                working=working,
+                config=config,
+                kernels=select_kernels(on),
+                budget_bytes=budget,
+                timer=timer,
+            )
         view.end_case()
-    grids = [image.grid for image in images]
     shared = {id(u): u.cpu() for u in registration.displacements}
-    transforms = [
-        Transform(shared[id(u)], grids[0], grid) for u, grid in zip(registration.displacements, grids[1:], strict=True)
-    ]
-    paths = [name_of(image, "") or None for image in (fixed, *several)]
-    report = _describe(registration, grids[0], working, motion, labels)
-    report.images = paths
-    report.inputs = {path: digest(Path(path)) for path in paths if path}
+    transforms = tuple(
+        Transform(shared[id(u)], images[0].grid, image.grid)
+        for u, image in zip(registration.displacements, images[1:], strict=True)
+    )
+    report = _describe(registration, images[0].grid, working, motion, labels)
+    report.images = [name_of(image, "") or None for image in (fixed, *several)]
+    report.inputs = {path: digest(Path(path)) for path in report.images if path}
     report.device = describe_device(on)
     report.seconds = round(time.perf_counter() - start, 3)
     report.stages = stages_of(timer)
@@ -118,15 +126,11 @@ def register(
         log.info("%s: %s", label, judgement.summary)
     for warning in report.warnings:
         log.warning("%s", warning)
-    return Result(tuple(transforms), registration.judgements, registration.config, report, tuple(images[1:]), tuple(labels), on)
+    return Result(transforms, registration.judgements, registration.config, report, tuple(images[1:]), tuple(labels), on)
 
 
 def wanted_config(preset: str, task: str) -> Preset:
-    """The config behind a preset's name, ``auto`` included.
-
-    Raises:
-        InputError: for a name that is not known.
-    """
+    """The config behind a preset's name, ``auto`` included; ``InputError`` for an unknown name."""
     try:
         return find_config(task, None if preset == AUTO else preset)
     except InputError as error:
@@ -151,26 +155,26 @@ def _place(image: ImageLike, mask: ImageLike | None, name: str, geometry: Geomet
 
 
 def _initial(initial: NDArray[np.generic] | str | Path | None, center: bool, images: Sequence[Placed]) -> NDArray[np.float64]:
-    """The motion to start from, ``(4, 4)``, fixed to moving, RAS mm."""
+    """The initial alignment, ``(4, 4)`` from fixed to moving, RAS mm."""
     if initial is not None:
         return read_initial(Path(initial)) if isinstance(initial, str | Path) else check_matrix(initial)
     motion = np.eye(4)
     if center:
         fixed, *movings = (center_of_mass(image) for image in images)
         motion[:3, 3] = np.mean(movings, axis=0) - fixed
-        log.info("centers of mass: moved by %s mm", np.round(motion[:3, 3], 1).tolist())
+        log.info("centers of mass aligned: moved by %s mm", np.round(motion[:3, 3], 1).tolist())
     return motion
 
 
 def _working_grid(
     images: Sequence[Placed], motion: NDArray[np.float64], preset: str, config: Preset, budget: int, lanes: int
 ) -> Grid:
-    """The fixed grid, or with ``auto`` one of its own."""
+    """The fixed grid, or for ``auto`` an isotropic one."""
     fixed, *movings = (image.grid for image in images)
     size = fixed.spacing_mm
     if preset != AUTO:
         if max(size) / min(size) > MAX_RATIO and preset == DEFAULT_PRESET:
-            log.info("the fixed image's voxels are not isotropic, %s mm: preset %s may do better", _sizes(fixed), AUTO)
+            log.info("the fixed image's voxels are anisotropic, %s mm: preset %s may do better", _sizes(fixed), AUTO)
         return fixed
     joint = config.joint(len(movings))
 
@@ -189,37 +193,10 @@ def _sizes(grid: Grid) -> str:
     return "×".join(f"{size:.3g}" for size in grid.spacing_mm)
 
 
-def _register(
-    images: Sequence[Placed],
-    motion: NDArray[np.float64],
-    working: Grid,
-    config: Preset,
-    budget: int,
-    device: torch.device,
-    timer: StageTimer,
-    name: str,
-) -> tuple[Registration, list[Sanity]]:
-    """Registers; errors then name the fixed image."""
-    fixed, *movings = images
-    try:
-        return register_in_world(
-            fixed,
-            movings,
-            initial=motion,
-            working=working,
-            config=config,
-            kernels=select_kernels(device),
-            budget_bytes=budget,
-            timer=timer,
-        )
-    except McboError as error:
-        raise type(error)(f"{name}: {error}") from error
-
-
 def _describe(
     registration: Registration, fixed: Grid, working: Grid, motion: NDArray[np.float64], labels: Sequence[str]
 ) -> CaseReport:
-    """What was done where, and from which start."""
+    """How the images were registered, in which space, and from which initial alignment."""
     report = CaseReport(
         coordinates="world",
         shape=fixed.shape,

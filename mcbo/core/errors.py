@@ -1,5 +1,8 @@
 """What can go wrong, in the user's words: each message says who, what was expected and what was found."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class McboError(Exception):
     """Base of every error that a user of this package can cause or meet."""
@@ -35,3 +38,12 @@ class DiskSpaceError(OutputError):
 
 class ClusterError(McboError):
     """Workers that were asked for are not there, or are not of the same kind as the client."""
+
+
+@contextmanager
+def naming(who: object) -> Iterator[None]:
+    """Puts ``who`` in front of the message of an error in the block, which keeps its type."""
+    try:
+        yield
+    except McboError as error:
+        raise type(error)(f"{who}: {error}") from error

@@ -1,12 +1,12 @@
-"""A case on its way: what it carries from step to step, and how its errors stay with it.
+"""A case on its way through ``load``, ``compute``, and ``write``: what it carries, and how its errors stay with it.
 
-The steps are ``load``, ``compute`` and ``write``. The first and the last touch files and no device, the second touches the
-device and no file but to ask how full the disk is; so those of different cases can overlap.
+``load`` and ``write`` use files and no device; ``compute`` uses the device and, except for the free disk space, no files. So
+the steps of different cases can overlap.
 """
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,75 +17,61 @@ from numpy.typing import NDArray
 from mcbo.core.errors import DiskSpaceError, InputError, McboError, MemoryBudgetError
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Volume
-from mcbo.dataset.learn2reg import Case, wanted
+from mcbo.dataset.learn2reg import Case, Pair, wanted
 from mcbo.io.nifti import Image
 from mcbo.report import CaseReport, stages_of
-from mcbo.runs.options import Options
+from mcbo.runs.options import Setup
 from mcbo.runs.outputs import output_files
 
 
 @dataclass
 class CaseResult:
-    """Outcome of a case, what the report says of it, and what is to be logged when its turn comes.
+    """Outcome of a case.
 
     Attributes:
         written: displacement files.
-        failed: a sentence for every pair that has none, by the displacement's name.
-        placeholders: zero displacements, written for pairs that failed.
-        warnings: sentences that make a result doubtful.
-        lost: names of files that were due and are not there.
-        started: whether its input passed the checks.
-        is_fresh: whether it was done now; not if an earlier run had done it.
-        said: lines for the log with their levels. Cases overlap, and may run elsewhere; logged at the end, lines of one case
-            stay together.
-        report: what the report says.
+        failed: an error message for each pair without a result, by displacement name.
+        placeholders: zero displacements written for failed pairs.
+        lost: names of the files that should be there and are not.
+        started: whether the input passed the checks.
+        is_fresh: False if an earlier run finished the case.
+        messages: for the log, with their levels. Cases overlap, or run on other machines; logged at the end, the lines of one
+            case stay together.
+        report: what the report says of it.
     """
 
     written: list[Path] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     placeholders: list[Path] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     started: bool = False
     is_fresh: bool = True
-    said: list[tuple[int, str]] = field(default_factory=list)
-    report: CaseReport = field(default_factory=CaseReport)
+    messages: list[tuple[int, str]] = field(default_factory=list)
+    report: CaseReport = field(default_factory=lambda: CaseReport(warnings=[]))
 
-    def say(self, sentence: str) -> None:
-        """Keeps a line for the log."""
-        self.said.append((logging.INFO, sentence))
-
-    def caution(self, sentence: str) -> None:
-        """Keeps a warning for the log."""
-        self.said.append((logging.WARNING, sentence))
-
-    def warn(self, sentence: str) -> None:
-        """Keeps a warning for the log and the report."""
-        self.caution(sentence)
-        self.warnings.append(sentence)
-
-    def complain(self, sentence: str) -> None:
-        """Keeps an error for the log."""
-        self.said.append((logging.ERROR, sentence))
+    def note(self, message: str, level: int = logging.INFO) -> None:
+        """Keeps a message for the log."""
+        self.messages.append((level, message))
 
 
 @dataclass
 class CaseRun:
-    """A case on its way from step to step. What a step is done with is dropped, since the next case wants the memory.
+    """A case on its way. What a step no longer needs is dropped, since the next case needs the memory.
 
     Attributes:
-        case: the case.
-        result: what is known by now.
-        fixed: the fixed image; None if there is nothing to register, since it was done before or its input is broken.
-        movings: moving images by the displacement's name, those that could be read.
+        case, setup: what to register, and how.
+        result: what is known so far.
+        fixed: the fixed image; None if there is nothing to register: it was done before, or its input is broken.
+        movings: the readable moving images, by displacement name.
         displacements: ``(1, 3, H, W, D)`` voxels on the CPU, by name.
-        warped: moving images ``(1, 1, H, W, D)`` on the CPU, by name, if asked for.
+        warped: moving images ``(1, 1, H, W, D)`` on the CPU, by name, if requested.
         affine: of the fixed image.
-        spans: when each step began and ended, by ``time.perf_counter``, s.
-        waited_s: how long the computing stood still before this case because reading or writing was not done.
+        spans: start and end of each step, by ``time.perf_counter``, s.
+        waited_s: how long computing paused before this case because reading or writing was not finished.
     """
 
     case: Case
+    setup: Setup
     result: CaseResult = field(default_factory=CaseResult)
     fixed: Image | None = None
     movings: dict[str, Image] = field(default_factory=dict)
@@ -95,40 +81,41 @@ class CaseRun:
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)
     waited_s: float = 0.0
 
+    @property
+    def requested(self) -> list[Pair]:
+        """The pairs whose displacements are written."""
+        return wanted(self.case, self.setup.options.movings)
+
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Notes when the block began and ended."""
+        """Records when the block started and ended."""
         start = time.perf_counter()
         try:
             yield
         finally:
             self.spans[name] = (start, time.perf_counter())
 
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Keeps errors in the block with this case: its pairs that are not written have failed, and nothing is left to do."""
+        result, fixed = self.result, self.case.fixed
+        try:
+            yield
+        except (McboError, MemoryError, RuntimeError) as error:  # torch reports a lack of memory as RuntimeError
+            result.started = not isinstance(error, InputError | MemoryBudgetError | DiskSpaceError)
+            message = str(error) if isinstance(error, McboError) else f"{fixed}: {str(error) or type(error).__name__}"
+            for pair in self.requested:
+                if output_files(pair, self.setup.options)[0] not in result.written:
+                    result.failed[pair.field_name] = message
+            self.fixed, self.movings, self.displacements, self.warped = None, {}, {}, {}
 
-@contextmanager
-def failing(run: CaseRun, options: Options) -> Iterator[None]:
-    """Errors in the block stay with their case: its pairs that are not written have failed, and there is nothing left to do."""
-    result = run.result
-    try:
-        yield
-    except (McboError, MemoryError, RuntimeError) as error:  # torch tells a lack of memory by RuntimeError
-        result.started = not isinstance(error, InputError | MemoryBudgetError | DiskSpaceError)
-        message = str(error) if isinstance(error, McboError) else f"{run.case.fixed}: {str(error) or type(error).__name__}"
-        asked = wanted(run.case, options.movings)
-        result.failed |= {pair.field_name: message for pair in asked if output_files(pair, options)[0] not in result.written}
-        run.fixed, run.movings, run.displacements, run.warped = None, {}, {}, {}
+    def report_times(self, *timers: StageTimer, since: float) -> None:
+        """Puts into the report what the case took, by the timers of its steps, in order.
 
-
-def tell_times(run: CaseRun, timers: Sequence[StageTimer], *, since: float) -> None:
-    """Puts into the report what the case took.
-
-    Args:
-        run: after ``write``.
-        timers: of its steps, in their order.
-        since: what the spans are told from, by ``time.perf_counter``, s.
-    """
-    report = run.result.report
-    report.seconds = round(sum(end - start for start, end in run.spans.values()), 3)
-    report.waited_s = round(run.waited_s, 3)
-    report.spans_s = {name: (round(start - since, 3), round(end - since, 3)) for name, (start, end) in run.spans.items()}
-    report.stages = stages_of(*timers)
+        Spans are counted from ``since``, by ``time.perf_counter``, s.
+        """
+        report = self.result.report
+        report.seconds = round(sum(end - start for start, end in self.spans.values()), 3)
+        report.waited_s = round(self.waited_s, 3)
+        report.spans_s = {name: (round(start - since, 3), round(end - since, 3)) for name, (start, end) in self.spans.items()}
+        report.stages = stages_of(*timers)

@@ -1,6 +1,6 @@
-"""Cases on workers: a local cluster or one that runs already, by Dask. The only module that uses ``distributed``, an extra.
+"""Cases on workers of a local or a running Dask cluster. The only module that uses ``distributed``, an extra.
 
-The client hands out as many cases as there are workers, so that what it and the scheduler hold does not grow with their number.
+The client hands out as many cases as there are workers, so that its memory and the scheduler's do not grow with their number.
 """
 
 import logging
@@ -23,43 +23,45 @@ from mcbo.methods.config import Preset
 from mcbo.progress import ProgressView, show_progress
 from mcbo.runs.case import CaseResult
 from mcbo.runs.ledger import Ledger, Outcome
-from mcbo.runs.options import Options
+from mcbo.runs.options import Options, Setup
 from mcbo.runs.worker import Assignment, check_versions, do_case, left_by_this_run, timeout_message
 from mcbo.runs.write import fail
 from mcbo.runtime import budget_bytes, select_device, versions, visible_gpus
 
 RETRIES = 2
-"""How often a case is tried again whose worker was lost. A running scheduler has its own number, ``allowed-failures``."""
+"""How often a case is tried again if its worker was lost. A running scheduler has its own setting, ``allowed-failures``."""
 
 REPORT_EVERY_S = 5.0
-"""Each case is on the disk as an entry file before; a report of thousands takes longer to write than many a case."""
+"""Entry files record each case before that; a report of thousands may take longer to write than a case."""
 
 _WAIT_S = 60.0
-"""For a worker to come."""
+"""Timeout for the first worker."""
 
 _CONNECT_S = 20.0
-"""For an answer of the scheduler."""
+"""Timeout for the scheduler's answer."""
 
 _LOOPBACK = "127.0.0.1"
 
 _LOOK_EVERY_S = 1.0
-"""How often is seen whether the scheduler is there, and how many workers it has."""
+"""How often to check whether the scheduler is there, and how many workers it has."""
 
 _ALONE_S = 30.0
-"""How long no worker has to be there until that is told. One that its nanny starts anew is back in seconds."""
+"""A warning follows if there is no worker for so long. One that its nanny restarts is back in seconds."""
 
 _DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 """Run by each local worker: Ctrl-C reaches all processes of a terminal, and the client ends the others in order."""
 
+_SILENT = logging.CRITICAL + 1
+
 _GPU = "GPU"
-"""The resource that workers announce who hold a GPU each."""
+"""The resource announced by workers that each hold a GPU."""
 
 
 def run_on_cluster(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
     """Registers cases on workers, which read and write the shared folders themselves; results and report as in one process.
 
     Raises:
-        ClusterError: if Dask is not installed, workers cannot be had, or are not of the same kind as this process.
+        ClusterError: if Dask is not installed, or workers are not available or of another version than this process.
     """
     cases = [_with_absolute_paths(case) for case in cases]
     with _connect(options, len(cases)) as (client, per_worker):
@@ -70,24 +72,15 @@ def run_on_cluster(cases: Sequence[Case], config: Preset, options: Options) -> O
         ledger = Ledger(cases, config, per_worker, names, report_every_s=REPORT_EVERY_S)
         try:
             with show_progress(len(cases)) as view:
-                _Dealer(client, ledger, cases, config, per_worker, view).go()
+                _Dealer(client, ledger, cases, config, per_worker, view).run()
         except (KeyboardInterrupt, SystemExit):
-            ledger.stop("since it was asked to; the next run goes on")
+            ledger.stop("since it was interrupted; the next run resumes")
             raise
         return ledger.outcome()
 
 
 class _Dealer:
-    """Hands out cases and takes results in.
-
-    Args:
-        client: of Dask.
-        ledger: settles the cases.
-        cases: in the order in which they are handed out.
-        config: the preset.
-        options: for workers.
-        view: is told of each case.
-    """
+    """Hands out cases, in order, and collects their results."""
 
     def __init__(
         self, client: Any, ledger: Ledger, cases: Sequence[Case], config: Preset, options: Options, view: ProgressView
@@ -101,11 +94,11 @@ class _Dealer:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         self._resources = {_GPU: 1} if any(_GPU in worker["resources"] for worker in workers) else {}
 
-    def go(self) -> None:
-        """Until all cases are settled, or ``strict`` or a lost scheduler ends it."""
+    def run(self) -> None:
+        """Returns when all cases are settled, or when ``strict`` or a lost scheduler ends the run."""
         try:
             self._deal()
-        except (OSError, CancelledError, RuntimeError):  # whatever Dask was asked when the scheduler died
+        except (OSError, CancelledError, RuntimeError):  # from whatever call of Dask met the dead scheduler
             if not self._is_lost_soon():
                 raise
             self._lose()
@@ -124,18 +117,18 @@ class _Dealer:
                 self._lose()
                 return
             if future is not None:
-                self._take_in(future)
+                self._collect(future)
             if self._options.strict and self._ledger.failed:
                 self._ledger.stop("since one failed and --strict was given")
                 return
             self._hand_out()  # more workers may have come
-        self._ledger.tell_report()
+        self._ledger.save_report()
 
     def _is_lost(self) -> bool:
         return bool(self._client.status != "running")
 
     def _is_lost_soon(self) -> bool:
-        """Whether the scheduler is lost; a broken connection may be seen a moment before the client calls it so."""
+        """Whether the scheduler is lost; a broken connection may show a moment before the client's status does."""
         for _ in range(20):
             if self._is_lost():
                 return True
@@ -143,20 +136,14 @@ class _Dealer:
         return False
 
     def _hand_out(self) -> None:
-        """As many cases as were asked for, or as there are workers: each has one, and a lost worker costs no other case."""
+        """One case per worker, or as many as requested, so that a lost worker costs no other case."""
         workers = len(self._client.nthreads())
-        self._tell_if_alone(workers)
+        self._warn_if_alone(workers)
         room = self._options.workers or max(1, workers)
         while self._left and len(self._out) < room:
             case = self._left.pop()
-            assignment = Assignment(
-                case=case,
-                config=self._config,
-                options=self._options,
-                earlier=tuple(self._ledger.earlier(case)),
-                run=self._run,
-                versions=versions(),
-            )
+            earlier = tuple(self._ledger.earlier(case))
+            assignment = Assignment(case, self._config, self._options, earlier, run=self._run, versions=versions())
             key = f"mcbo-{self._run}-{case.name}"
             future = self._client.submit(_on_worker, assignment, key=key, resources=self._resources, pure=False)
             self._out[key] = (future, assignment)
@@ -164,33 +151,34 @@ class _Dealer:
             self._view.stage(f"{len(self._out)} at work", 0.0)
             future.add_done_callback(self._done.put)
 
-    def _tell_if_alone(self, workers: int) -> None:
-        """The run waits for workers, since a cluster may grow again; but not without a word."""
+    def _warn_if_alone(self, workers: int) -> None:
+        """The run waits for workers, since a cluster may grow again, but says so once."""
         if workers:
             self._alone_since = None
         elif self._alone_since is None:
             self._alone_since = time.monotonic()
         elif time.monotonic() - self._alone_since >= _ALONE_S:
-            log.warning("no worker is left: waiting for one to come")
-            self._alone_since = float("inf")  # told once
+            log.warning("no worker is left: waiting for new ones")
+            self._alone_since = float("inf")
 
-    def _take_in(self, future: Any) -> None:
+    def _collect(self, future: Any) -> None:
         _, assignment = self._out[future.key]
         error = future.exception()
         if error is None:
             result: CaseResult = future.result()
         else:
-            result = fail(assignment.case, _sentence(error, assignment), self._options, torch.device("cpu"))
-        future.release()  # else Dask does the case again if its worker is lost after this
+            setup = Setup(self._config, self._options, torch.device("cpu"))
+            result = fail(assignment.case, _reason(error, assignment), setup)
+        future.release()  # else Dask computes the case again if its worker is lost later
         del self._out[future.key]
         self._ledger.settle(assignment.case, result)
         self._view.end_case()
 
     def _lose(self) -> None:
-        """The scheduler is gone: what is not settled has failed, though workers may still finish what they have in work."""
+        """The scheduler is gone: what is not settled has failed, although workers may still finish their current cases."""
         cases = [*(assignment.case for _, assignment in self._out.values()), *reversed(self._left)]
         self._out.clear()
-        message = "the scheduler was lost before it was done; the next run goes on"
+        message = "the scheduler was lost before it was done; the next run resumes"
         self._ledger.started = True
         self._ledger.failed |= {pair.field_name: message for case in cases for pair in wanted(case, self._options.movings)}
         self._ledger.stop("since the scheduler was lost")
@@ -202,7 +190,7 @@ def _on_worker(assignment: Assignment) -> CaseResult:
     return do_case(assignment, memory_limit=distributed.get_worker().memory_manager.memory_limit)
 
 
-def _sentence(error: BaseException, assignment: Assignment) -> str:
+def _reason(error: BaseException, assignment: Assignment) -> str:
     """Why a case has no result."""
     left = left_by_this_run(assignment)
     if left is not None and left.timed_out_s is not None:
@@ -214,23 +202,18 @@ def _sentence(error: BaseException, assignment: Assignment) -> str:
     return f"{assignment.case.fixed}: {type(error).__name__}: {error}"
 
 
-def _quiet() -> None:
-    """What is lost is told in sentences of our own. Dask gives loggers of its parts levels of their own."""
-    for name in list(logging.root.manager.loggerDict):
-        if name.partition(".")[0] in ("distributed", "tornado"):
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-
-
 @contextmanager
 def _connect(options: Options, cases: int) -> Iterator[tuple[Any, Options]]:
-    """A client of Dask, and the options that its workers get."""
+    """A Dask client, and the options for its workers."""
     if find_spec("distributed") is None:
         raise ClusterError(
             "--workers and --scheduler need Dask, which is not installed: pip install '.[cluster]' in the checkout of mcbo"
         )
     import distributed
 
-    _quiet()
+    for name in list(logging.root.manager.loggerDict):  # each has a level of its own; errors are reported by this module
+        if name.partition(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(_SILENT)
     for_workers = replace(options, output=options.output.absolute())
     if options.scheduler is None:
         with _local_cluster(options, cases) as (cluster, memory_gb), distributed.Client(cluster, timeout=_WAIT_S) as client:
@@ -246,9 +229,9 @@ def _connect(options: Options, cases: int) -> Iterator[tuple[Any, Options]]:
 
 @contextmanager
 def _local_cluster(options: Options, cases: int) -> Iterator[tuple[Any, float | None]]:
-    """Workers on this machine, no more than cases, and the memory for a case that each may use.
+    """Workers on this machine, no more than cases, and the memory for a case on each, GB (``Options.memory_gb``).
 
-    The scheduler listens on the loopback alone.
+    The scheduler listens on the loopback interface only.
     """
     import dask
     import distributed
@@ -260,51 +243,46 @@ def _local_cluster(options: Options, cases: int) -> Iterator[tuple[Any, float | 
     select_device(options.device)  # fails here, not in each case
     if gpus and count > len(gpus):
         raise ClusterError(f"--workers: expected at most one for each of {len(gpus)} GPU(s), got {count}; or --device cpu")
-    threads = max(1, torch.get_num_threads() // count)
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count))}
     count = min(count, max(1, cases))
-    environments = [
-        {"OMP_NUM_THREADS": str(threads)} | ({"CUDA_VISIBLE_DEVICES": gpus[number]} if gpus else {}) for number in range(count)
-    ]
+    memory_gb = options.memory_gb
+    if memory_gb is None and not gpus:
+        memory_gb = budget_bytes(torch.device("cpu"), None) / count / 1e9
+    common = {
+        "nthreads": 1,
+        "silence_logs": _SILENT,
+        "memory_limit": 0,  # the memory budget of each case takes care of that
+        "host": _LOOPBACK,
+        "resources": {_GPU: 1} if gpus else {},
+        "preload": [_DEAF_TO_INTERRUPTS],
+    }
+    environments = [threads | {"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus[:count]] or [threads] * count
     workers = {
-        number: {
-            "cls": distributed.Nanny,
-            "options": {
-                "nthreads": 1,
-                "silence_logs": logging.CRITICAL + 1,
-                "memory_limit": 0,  # the guard of each case knows better
-                "host": _LOOPBACK,
-                "env": environment,
-                "resources": {_GPU: 1} if gpus else {},
-                "preload": [_DEAF_TO_INTERRUPTS],
-            },
-        }
+        number: {"cls": distributed.Nanny, "options": common | {"env": environment}}
         for number, environment in enumerate(environments)
     }
     scheduler = {
         "cls": distributed.Scheduler,
         "options": {"host": _LOOPBACK, "dashboard_address": f"{_LOOPBACK}:0", "dashboard": find_spec("bokeh") is not None},
     }
-    memory_gb = options.memory_gb
-    if memory_gb is None and not gpus:
-        memory_gb = budget_bytes(torch.device("cpu"), None) / count / 1e9
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": RETRIES}),
-        distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL + 1) as cluster,
+        distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=_SILENT) as cluster,
     ):
         yield cluster, memory_gb
 
 
 def _check_workers(client: Any) -> int:
-    """Waits for a worker; sees to it that all of them would compute what this process would. Returns how many there are.
+    """Waits for a worker, and checks that all would compute the same as this process; returns how many there are.
 
-    Workers that come later are looked at when they get a case.
+    Workers that join later are checked when they get a case.
     """
     import distributed
 
     try:
         client.wait_for_workers(1, timeout=_WAIT_S)
     except (TimeoutError, distributed.TimeoutError) as error:
-        raise ClusterError(f"{client.scheduler.address}: expected workers there, but within {_WAIT_S:g} s none came") from error
+        raise ClusterError(f"{client.scheduler.address}: expected workers there, but none joined in {_WAIT_S:g} s") from error
     answers = client.run(versions, on_error="return")
     for address, answer in answers.items():
         if isinstance(answer, BaseException):
@@ -316,6 +294,6 @@ def _check_workers(client: Any) -> int:
 
 
 def _with_absolute_paths(case: Case) -> Case:
-    """A case whose paths mean the same in any working folder."""
+    """A case whose paths are valid in any working directory."""
     pairs = tuple(replace(pair, fixed=pair.fixed.absolute(), moving=pair.moving.absolute()) for pair in case.pairs)
     return replace(case, fixed=case.fixed.absolute(), pairs=pairs)

@@ -1,4 +1,4 @@
-"""The record of a run: the outcome of each case so far, told to the log and to the report as it becomes known."""
+"""The record of a run: the outcome of each case so far, put into log and report as it becomes known."""
 
 import contextlib
 import time
@@ -22,9 +22,9 @@ class Outcome:
 
     Attributes:
         written: displacement files.
-        failed: a sentence for every pair that has none, by the displacement's name.
-        started: whether any case got past the check of its input.
-        placeholders: zero displacements, written for pairs that failed.
+        failed: an error message for each pair without a result, by displacement name.
+        started: whether the input of any case passed the checks.
+        placeholders: zero displacements written for failed pairs.
     """
 
     written: tuple[Path, ...]
@@ -34,15 +34,10 @@ class Outcome:
 
 
 class Ledger:
-    """The record of a run. One thread at a time may settle cases.
+    """The record of a run on ``device`` (for display), in the order of ``cases``. One thread at a time may settle cases.
 
-    Args:
-        cases: of the run, in the order in which its report and outcome tell them.
-        config: the preset.
-        options: of the run.
-        device: where it runs, for people.
-        report_every_s: how long the report may lag behind. 0 where nothing else records what was done; where workers leave
-            entry files, a report of thousands of cases need not be written after each.
+    The report may lag behind by ``report_every_s``: 0 where nothing else records what was done; where workers leave entry
+    files, a report of thousands of cases need not be written after each.
     """
 
     def __init__(
@@ -51,15 +46,12 @@ class Ledger:
         self.results: dict[str, CaseResult] = {}
         self.failed: dict[str, str] = {}
         self.started = False
-        self._cases = cases
-        self._config = config
-        self._options = options
-        self._device = device
+        self._cases, self._config, self._options, self._device = cases, config, options, device
         self._report = options.output / options.report_name
         self._reported = earlier_cases(self._report, config)
         self._earlier = read_earlier(self._reported, config, options)
         self._every_s = report_every_s
-        self._told_at = -float("inf")
+        self._saved_at = -float("inf")
         self._spent_entry_files: list[Path] = []
 
     def earlier(self, case: Case) -> list[CaseReport]:
@@ -67,38 +59,34 @@ class Ledger:
         return self._earlier.get(case.name, [])
 
     def settle(self, case: Case, result: CaseResult) -> None:
-        """Takes a result in: first into the report, then into the log."""
+        """Records a result: first in the report, then in the log."""
         self.results[case.name] = result
         self._reported[case.name] = merged(self._reported.get(case.name), result)
         self._earlier.pop(case.name, None)
         self.failed |= result.failed
         self.started |= result.started
         self._spent_entry_files.append(entry_file(case, self._options))
-        if time.monotonic() - self._told_at >= self._every_s:
-            self.tell_report()
-        for level, sentence in result.said:
-            log.log(level, "%s", sentence)
-        if result.is_fresh:  # said last: what is told to be done is not done again by the next run, even after a power cut
+        if time.monotonic() - self._saved_at >= self._every_s:
+            self.save_report()
+        for level, message in result.messages:
+            log.log(level, "%s", message)
+        if result.is_fresh:  # after the report: the next run does not repeat what was logged as done, even after a power cut
             state = "done" if not result.failed else "failed" if not result.written else "done in part"
             log.info("case %s: %s, %.1f s", case.name, state, result.report.seconds)
 
-    def tell_report(self, stopped: str | None = None) -> None:
-        """Writes the report, and removes the entry files of the cases that it has.
-
-        Args:
-            stopped: why the run ended before all cases were tried, if it did.
-        """
+    def save_report(self, stopped: str | None = None) -> None:
+        """Writes the report, with the reason if the run ``stopped`` early, and removes the entry files of its cases."""
         in_order = {case.name: self._reported[case.name] for case in self._cases if case.name in self._reported}
         of_others = {name: report for name, report in self._reported.items() if name not in in_order}
         try:
             write_report(self._report, of_others | in_order, self._config, self._device, stopped=stopped)
-        except OutputError as error:  # told once; displacements may still be writable
+        except OutputError as error:  # logged once; displacements may still be writable
             if self._options.report_name not in self.failed:
                 log.error("%s", error)
             self.failed[self._options.report_name] = str(error)
             return
-        self.failed.pop(self._options.report_name, None)  # after an error that passed, such as a disk that was full
-        self._told_at = time.monotonic()
+        self.failed.pop(self._options.report_name, None)  # after a temporary error, such as a full disk
+        self._saved_at = time.monotonic()
         for path in self._spent_entry_files:
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -108,7 +96,7 @@ class Ledger:
         """Logs and reports why the run ends before all cases were tried."""
         stopped = f"stopped after {len(self.results)} of {len(self._cases)} case(s), {reason}"
         log.error("%s; finished results are kept", stopped)
-        self.tell_report(stopped)
+        self.save_report(stopped)
 
     def outcome(self) -> Outcome:
         """The outcome so far."""

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from mcbo.methods.config import Preset
 from mcbo.report import REPORT
 
 ON_FAILURE = ("none", "zero")
@@ -24,10 +27,10 @@ class Options:
         overwrite: recompute cases that an earlier run finished.
         reference: compute with plain torch instead of the compiled kernels, to compare the two.
         strict: stop after the first case in which a pair failed.
-        on_failure: what a failed pair gets: no file (``none``) or a ``zero`` displacement.
+        on_failure: one of ``ON_FAILURE``.
         shard: ``(I, N)``: every Nth case from the Ith on, counted from 1; all, if None.
-        workers: number of worker processes or, with a scheduler, of cases in work at a time; None: this process alone, or as
-            many cases as the scheduler has workers.
+        workers: number of worker processes or, with a scheduler, of cases at a time; None: this process alone, or as many
+            cases as the scheduler has workers.
         scheduler: address of a running Dask scheduler.
         case_timeout_s: abort a case on a worker after that many seconds.
     """
@@ -47,3 +50,12 @@ class Options:
     workers: int | None = None
     scheduler: str | None = None
     case_timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the cases that a process registers have in common."""
+
+    config: Preset
+    options: Options
+    device: torch.device

@@ -1,6 +1,6 @@
-"""Cases of one process on an assembly line: while one is computed, the next is read and the last one written.
+"""Cases of one process in a pipeline: while one is computed, the next is read and the previous one written.
 
-Nothing else runs side by side, and at most three cases are in memory. Where there is no room for that, they take turns.
+At most three cases are in memory. If they do not fit, they take turns.
 """
 
 import contextlib
@@ -14,51 +14,38 @@ from mcbo.core.errors import InputError
 from mcbo.core.field import shape_of
 from mcbo.core.timing import PeakMeter, StageTimer
 from mcbo.core.types import Shape
-from mcbo.dataset.learn2reg import Case, wanted
+from mcbo.dataset.learn2reg import Case
 from mcbo.io.files import free_disk_bytes
 from mcbo.io.nifti import check_image
 from mcbo.io.nifti_header import read_header
 from mcbo.io.source import Source
-from mcbo.methods.config import Preset
 from mcbo.methods.memory_model import image_bytes, result_bytes
 from mcbo.progress import ProgressView
-from mcbo.runs.case import CaseRun, tell_times
+from mcbo.runs.case import CaseRun
 from mcbo.runs.compute import compute
 from mcbo.runs.ledger import Ledger
 from mcbo.runs.load import load
-from mcbo.runs.options import Options
+from mcbo.runs.options import Setup
 from mcbo.runs.resume import used_pairs
 from mcbo.runs.write import write
 from mcbo.runtime import budget_bytes, select_kernels, tidy_memory, wait_for
 
 
-class AssemblyLine:
-    """The assembly line: a thread that reads at most one case ahead, this thread that computes, and one that writes.
+class PipelinedRunner:
+    """Computes in this thread; one thread reads at most one case ahead, and another one writes.
 
-    Args:
-        ledger: settles the cases, in their order; only the writing thread uses it while the line runs.
-        config: the preset.
-        options: of the run.
-        device: to compute on.
-        view: is told of the stages of what is computed.
-        meters: of memory, one for each thread, since each is reset at its own stages: reading, computing, writing.
+    Only the writing thread uses ``ledger``. There is a memory meter for each thread (reading, computing, writing), since each
+    is reset when a stage of its own starts.
     """
 
     def __init__(
-        self,
-        ledger: Ledger,
-        config: Preset,
-        options: Options,
-        device: torch.device,
-        view: ProgressView,
-        meters: tuple[PeakMeter, PeakMeter, PeakMeter],
+        self, ledger: Ledger, setup: Setup, view: ProgressView, meters: tuple[PeakMeter, PeakMeter, PeakMeter]
     ) -> None:
-        self._ledger, self._config, self._options, self._device, self._view = ledger, config, options, device, view
-        self._meters = meters
+        self._ledger, self._setup, self._view, self._meters = ledger, setup, view, meters
         self._reader = ThreadPoolExecutor(1, "mcbo-read")
         self._writer = ThreadPoolExecutor(1, "mcbo-write")
         for thread in (self._reader, self._writer):
-            thread.submit(lambda: None)  # so that it is there before a case leaves no memory for its stack
+            thread.submit(lambda: None)  # so that it exists before a case leaves no memory for its stack
         self._ahead: Future[tuple[CaseRun, StageTimer]] | None = None
         self._writing: Future[None] | None = None
         self._writing_bytes = 0
@@ -68,7 +55,7 @@ class AssemblyLine:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Lets the file that is being written become whole and known; what was read ahead is dropped."""
+        """Lets the case that is being written be finished and reported; what was read ahead is dropped."""
         self._reader.shutdown(wait=True, cancel_futures=True)
         self._writer.shutdown(wait=True)
 
@@ -78,78 +65,72 @@ class AssemblyLine:
         self._view.stage("read", 0.0)
         if self._ahead is None:
             self._ahead = self._reader.submit(self._load, case, False)
-        case_run, read_timer = self._ahead.result()
+        run, read_timer = self._ahead.result()
         self._ahead = None
-        timer = StageTimer(
-            meter=self._meters[1],
-            listener=self._view.stage,
-            wait=lambda: wait_for(self._device),
-            tidy=tidy_memory,
-        )
-        reserved = self._room_for_neighbors(case_run, following)
+        device = self._setup.device
+        timer = StageTimer(meter=self._meters[1], listener=self._view.stage, wait=lambda: wait_for(device), tidy=tidy_memory)
+        reserved = self._room_for_neighbors(run, following)
         if reserved is None:
             self.finish_writing()
         elif following is not None:
             self._ahead = self._reader.submit(self._load, following, True)
-        if self._is_disk_tight(case_run):
-            self.finish_writing()  # how much is left can be told after that
-        case_run.waited_s = time.perf_counter() - start
-        compute(case_run, self._config, self._options, self._device, timer=timer, reserved_bytes=reserved or 0)
+        if self._is_disk_tight(run):
+            self.finish_writing()  # only then is the free disk space known
+        run.waited_s = time.perf_counter() - start
+        compute(run, timer=timer, reserved_bytes=reserved or 0)
         start = time.perf_counter()
         self.finish_writing()
-        case_run.waited_s += time.perf_counter() - start
+        run.waited_s += time.perf_counter() - start
         self._view.stage("write", 0.0)
-        self._writing_bytes = sum(field.nbytes for field in (*case_run.displacements.values(), *case_run.warped.values()))
-        self._writing = self._writer.submit(self._write, case_run, [read_timer, timer])
+        self._writing_bytes = sum(field.nbytes for field in (*run.displacements.values(), *run.warped.values()))
+        self._writing = self._writer.submit(self._write, run, read_timer, timer)
 
     def finish_writing(self) -> None:
-        """Waits until what was handed on is on the disk and in the report."""
+        """Waits until the previous case is on the disk and in the report."""
         if self._writing is not None:
             self._writing.result()
         self._writing, self._writing_bytes = None, 0
 
     def _load(self, case: Case, ahead: bool) -> tuple[CaseRun, StageTimer]:
         timer = StageTimer(meter=self._meters[0])
-        earlier = self._ledger.earlier(case)
-        return load(case, self._config, self._options, self._device, earlier=earlier, timer=timer, ahead=ahead), timer
+        return load(case, self._setup, earlier=self._ledger.earlier(case), timer=timer, ahead=ahead), timer
 
-    def _write(self, case_run: CaseRun, timers: list[StageTimer]) -> None:
+    def _write(self, run: CaseRun, *timers: StageTimer) -> None:
         timer = StageTimer(meter=self._meters[2])
-        result = write(case_run, self._options, self._device, timer=timer)
+        result = write(run, timer=timer)
         if result.is_fresh:
-            tell_times(case_run, [*timers, timer], since=self._start)
-        self._ledger.settle(case_run.case, result)
+            run.report_times(*timers, timer, since=self._start)
+        self._ledger.settle(run.case, result)
 
-    def _room_for_neighbors(self, case_run: CaseRun, following: Case | None) -> int | None:
-        """Bytes to keep free for what is read and written while a case is computed; None if there is no room for that."""
-        host = torch.device("cpu")
-        budget = budget_bytes(host, self._options.memory_gb if self._device.type == "cpu" else None)
-        here = None if case_run.fixed is None else shape_of(case_run.fixed.volume)
-        neighbors = self._writing_bytes + (_images_of(following, self._config, self._options, like=here) if following else 0)
-        needed = 0
-        if case_run.fixed is not None:
-            shape, there = shape_of(case_run.fixed.volume), len(case_run.movings)
-            needed = result_bytes(shape, pairs=there, warped=self._options.warped)
-            if self._device.type == "cpu":
-                with contextlib.suppress(InputError):  # told when it is computed
-                    lanes = select_kernels(self._device).lanes
-                    needed += self._config.least_bytes(shape, movings=self._config.joint(there), lanes=lanes)
-        if needed + neighbors > budget:
+    def _room_for_neighbors(self, run: CaseRun, following: Case | None) -> int | None:
+        """Bytes to keep free for what is read and written while a case is computed; None if they do not fit."""
+        options, config, device = self._setup.options, self._setup.config, self._setup.device
+        on_cpu = device.type == "cpu"
+        shape = None if run.fixed is None else shape_of(run.fixed.volume)
+        neighbors = self._writing_bytes + (_images_of(following, self._setup, like=shape) if following else 0)
+        needed, there = 0, len(run.movings)
+        if shape is not None:
+            needed = result_bytes(shape, pairs=there, warped=options.warped)
+            if on_cpu:
+                with contextlib.suppress(InputError):  # reported when it is computed
+                    lanes = select_kernels(device).lanes
+                    needed += config.least_bytes(shape, movings=config.joint(there), lanes=lanes)
+        if needed + neighbors > budget_bytes(torch.device("cpu"), options.memory_gb if on_cpu else None):
             return None
-        return neighbors if self._device.type == "cpu" else 0
+        return neighbors if on_cpu else 0
 
-    def _is_disk_tight(self, case_run: CaseRun) -> bool:
-        if case_run.fixed is None or self._writing is None:
+    def _is_disk_tight(self, run: CaseRun) -> bool:
+        if run.fixed is None or self._writing is None:
             return False
-        pairs = len(wanted(case_run.case, self._options.movings))
-        needed = result_bytes(shape_of(case_run.fixed.volume), pairs=pairs, warped=self._options.warped)
-        return needed + self._writing_bytes > free_disk_bytes(self._options.output)
+        options = self._setup.options
+        needed = result_bytes(shape_of(run.fixed.volume), pairs=len(run.requested), warped=options.warped)
+        return needed + self._writing_bytes > free_disk_bytes(options.output)
 
 
-def _images_of(case: Case, config: Preset, options: Options, *, like: Shape | None) -> int:
-    """Bytes that reading a case takes, by its fixed image's header; 0 if that is broken, since nothing is read then.
+def _images_of(case: Case, setup: Setup, *, like: Shape | None) -> int:
+    """Bytes that reading a case takes, by its fixed image's header; 0 if that is broken, since then nothing is read.
 
-    A header that is not on this machine yet is taken to be ``like`` that of the case before.
+    A header that is not on this machine yet is assumed to be ``like`` that of the previous case.
     """
     try:
         shape = check_image(read_header(case.fixed))
@@ -157,4 +138,4 @@ def _images_of(case: Case, config: Preset, options: Options, *, like: Shape | No
         if like is None or not isinstance(case.fixed, Source):
             return 0
         shape = like
-    return image_bytes(shape, movings=len(used_pairs(case, config, options)))
+    return image_bytes(shape, movings=len(used_pairs(case, setup)))

@@ -1,4 +1,4 @@
-"""The run: the only loop over cases, from files to files, in this process or on workers."""
+"""Registers the cases of a run, from files to files, in this process or on workers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,24 +13,24 @@ from mcbo.methods.config import Preset
 from mcbo.progress import show_progress
 from mcbo.report import REPORT
 from mcbo.runs.ledger import Ledger, Outcome
-from mcbo.runs.options import Options
+from mcbo.runs.options import Options, Setup
 from mcbo.runs.outputs import check_inputs_stay, warn_of_room
-from mcbo.runs.pipelined import AssemblyLine
+from mcbo.runs.pipelined import PipelinedRunner
 from mcbo.runtime import CpuPeakMeter, check_device_name, describe_device, is_gpu_unused, peak_meter, select_device
 
 
 def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
     """Registers every case and writes displacements and a report; a failure does not stop the rest, unless ``strict``.
 
-    The report is written after each case, so that an interrupted run can be resumed: a case whose inputs, preset and version
-    are those of an earlier report, and whose files are as they were written, is skipped.
+    The report is written after each case, so that an interrupted run can be resumed: a case is skipped if its inputs, preset
+    and version are those of an earlier report, and its files are as they were written.
 
     Raises:
-        DeviceError: if the device is not there.
-        InputError: if a result would be written over an input.
-        OutputError: if nothing can be written to the output folder, or another run works on the same report; nothing was
-            started then.
-        ClusterError: if workers are asked for and cannot be had.
+        DeviceError: if the device is not available.
+        InputError: if a result would overwrite an input.
+        OutputError: if nothing can be written to the output folder, or another run writes the same report; then nothing was
+            started.
+        ClusterError: if workers are requested and not available.
     """
     if options.shard is not None:
         index, count = options.shard
@@ -52,34 +52,33 @@ def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
 
             return run_on_cluster(cases, config, options)
         if options.device == "auto" and is_gpu_unused(device):
-            log.warning(
-                "an NVIDIA driver is here, but this build of torch cannot use it: the CPU is used (see docs/challenge.md)"
-            )
-        return _run_here(cases, config, options, device)
+            log.warning("found an NVIDIA driver, but torch cannot use it (see docs/challenge.md): running on the CPU")
+        return _run_here(cases, Setup(config, options, device))
 
 
-def _run_here(cases: Sequence[Case], config: Preset, options: Options, device: torch.device) -> Outcome:
-    ledger = Ledger(cases, config, options, describe_device(device))
+def _run_here(cases: Sequence[Case], setup: Setup) -> Outcome:
+    options, device = setup.options, setup.device
+    ledger = Ledger(cases, setup.config, options, describe_device(device))
     try:
         with (
             show_progress(len(cases)) as view,
             peak_meter(device) as meter,
             CpuPeakMeter() as reading,
             CpuPeakMeter() as writing,
-            AssemblyLine(ledger, config, options, device, view, (reading, meter, writing)) as line,
+            PipelinedRunner(ledger, setup, view, (reading, meter, writing)) as pipeline,
         ):
             for number, case in enumerate(cases):
                 view.begin_case(case.name)
-                line.do(case, cases[number + 1] if number + 1 < len(cases) else None)
+                pipeline.do(case, cases[number + 1] if number + 1 < len(cases) else None)
                 view.end_case()
                 if options.strict:
-                    line.finish_writing()
+                    pipeline.finish_writing()
                     if ledger.failed:
                         ledger.stop("since one failed and --strict was given")
                         break
-            line.finish_writing()
+            pipeline.finish_writing()
         if not cases:
-            ledger.tell_report()
+            ledger.save_report()
     except (KeyboardInterrupt, SystemExit):
         done = len(ledger.results)
         log.error("stopped after %d of %d case(s); finished results are kept, the next run resumes", done, len(cases))
@@ -88,11 +87,7 @@ def _run_here(cases: Sequence[Case], config: Preset, options: Options, device: t
 
 
 def _refuse_beside(options: Options) -> None:
-    """Shards of a data set may run side by side, but not beside a run of the whole: that would do all their cases again.
-
-    Raises:
-        OutputError: if the other kind is at work.
-    """
+    """Refuses shards beside a run of the whole dataset (``OutputError``): both would register the same cases."""
     whole = options.output / f".{REPORT}.lock"
     if options.shard is not None:
         refuse_if_held(whole)

@@ -1,7 +1,6 @@
-"""A case on a worker: from files to files, as in a process of its own; only an assignment comes in, and a result goes out.
+"""A case on a worker, from files to files, as in a process of its own: an assignment comes in, a result goes out.
 
-The outcome of the case is also left in a small file beside its displacements, so that it is known even if client, scheduler or
-this worker die before the client has heard of it.
+The result is also left in a small file beside the displacements, in case client, scheduler or worker die before it arrives.
 """
 
 import os
@@ -11,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -20,10 +18,10 @@ from mcbo.core.timing import StageTimer
 from mcbo.dataset.learn2reg import Case
 from mcbo.methods.config import Preset
 from mcbo.report import CaseReport, earlier_cases, write_report
-from mcbo.runs.case import CaseResult, tell_times
+from mcbo.runs.case import CaseResult
 from mcbo.runs.compute import compute
 from mcbo.runs.load import load
-from mcbo.runs.options import Options
+from mcbo.runs.options import Options, Setup
 from mcbo.runs.resume import entry_file
 from mcbo.runs.write import fail, write
 from mcbo.runtime import (
@@ -39,22 +37,21 @@ from mcbo.runtime import (
 )
 
 _TIMED_OUT = 75
-"""Exit status of a worker that ends itself, since nothing else stops what computes; its nanny starts another one."""
+"""Exit status of a worker that ends itself, since nothing else stops a computation; its nanny starts another one."""
 
 _one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker has to do.
+    """A case for a worker.
 
     Attributes:
-        case: with paths that mean the same on every worker.
-        config: the preset.
-        options: of the run.
+        case: with paths that are valid on every worker.
+        config, options: of the run.
         earlier: what earlier runs report of this case.
-        run: of which run this is; what a worker finds of the same run was done by a worker that died.
-        versions: that the client has.
+        run: identifies the run; what a worker finds of the same run was left by a worker that died.
+        versions: those of the client.
     """
 
     case: Case
@@ -66,62 +63,58 @@ class Assignment:
 
 
 def do_case(assignment: Assignment, *, memory_limit: int | None = None) -> CaseResult:
-    """Does a case, one at a time in this process.
-
-    Args:
-        assignment: what to do.
-        memory_limit: bytes beyond which the keeper of this process ends it; none, if None.
+    """Registers a case, one at a time in this process; its nanny ends it beyond ``memory_limit`` bytes, if given.
 
     Raises:
         ClusterError: if this worker would not compute the same as the client.
-        DeviceError: if the device is not there.
+        DeviceError: if the device is not available.
         OutputError: if this worker does not see the output folder.
     """
-    who = f"the worker in process {os.getpid()} on {socket.gethostname()}"
-    check_versions(assignment.versions, versions(), who)
+    who = f"process {os.getpid()} on {socket.gethostname()}"
+    check_versions(assignment.versions, versions(), f"the worker in {who}")
     case, config, options = assignment.case, assignment.config, assignment.options
     if not options.output.is_dir():
-        raise OutputError(f"{options.output}: no such folder for {who}; client and workers need the same paths")
+        raise OutputError(f"{options.output}: no such folder for the worker in {who}; client and workers need the same paths")
     with _one_at_a_time:
         device = select_device(options.device)
         if memory_limit and options.memory_gb is None and device.type == "cpu":
             left_bytes = MEMORY_SHARE * max(memory_limit - resident_bytes(), 0)
             options = replace(options, memory_gb=min(left_bytes, budget_bytes(device, None)) / 1e9)
-        path = entry_file(case, options)
-        left = left_by_this_run(assignment)
+        earlier, left = assignment.earlier, left_by_this_run(assignment)
         if left is not None:
             if left.timed_out_s is not None:
-                return fail(case, timeout_message(case, left.timed_out_s), options, device)
-            options = replace(options, overwrite=False)  # what is there was written by this very run
-        earlier = (*([left] if left is not None else []), *assignment.earlier)
-        with _limit(assignment, path, device), peak_meter(device) as meter:
+                return fail(case, timeout_message(case, left.timed_out_s), Setup(config, options, device))
+            options = replace(options, overwrite=False)  # the files there were written by this very run
+            earlier = (left, *earlier)
+        with _limit(assignment, device), peak_meter(device) as meter:
             timer = StageTimer(meter=meter, wait=lambda: wait_for(device))
             start = time.perf_counter()
-            run = load(case, config, options, device, earlier=earlier, timer=timer)
-            compute(run, config, options, device, timer=timer)
-            result = write(run, options, device, timer=timer)
+            run = load(case, Setup(config, options, device), earlier=earlier, timer=timer)
+            compute(run, timer=timer)
+            result = write(run, timer=timer)
             if result.is_fresh:
-                tell_times(run, [timer], since=start)
-                result.report.worker, result.report.run = who.removeprefix("the worker in "), assignment.run
-                write_report(path, {case.name: result.report}, config, describe_device(device))
+                run.report_times(timer, since=start)
+                result.report.worker, result.report.run = who, assignment.run
+                _leave(result.report, assignment, device)
         return result
 
 
 def check_versions(expected: Mapping[str, str], found: Mapping[str, str], who: str) -> None:
-    """Makes sure that client and worker would compute the same.
-
-    Raises:
-        ClusterError: with all that differs.
-    """
+    """Makes sure that client and worker would compute the same; else ``ClusterError``, with all that differs."""
     differing = [f"{name} {expected[name]}, found {found.get(name)}" for name in DECIDING if expected[name] != found.get(name)]
     if differing:
         raise ClusterError(f"{who}: expected {'; '.join(differing)}: install the same on client and workers")
 
 
 def left_by_this_run(assignment: Assignment) -> CaseReport | None:
-    """What a worker that died in this very run left of a case."""
+    """The report that a worker which died in this very run left of the case."""
     left = earlier_cases(entry_file(assignment.case, assignment.options), assignment.config).get(assignment.case.name)
     return left if left is not None and left.run == assignment.run else None
+
+
+def _leave(report: CaseReport, assignment: Assignment, device: torch.device) -> None:
+    path = entry_file(assignment.case, assignment.options)
+    write_report(path, {assignment.case.name: report}, assignment.config, describe_device(device))
 
 
 def timeout_message(case: Case, limit_s: float) -> str:
@@ -130,22 +123,21 @@ def timeout_message(case: Case, limit_s: float) -> str:
 
 
 @contextmanager
-def _limit(assignment: Assignment, path: Path, device: torch.device) -> Iterator[None]:
-    """Ends this process if the block takes too long, after it left word why: who tries the case again must know.
+def _limit(assignment: Assignment, device: torch.device) -> Iterator[None]:
+    """Ends this process if the block takes too long, after leaving the reason for the worker that gets the case next.
 
-    Nothing less would do, for a thread that computes cannot be stopped. What is half written then is cleared by the next run.
+    A computing thread cannot be stopped otherwise. Partial files are cleared by the next run.
     """
     limit_s = assignment.options.case_timeout_s
     if limit_s is None:
         yield
         return
-    deciding = threading.Lock()  # held by who was first: the block that ended, or the limit
+    first = threading.Lock()  # held by whichever came first: the end of the block, or the limit
 
     def end() -> None:
-        if deciding.acquire(blocking=False):
-            report = CaseReport(run=assignment.run, timed_out_s=limit_s)
+        if first.acquire(blocking=False):
             try:
-                write_report(path, {assignment.case.name: report}, assignment.config, describe_device(device))
+                _leave(CaseReport(run=assignment.run, timed_out_s=limit_s), assignment, device)
             finally:
                 os._exit(_TIMED_OUT)
 
@@ -154,6 +146,6 @@ def _limit(assignment: Assignment, path: Path, device: torch.device) -> Iterator
     timer.start()
     try:
         yield
-        deciding.acquire()  # waits for the end of this process if the limit was first
+        first.acquire()  # waits for the end of this process if the limit was first
     finally:
         timer.cancel()

@@ -1,78 +1,81 @@
 """The last step of a case: its displacements become files, failures are handled, and its report is completed."""
 
+import contextlib
+import logging
+
 import torch
 
 from mcbo.core.errors import McboError, OutputError
 from mcbo.core.timing import StageTimer
-from mcbo.dataset.learn2reg import Case, Pair, wanted
+from mcbo.dataset.learn2reg import Case, Pair
 from mcbo.dataset.remote import fetched
 from mcbo.io.files import digest
-from mcbo.runs.case import CaseResult, CaseRun, failing
-from mcbo.runs.options import ON_FAILURE, Options
-from mcbo.runs.outputs import output_files, remove, write_pair, write_placeholder
+from mcbo.runs.case import CaseResult, CaseRun
+from mcbo.runs.options import ON_FAILURE, Setup
+from mcbo.runs.outputs import output_files, write_pair, write_placeholder
 from mcbo.runtime import budget_bytes, describe_device
 
 
-def write(run: CaseRun, options: Options, device: torch.device, *, timer: StageTimer) -> CaseResult:
+def write(run: CaseRun, *, timer: StageTimer) -> CaseResult:
     """Writes the results of a case, handles failures, and completes the report."""
-    result = run.result
+    result, options = run.result, run.setup.options
     if not result.is_fresh:
         return result
-    asked = wanted(run.case, options.movings)
     with run.span("write"), timer.stage("write"):
-        with failing(run, options):
-            for pair in asked:
+        with run.failing():
+            for pair in run.requested:
                 name = pair.field_name
-                if name in run.displacements and name not in result.failed:
+                if name in run.displacements:
                     try:
                         written = write_pair(pair, run.displacements[name], run.warped.get(name), run.affine, options)
+                        result.written.append(written)
                     except OutputError as error:
                         result.failed[name] = str(error)
-                    else:
-                        result.written.append(written)
         run.displacements, run.warped = {}, {}
-        _clear_up(run.case, result, options)
-        files = [path for pair in asked if pair.field_name not in result.failed for path in output_files(pair, options)]
-        result.report.written = {path.name: digest(path) for path in files}
-    result.report.device = describe_device(device)
+        for pair in run.requested:
+            if pair.field_name in result.failed:
+                _clear_up(pair, run)
+        done = [pair for pair in run.requested if pair.field_name not in result.failed]
+        result.report.written = {path.name: digest(path) for pair in done for path in output_files(pair, options)}
+    result.report.device = describe_device(run.setup.device)
     result.report.failed = result.failed
     result.report.placeholder = {
-        pair.field_name: "zero" for pair in asked if output_files(pair, options)[0] in result.placeholders
+        pair.field_name: "zero" for pair in run.requested if output_files(pair, options)[0] in result.placeholders
     }
-    result.report.warnings = result.warnings
     return result
 
 
-def fail(case: Case, message: str, options: Options, device: torch.device) -> CaseResult:
+def fail(case: Case, message: str, setup: Setup) -> CaseResult:
     """The result of a case that could not be tried; its pairs are handled as failed ones are."""
-    run = CaseRun(case)
-    run.result.failed = {pair.field_name: message for pair in wanted(case, options.movings)}
+    run = CaseRun(case, setup)
+    run.result.failed = {pair.field_name: message for pair in run.requested}
     run.result.started = True
-    return write(run, options, device, timer=StageTimer())
+    return write(run, timer=StageTimer())
 
 
-def _clear_up(case: Case, result: CaseResult, options: Options) -> None:
-    """Logs what failed, and leaves nothing but placeholders under the names of its results."""
-    for pair in wanted(case, options.movings):
-        if pair.field_name in result.failed:
-            result.complain(f"{pair.field_name} is not written: {result.failed[pair.field_name]}")
-            _stand_in(case, pair, result, options)
-            for path in output_files(pair, options):
-                result.lost.append(path.name)
-                if path not in result.placeholders and remove(path):
-                    result.caution(f"{path} is removed: it is not a result of this run")
+def _clear_up(pair: Pair, run: CaseRun) -> None:
+    """Logs why a pair failed, and leaves nothing but a placeholder under the names of its results."""
+    result = run.result
+    result.note(f"{pair.field_name} is not written: {result.failed[pair.field_name]}", logging.ERROR)
+    if run.setup.options.on_failure != ON_FAILURE[0]:
+        _stand_in(pair, run)
+    for path in output_files(pair, run.setup.options):
+        result.lost.append(path.name)
+        if path not in result.placeholders and path.is_file():
+            with contextlib.suppress(OSError):
+                path.unlink()  # else it would be taken for a result of this run
+                result.note(f"{path} is removed: it is not a result of this run", logging.WARNING)
 
 
-def _stand_in(case: Case, pair: Pair, result: CaseResult, options: Options) -> None:
-    """Writes a zero displacement for a failed pair, if asked for and possible."""
-    if options.on_failure == ON_FAILURE[0]:
-        return
+def _stand_in(pair: Pair, run: CaseRun) -> None:
+    """Writes a zero displacement for a failed pair, if that is possible."""
+    name, result, options = pair.field_name, run.result, run.setup.options
     try:
-        with fetched(case, [pair]) as here:  # once more, for its header
-            same = next(other for other in here.pairs if other.field_name == pair.field_name)
+        with fetched(run.case, [pair]) as here:  # once more, for its header
+            same = next(other for other in here.pairs if other.field_name == name)
             path = write_placeholder(same, options, budget_bytes=budget_bytes(torch.device("cpu"), options.memory_gb))
     except (McboError, MemoryError, RuntimeError) as error:
-        result.complain(f"{pair.field_name}: no zero displacement instead: {error}")
+        result.note(f"{name}: no zero displacement instead: {error}", logging.ERROR)
         return
-    result.caution(f"{pair.field_name}: wrote a zero displacement instead (--on-failure zero); the next run tries again")
+    result.note(f"{name}: wrote a zero displacement instead (--on-failure zero); the next run tries again", logging.WARNING)
     result.placeholders.append(path)

@@ -316,7 +316,7 @@ def test_errors_are_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["a.nii.gz", "b.nii.gz", "--spacing", "1,1,1"], "--spacing: expected with TIFF"),
         (["a.tif", "b.nii.gz", "--spacing", "1,0,1"], "--spacing: expected three positive numbers"),
         (["a.nii.gz", "b.nii.gz", "c.nii.gz", "--moving-mask", "d.nii.gz"], "expected one for each of 2 moving"),
-        (["a.nii.gz", "b.nii.gz", "--preset", "mcbo2024", "--fixed-mask", "d.nii.gz"], "mcbo2024 knows of no masks"),
+        (["a.nii.gz", "b.nii.gz", "--preset", "mcbo2024", "--fixed-mask", "d.nii.gz"], "mcbo2024 does not use masks"),
         (["a.nii.gz", "b.nii.gz", "--without", "field"], "--without: expected one of transform, inverse, warped, got 'field'"),
         (["a.nii.gz", "b.nii.gz", "--quiet", "--verbose"], "expected --quiet or --verbose, got both"),
         (["out/a.nii.gz", "b.nii.gz"], "--output: expected another folder than that of out/a.nii.gz"),

@@ -77,7 +77,7 @@ def test_workers_are_killed_and_the_scheduler_too(
         status, _, errors = finish(program)
     assert status == process.SOME_FAILED
     assert (
-        "the scheduler was lost before it was done; the next run goes on" in errors or "since the scheduler was lost" in errors
+        "the scheduler was lost before it was done; the next run resumes" in errors or "since the scheduler was lost" in errors
     )
     assert "Traceback" not in errors
     assert alone(data, out) == 0  # the next run goes on

@@ -20,11 +20,11 @@ from mcbo.io.lock import hold
 from mcbo.kernels.simd import LANES
 from mcbo.methods.memory_model import image_bytes
 from mcbo.report import earlier_cases
-from mcbo.runs import pipelined as assembly_line
+from mcbo.runs import pipelined
 from mcbo.runs.compute import compute
 from mcbo.runs.ledger import Ledger
 from mcbo.runs.load import load
-from mcbo.runs.options import Options
+from mcbo.runs.options import Options, Setup
 from mcbo.runs.resume import read_earlier
 from mcbo.runs.runner import run
 from mcbo.runs.write import write
@@ -67,8 +67,8 @@ def after(step: Callable[..., Any], *, tell: threading.Event | None = None, wait
 
 def test_the_next_case_is_read_while_one_is_computed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second_is_read = threading.Event()
-    monkeypatch.setattr(assembly_line, "load", after(load, tell=second_is_read))
-    monkeypatch.setattr(assembly_line, "compute", after(compute, wait=second_is_read))
+    monkeypatch.setattr(pipelined, "load", after(load, tell=second_is_read))
+    monkeypatch.setattr(pipelined, "compute", after(compute, wait=second_is_read))
     assert process.main(arguments(data, tmp_path)) == 0
     first, second, *_ = reported(tmp_path).values()
     assert list(first["spans_s"]) == ["read", "compute", "write"]
@@ -80,8 +80,8 @@ def test_the_next_case_is_read_while_one_is_computed(data: Path, tmp_path: Path,
 
 def test_a_case_is_written_while_the_next_is_computed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second_is_computed = threading.Event()
-    monkeypatch.setattr(assembly_line, "compute", after(compute, tell=second_is_computed))
-    monkeypatch.setattr(assembly_line, "write", after(write, wait=second_is_computed))
+    monkeypatch.setattr(pipelined, "compute", after(compute, tell=second_is_computed))
+    monkeypatch.setattr(pipelined, "write", after(write, wait=second_is_computed))
     assert process.main(arguments(data, tmp_path)) == 0
     spans = [case["spans_s"] for case in reported(tmp_path).values()]
     assert spans[0]["write"][1] > spans[1]["compute"][1]  # the report shows it
@@ -101,7 +101,7 @@ def test_without_memory_for_neighbors_cases_take_turns(
         ahead.append(kwargs["ahead"])
         return whole(*args, **kwargs)
 
-    monkeypatch.setattr(assembly_line, "load", listening)
+    monkeypatch.setattr(pipelined, "load", listening)
     config = paper_config()
     fitted = replace(config, levels=config.levels[2:])
     images, results = image_bytes(SHAPE, movings=1), 12 * 20 * 18 * 22
@@ -122,12 +122,12 @@ def test_what_goes_wrong_in_a_thread_is_not_swallowed(data: Path, tmp_path: Path
     cases, options = open_input(data, split="val").cases, Options(tmp_path, device="cpu")
     for step in ("load", "write"):
         with monkeypatch.context() as patch:
-            patch.setattr(assembly_line, step, broken)
+            patch.setattr(pipelined, step, broken)
             with pytest.raises(ZeroDivisionError, match="a bug"):
                 run(cases, paper_config(), options)
 
 
-def test_no_thread_of_the_line_has_to_be_started_once_a_case_fills_the_memory(
+def test_no_thread_of_the_pipeline_has_to_be_started_once_a_case_fills_the_memory(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, start = threading.Event(), threading.Thread.start
@@ -142,7 +142,7 @@ def test_no_thread_of_the_line_has_to_be_started_once_a_case_fills_the_memory(
         compute(*args, **kwargs)
 
     monkeypatch.setattr(threading.Thread, "start", start_early)
-    monkeypatch.setattr(assembly_line, "compute", begin)
+    monkeypatch.setattr(pipelined, "compute", begin)
     assert process.main(arguments(data, tmp_path)) == 0
     assert len(fields(tmp_path)) == 4
 
@@ -161,8 +161,8 @@ def test_an_interrupt_lets_the_case_that_is_written_be_finished(
             raise KeyboardInterrupt
         whole(*args, **kwargs)
 
-    monkeypatch.setattr(assembly_line, "compute", interrupt_second)
-    monkeypatch.setattr(assembly_line, "write", after(write, wait=interrupted))
+    monkeypatch.setattr(pipelined, "compute", interrupt_second)
+    monkeypatch.setattr(pipelined, "write", after(write, wait=interrupted))
     assert process.main(arguments(data, tmp_path)) == 130
     assert list(reported(tmp_path)) == ["0001"]
     assert len(fields(tmp_path)) == 1
@@ -218,11 +218,12 @@ def test_a_report_may_lag_behind_and_nothing_is_forgotten(data: Path, tmp_path: 
     run(cases, paper_config(), options)
     earlier = read_earlier(earlier_cases(tmp_path / "report.json", paper_config()), paper_config(), options)
     (tmp_path / "report.json").unlink()
+    setup = Setup(paper_config(), options, torch.device("cpu"))
     ledger = Ledger(cases, paper_config(), options, "here", report_every_s=3600)
     for case in reversed(cases):
-        loaded = load(case, paper_config(), options, torch.device("cpu"), earlier=earlier[case.name], timer=StageTimer())
+        loaded = load(case, setup, earlier=earlier[case.name], timer=StageTimer())
         ledger.settle(case, loaded.result)
     assert list(reported(tmp_path)) == ["0004"]
-    ledger.tell_report()
+    ledger.save_report()
     assert list(reported(tmp_path)) == list(CASES)
     assert [path.name for path in ledger.outcome().written] == list(fields(tmp_path))
