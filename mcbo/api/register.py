@@ -22,6 +22,7 @@ from mcbo.io.image_like import Geometry, ImageLike, name_of, to_intensities, to_
 from mcbo.io.initial_transform import check_matrix, read_initial
 from mcbo.methods.config import Preset, Registration, check_size
 from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
+from mcbo.methods.quality import Sanity
 from mcbo.methods.working_grid import MAX_RATIO, working_grid
 from mcbo.methods.world import Placed, center_of_mass, register_in_world
 from mcbo.progress import show_progress
@@ -53,8 +54,7 @@ def register(
     """Registers moving images of any grid to a fixed image of any grid, in world coordinates.
 
     Args:
-        fixed: see ``image_like.ImageLike``: a path, an array, a tensor, a pair of one of these and its affine, or an image of
-            nibabel or SimpleITK.
+        fixed: a path, an array, a tensor, one of these paired with its affine, or a nibabel or SimpleITK image (``ImageLike``).
         movings: one such image, or a list of several of the same object.
         preset: of the task; or ``auto``, its default on an isotropic grid chosen from the images.
         task: ``ReMIND2Reg`` or ``COMULIS3DCLEM``.
@@ -62,8 +62,7 @@ def register(
         spacing: instead of ``affine``, where only the voxel size along axes 0, 1, 2 is known, mm.
         fixed_mask: where the fixed image counts (not 0), on any grid; if None, its background is detected.
         moving_masks: the same for the moving image, or a list.
-        initial: rough alignment: ``(4, 4)`` from fixed to moving world positions (RAS, mm), or a file
-            (``initial_transform.py``).
+        initial: rough alignment: ``(4, 4)`` from fixed to moving world positions, RAS mm; or a file, see ``read_initial``.
         center: start by aligning the centers of mass instead.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         memory_gb: limit for the tensors; a share of the free memory, if None.
@@ -78,12 +77,7 @@ def register(
     if not several or len(masks) != len(several):
         raise InputError(f"expected one or more moving images, and a mask for each, got {len(several)} and {len(masks)}")
     config = wanted_config(preset, task)
-    if not config.uses_masks and any(mask is not None for mask in (fixed_mask, *masks)):
-        raise InputError(f"preset {config.name} does not use masks: expected none, or preset cascade")
-    if initial is not None and center:
-        raise InputError("expected either an initial alignment or center, got both")
-    if memory_gb is not None and not 0 < memory_gb < math.inf:
-        raise InputError(f"memory_gb: expected a number above 0, got {memory_gb:g}")
+    _check_options(config, masks=(fixed_mask, *masks), both_starts=initial is not None and center, memory_gb=memory_gb)
     on = select_device(device)
     budget = budget_bytes(on, memory_gb)
     labels = labels_of([name_of(image, "") for image in several])
@@ -91,10 +85,9 @@ def register(
         view.begin_case(Path(name_of(fixed, "fixed")).name)
         timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(on), tidy=tidy_memory)
         with timer.stage("read"):
-            geometry = Geometry(affine, spacing)
-            images = [_place(fixed, fixed_mask, "fixed image", geometry, on)]
-            for image, mask, number in zip(several, masks, range(1, len(several) + 1), strict=True):
-                images.append(_place(image, mask, f"moving image {number}", geometry, on))
+            names = ["fixed image", *(f"moving image {number}" for number in range(1, len(several) + 1))]
+            given = zip((fixed, *several), (fixed_mask, *masks), names, strict=True)
+            images = [_place(image, mask, name, Geometry(affine, spacing), on) for image, mask, name in given]
         motion = _initial(initial, center, images)
         working = _working_grid(images, motion, preset, config, budget, select_kernels(on).lanes)
         with naming(name_of(fixed, "fixed image")):
@@ -110,23 +103,17 @@ def register(
             )
         view.end_case()
     shared = {id(u): u.cpu() for u in registration.displacements}
-    transforms = tuple(
+    transforms = [
         Transform(shared[id(u)], images[0].grid, image.grid)
         for u, image in zip(registration.displacements, images[1:], strict=True)
-    )
-    report = _describe(registration, images[0].grid, working, motion, labels)
+    ]
+    report = _describe(registration, checks, images[0].grid, working, motion, labels)
     report.images = [name_of(image, "") or None for image in (fixed, *several)]
     report.inputs = {path: digest(Path(path)) for path in report.images if path}
     report.device = describe_device(on)
     report.seconds = round(time.perf_counter() - start, 3)
     report.stages = stages_of(timer)
-    report.sanity = dict(zip(labels, checks, strict=True))
-    report.warnings = report.doubts(config)
-    for label, judgement in report.judgement.items():
-        log.info("%s: %s", label, judgement.summary)
-    for warning in report.warnings:
-        log.warning("%s", warning)
-    return Result(transforms, registration.judgements, registration.config, report, tuple(images[1:]), tuple(labels), on)
+    return Result(tuple(transforms), registration.judgements, registration.config, report, tuple(images[1:]), tuple(labels), on)
 
 
 def wanted_config(preset: str, task: str) -> Preset:
@@ -135,6 +122,15 @@ def wanted_config(preset: str, task: str) -> Preset:
         return find_config(task, None if preset == AUTO else preset)
     except InputError as error:
         raise InputError(f"{error}{'' if task not in TASKS else f', {AUTO}'}") from error
+
+
+def _check_options(config: Preset, *, masks: Sequence[ImageLike | None], both_starts: bool, memory_gb: float | None) -> None:
+    if not config.uses_masks and any(mask is not None for mask in masks):
+        raise InputError(f"preset {config.name} does not use masks: expected none, or preset cascade")
+    if both_starts:
+        raise InputError("expected either an initial alignment or center, got both")
+    if memory_gb is not None and not 0 < memory_gb < math.inf:
+        raise InputError(f"memory_gb: expected a number above 0, got {memory_gb:g}")
 
 
 def _place(image: ImageLike, mask: ImageLike | None, name: str, geometry: Geometry, device: torch.device) -> Placed:
@@ -194,18 +190,29 @@ def _sizes(grid: Grid) -> str:
 
 
 def _describe(
-    registration: Registration, fixed: Grid, working: Grid, motion: NDArray[np.float64], labels: Sequence[str]
+    registration: Registration,
+    checks: Sequence[Sanity],
+    fixed: Grid,
+    working: Grid,
+    motion: NDArray[np.float64],
+    labels: Sequence[str],
 ) -> CaseReport:
-    """How the images were registered, in which space, and from which initial alignment."""
+    """The report of a registration: in which space, from which initial alignment, and how it is judged, which is logged."""
     report = CaseReport(
         coordinates="world",
         shape=fixed.shape,
         working_grid=WorkingGrid(shape=working.shape, affine=working.affine.tolist()),
         initial=motion.tolist(),
         failed={},
+        sanity=dict(zip(labels, checks, strict=True)),
     )
     if registration.levels:
         report.levels = registration.levels
     if registration.judgements:
         report.judgement = dict(zip(labels, registration.judgements, strict=True))
+    for label, judgement in report.judgement.items():
+        log.info("%s: %s", label, judgement.summary)
+    report.warnings = report.doubts(registration.config)
+    for warning in report.warnings:
+        log.warning("%s", warning)
     return report
