@@ -69,10 +69,11 @@ def run_on_cluster(cases: Sequence[Case], config: Preset, options: Options) -> O
         log.info("device: %s", names)
         if client.dashboard_link and find_spec("bokeh"):
             log.info("dashboard: %s", client.dashboard_link)
+        setup = Setup(config, per_worker, torch.device("cpu"))
         ledger = Ledger(cases, config, per_worker, names, report_every_s=REPORT_EVERY_S)
         try:
             with show_progress(len(cases)) as view:
-                _Dealer(client, ledger, cases, config, per_worker, view).run()
+                _Dealer(client, ledger, cases, setup, view).run()
         except (KeyboardInterrupt, SystemExit):
             ledger.stop("since it was interrupted; the next run resumes")
             raise
@@ -82,10 +83,8 @@ def run_on_cluster(cases: Sequence[Case], config: Preset, options: Options) -> O
 class _Dealer:
     """Hands out cases, in order, and collects their results."""
 
-    def __init__(
-        self, client: Any, ledger: Ledger, cases: Sequence[Case], config: Preset, options: Options, view: ProgressView
-    ) -> None:
-        self._client, self._ledger, self._config, self._options, self._view = client, ledger, config, options, view
+    def __init__(self, client: Any, ledger: Ledger, cases: Sequence[Case], setup: Setup, view: ProgressView) -> None:
+        self._client, self._ledger, self._setup, self._view = client, ledger, setup, view
         self._left = list(reversed(cases))
         self._out: dict[str, tuple[Any, Assignment]] = {}
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -118,7 +117,7 @@ class _Dealer:
                 return
             if future is not None:
                 self._collect(future)
-            if self._options.strict and self._ledger.failed:
+            if self._setup.options.strict and self._ledger.failed:
                 self._ledger.stop("since one failed and --strict was given")
                 return
             self._hand_out()  # more workers may have come
@@ -139,11 +138,12 @@ class _Dealer:
         """One case per worker, or as many as requested, so that a lost worker costs no other case."""
         workers = len(self._client.nthreads())
         self._warn_if_alone(workers)
-        room = self._options.workers or max(1, workers)
+        config, options = self._setup.config, self._setup.options
+        room = options.workers or max(1, workers)
         while self._left and len(self._out) < room:
             case = self._left.pop()
             earlier = tuple(self._ledger.earlier(case))
-            assignment = Assignment(case, self._config, self._options, earlier, run=self._run, versions=versions())
+            assignment = Assignment(case, config, options, earlier, run=self._run, versions=versions())
             key = f"mcbo-{self._run}-{case.name}"
             future = self._client.submit(_on_worker, assignment, key=key, resources=self._resources, pure=False)
             self._out[key] = (future, assignment)
@@ -167,8 +167,7 @@ class _Dealer:
         if error is None:
             result: CaseResult = future.result()
         else:
-            setup = Setup(self._config, self._options, torch.device("cpu"))
-            result = fail(assignment.case, _reason(error, assignment), setup)
+            result = fail(assignment.case, _reason(error, assignment), self._setup)
         future.release()  # else Dask computes the case again if its worker is lost later
         del self._out[future.key]
         self._ledger.settle(assignment.case, result)
@@ -180,7 +179,9 @@ class _Dealer:
         self._out.clear()
         message = "the scheduler was lost before it was done; the next run resumes"
         self._ledger.started = True
-        self._ledger.failed |= {pair.field_name: message for case in cases for pair in wanted(case, self._options.movings)}
+        self._ledger.failed |= {
+            pair.field_name: message for case in cases for pair in wanted(case, self._setup.options.movings)
+        }
         self._ledger.stop("since the scheduler was lost")
 
 
