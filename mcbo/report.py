@@ -158,7 +158,7 @@ def write_report(
 
 def read_report(path: Path) -> RunReport:
     """Reads a report, edited or not; ``InputError``, if it is none, or of a version with other fields."""
-    return _parse(path, _load(path))
+    return _read(path)[1]
 
 
 def earlier_cases(path: Path, config: Preset | None) -> dict[str, CaseReport]:
@@ -166,8 +166,7 @@ def earlier_cases(path: Path, config: Preset | None) -> dict[str, CaseReport]:
     if not path.is_file():
         return {}
     try:
-        content = _load(path)
-        report = _parse(path, content)
+        content, report = _read(path)
         if report.sha256 != _own_digest(content):
             return {}
     except (InputError, RecursionError):
@@ -180,16 +179,11 @@ def earlier_cases(path: Path, config: Preset | None) -> dict[str, CaseReport]:
     return report.cases if same else {}
 
 
-def _load(path: Path) -> Any:
+def _read(path: Path) -> tuple[Any, RunReport]:
+    """A report, as JSON and as a model."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected the report of a run, but it cannot be read: {error}") from error
-
-
-def _parse(path: Path, content: Any) -> RunReport:
-    try:
-        return RunReport.model_validate(content)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content, RunReport.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
@@ -197,6 +191,8 @@ def _parse(path: Path, content: Any) -> RunReport:
         raise InputError(
             f"{path}: expected the report of a run, as mcbo {versions()['mcbo']} writes it, but {where} {found}"
         ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected the report of a run, but it cannot be read: {error}") from error
 
 
 def _own_digest(content: Any) -> str:

@@ -70,7 +70,7 @@ def run_on_cluster(cases: Sequence[Case], config: Preset, options: Options) -> O
         if client.dashboard_link and find_spec("bokeh"):
             log.info("dashboard: %s", client.dashboard_link)
         setup = Setup(config, per_worker, torch.device("cpu"))
-        ledger = Ledger(cases, config, per_worker, names, report_every_s=REPORT_EVERY_S)
+        ledger = Ledger(cases, setup, names, report_every_s=REPORT_EVERY_S)
         try:
             with show_progress(len(cases)) as view:
                 _Dealer(client, ledger, cases, setup, view).run()

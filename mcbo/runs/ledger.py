@@ -9,10 +9,9 @@ from pathlib import Path
 from mcbo.core.errors import OutputError
 from mcbo.core.log import log
 from mcbo.dataset.learn2reg import Case
-from mcbo.methods.config import Preset
 from mcbo.report import CaseReport, earlier_cases, write_report
 from mcbo.runs.case import CaseResult
-from mcbo.runs.options import Options
+from mcbo.runs.options import Setup
 from mcbo.runs.resume import entry_file, merged, read_earlier
 
 
@@ -30,7 +29,7 @@ class Outcome:
     written: tuple[Path, ...]
     failed: dict[str, str]
     started: bool
-    placeholders: tuple[Path, ...] = ()
+    placeholders: tuple[Path, ...]
 
 
 class Ledger:
@@ -40,16 +39,14 @@ class Ledger:
     files, a report of thousands of cases need not be written after each.
     """
 
-    def __init__(
-        self, cases: Sequence[Case], config: Preset, options: Options, device: str, *, report_every_s: float = 0.0
-    ) -> None:
+    def __init__(self, cases: Sequence[Case], setup: Setup, device: str, *, report_every_s: float = 0.0) -> None:
         self.results: dict[str, CaseResult] = {}
         self.failed: dict[str, str] = {}
         self.started = False
-        self._cases, self._config, self._options, self._device = cases, config, options, device
-        self._report = options.output / options.report_name
-        self._reported = earlier_cases(self._report, config)
-        self._earlier = read_earlier(self._reported, config, options)
+        self._cases, self._config, self._options, self._device = cases, setup.config, setup.options, device
+        self._report = self._options.output / self._options.report_name
+        self._reported = earlier_cases(self._report, self._config)
+        self._earlier = read_earlier(self._reported, setup)
         self._every_s = report_every_s
         self._saved_at = -float("inf")
         self._spent_entry_files: list[Path] = []

@@ -12,7 +12,6 @@ from mcbo.dataset.learn2reg import Case, Pair, wanted
 from mcbo.io.files import digest
 from mcbo.io.nifti_header import read_header
 from mcbo.io.source import File
-from mcbo.methods.config import Preset
 from mcbo.report import CaseReport, earlier_cases
 from mcbo.runs.case import CaseResult
 from mcbo.runs.options import Options, Setup
@@ -28,12 +27,12 @@ def entry_file(case: Case, options: Options) -> Path:
     return options.output / f".entry-{name}.json"
 
 
-def read_earlier(own: Mapping[str, CaseReport], config: Preset, options: Options) -> dict[str, list[CaseReport]]:
+def read_earlier(own: Mapping[str, CaseReport], setup: Setup) -> dict[str, list[CaseReport]]:
     """What the reports in the output folder say of each case; first ``own``, the cases of this run's report."""
     found = {name: [report] for name, report in own.items()}
-    paths = {path for pattern in _REPORTS for path in options.output.glob(pattern)}
-    for path in sorted(paths - {options.output / options.report_name}):
-        for name, report in earlier_cases(path, config).items():
+    paths = {path for pattern in _REPORTS for path in setup.options.output.glob(pattern)}
+    for path in sorted(paths - {setup.options.output / setup.options.report_name}):
+        for name, report in earlier_cases(path, setup.config).items():
             found.setdefault(name, []).append(report)
     return found
 

@@ -58,7 +58,7 @@ def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
 
 def _run_here(cases: Sequence[Case], setup: Setup) -> Outcome:
     options, device = setup.options, setup.device
-    ledger = Ledger(cases, setup.config, options, describe_device(device))
+    ledger = Ledger(cases, setup, describe_device(device))
     try:
         with (
             show_progress(len(cases)) as view,

@@ -216,10 +216,10 @@ def test_a_report_may_lag_behind_and_nothing_is_forgotten(data: Path, tmp_path: 
     """Where each case has a file of its own, the report need not be written after each."""
     cases, options = open_input(data, split="val").cases, Options(tmp_path, device="cpu")
     run(cases, paper_config(), options)
-    earlier = read_earlier(earlier_cases(tmp_path / "report.json", paper_config()), paper_config(), options)
-    (tmp_path / "report.json").unlink()
     setup = Setup(paper_config(), options, torch.device("cpu"))
-    ledger = Ledger(cases, paper_config(), options, "here", report_every_s=3600)
+    earlier = read_earlier(earlier_cases(tmp_path / "report.json", paper_config()), setup)
+    (tmp_path / "report.json").unlink()
+    ledger = Ledger(cases, setup, "here", report_every_s=3600)
     for case in reversed(cases):
         loaded = load(case, setup, earlier=earlier[case.name], timer=StageTimer())
         ledger.settle(case, loaded.result)
