@@ -54,7 +54,7 @@ class Transform:
 
         Args:
             image: see ``ImageLike``; a bare array lies on the moving image's grid.
-            labels: take the nearest label; else values are interpolated.
+            labels: the image holds labels, which stay whole numbers; else values are interpolated.
             outside: the value outside of the image.
 
         Returns:
