@@ -14,9 +14,9 @@ _FIT_POINTS = 20_000
 
 @dataclass(frozen=True)
 class Continued:
-    """A displacement that is trilinear between voxel centers and goes on beyond the outermost as its affine part does.
+    """A displacement, trilinear between voxel centers and extrapolated beyond the outermost by its affine part.
 
-    A rigid motion so stays one. (ITK holds the border's displacement for half a voxel and has none farther out, which tears
+    So a rigid motion stays one. (ITK holds the border's displacement for half a voxel and has none farther out, which tears
     and folds where the motion turns.)
 
     Attributes:
@@ -65,7 +65,7 @@ def _fit_affine(displacement: Displacement) -> Tensor:
     middle = points.mean(dim=0)
     centered = points - middle
     identity = torch.eye(3, dtype=torch.float64, device=points.device)
-    # On an axis of one voxel nothing can be told: the normal matrix is singular there, and identity is kept.
+    # An axis of one voxel says nothing: the normal matrix is singular there, and identity is kept.
     turn = identity + torch.linalg.pinv(centered.T @ centered) @ centered.T @ (moved - points)
     if torch.linalg.det(turn) <= 1e-3:  # not a motion, and of no use to an inversion
         turn = identity

@@ -125,7 +125,7 @@ class Preset(ABC):
         """How far the preset looks along axes 0, 1, 2 of a volume of that shape, voxels."""
 
     def doubt(self, judgement: Judgement) -> str | None:
-        """Why a result is hardly to be believed, as a sentence; None if nothing speaks against it."""
+        """Why the confidence in a result is low, as a sentence; None if it is not."""
         del judgement
         return None
 
