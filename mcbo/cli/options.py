@@ -16,8 +16,8 @@ from mcbo._version import __version__
 from mcbo.core.errors import InputError
 from mcbo.core.types import Triple
 from mcbo.dataset.learn2reg import SPLITS
-from mcbo.io.image_like import is_tiff
 from mcbo.io.images import spacing_of
+from mcbo.io.itk_files import is_tiff
 from mcbo.io.nifti import FORMATS
 from mcbo.methods.memory_model import PROCESS_GB
 from mcbo.methods.presets import DEFAULT_TASK, TASKS

@@ -1,8 +1,6 @@
-"""Transfer of files from URLs through fsspec: whole or not at all, within limits, and with a reason where that fails.
+"""Files fetched through fsspec, whole or not at all, within limits; its caches have none and may serve half a file as whole.
 
-What the libraries say reaches no log, since it may hold keys, tokens and signed addresses: only the types of their errors and
-the server's status are looked at. fsspec's own caches are not used: they have no limit, and after a transfer that broke off
-they take the half that came for the whole.
+Messages of the libraries may hold keys, tokens and signed URLs: only the types of errors and the server's status are used.
 """
 
 import errno
@@ -21,14 +19,12 @@ from mcbo.io.files import format_bytes, free_disk_bytes
 from mcbo.io.source import Source, shown_url
 
 ATTEMPTS = 3
-"""To fetch a file."""
-
 PAUSE_S = 1.0
-"""Before the second attempt; twice that before the third."""
+"""Before the second attempt to fetch a file; twice that before the third."""
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
-"""How long a server may be silent, not how long a file may take."""
+"""Limits on the silence of a server, not on the time that a file takes."""
 
 _AWS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or FSSPEC_S3_ANON=true if it is public"
 _SCHEMES = {
@@ -38,7 +34,7 @@ _SCHEMES = {
     "http": ("aiohttp", "a signed URL"),
     "memory": ("fsspec", ""),
 }
-"""What URLs begin with; the package that reads them; and where it takes credentials from. ``memory`` is for tests."""
+"""By scheme, the package that reads it and where credentials come from. ``memory`` is for tests."""
 
 _DENIED = "PermissionError"
 _CERTIFICATE = "the server's certificate is not trusted here: SSL_CERT_FILE (s3: AWS_CA_BUNDLE) names a private authority"
@@ -52,12 +48,12 @@ _REASONS = (
     (r"(ClientPayload|ClientOS|IncompleteRead|HTTPClient|ResponseStreaming)Error", "the connection broke off", True),
     (r"ServerDisconnectedError|Connection(Closed)?Error", "the connection broke off", True),
 )
-"""Types of errors of botocore, aiohttp, google.auth, requests and Python, by name, since none of these has to be installed;
-what they mean; and whether another attempt may help."""
+"""Names of error types of botocore, aiohttp, google.auth, requests and Python, since none of these has to be installed; what
+they mean; and whether another attempt may help."""
 
 
 class FetchError(Exception):
-    """Why a file cannot be had, as the end of a sentence; ``transient``: another attempt may help."""
+    """Why a file cannot be fetched, as the end of a sentence; ``transient``: another attempt may help."""
 
     def __init__(self, reason: str, *, transient: bool = False) -> None:
         super().__init__(reason)
@@ -65,11 +61,7 @@ class FetchError(Exception):
 
 
 def check_scheme(url: str) -> str:
-    """The scheme of a URL, as ``s3``, if it can be read here.
-
-    Raises:
-        InputError: if not.
-    """
+    """The scheme of a URL, such as ``s3``; raises ``InputError`` if it cannot be read here."""
     name, _, rest = url.partition("://")
     scheme = name.lower()
     try:
@@ -79,7 +71,7 @@ def check_scheme(url: str) -> str:
     if scheme not in _SCHEMES or "::" in rest or not host:  # "::" would chain another file system
         known = ", ".join(f"{known}://" for known in _SCHEMES if known != "memory")
         raise InputError(f"{shown_url(url)}: expected a path, or a URL that begins with one of {known} and a bucket or host")
-    # Else gcsfs asks by gRPC of what kind each bucket is: where that port is closed, it waits a minute, again and again.
+    # Else gcsfs asks by gRPC for the kind of each bucket; where that port is closed, each time it waits a minute.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     package = _SCHEMES[scheme][0]
     try:
@@ -93,11 +85,7 @@ def check_scheme(url: str) -> str:
 
 
 def list_files(url: str, *, missing_ok: bool = False) -> list[str]:
-    """Names of the files of a folder, sorted.
-
-    Raises:
-        InputError: if that cannot be listed.
-    """
+    """Sorted names of the files in a folder; raises ``InputError`` if it cannot be listed."""
     try:
         system, path = _open_system(url)
         entries = system.ls(path, detail=True)
@@ -109,13 +97,7 @@ def list_files(url: str, *, missing_ok: bool = False) -> list[str]:
 
 
 def fetch(source: Source, copy: Path, *, limit: int) -> Source:
-    """The source with a whole copy or, where the last attempt fails, with the reason.
-
-    Args:
-        source: what to fetch.
-        copy: where to; its folder has to be there.
-        limit: bytes that it may have.
-    """
+    """The source with a whole copy, of at most ``limit`` bytes, or with the reason why the last attempt failed."""
     for attempt in range(ATTEMPTS):
         time.sleep(PAUSE_S * attempt)
         try:
@@ -137,7 +119,7 @@ def _fetch_once(url: str, copy: Path, limit: int) -> None:
     if found.get("type") == "directory":
         raise FetchError("it is a folder, not a file")
     if size is None:
-        raise FetchError("the server does not report its size, so an incomplete transfer could not be told from a whole one")
+        raise FetchError("the server does not report its size, so an incomplete transfer would go unnoticed")
     if size > limit:
         raise FetchError(f"it has {size} bytes, more than the limit of {limit}")
     free = free_disk_bytes(copy.parent)
@@ -150,7 +132,7 @@ def _fetch_once(url: str, copy: Path, limit: int) -> None:
 
 
 def _stop_beyond(size: int) -> Any:
-    """Is told of each block, and ends a transfer that brings more than was announced, before that fills the disk."""
+    """A callback that ends a transfer of more bytes than announced before it fills the disk."""
     from fsspec.callbacks import Callback
 
     def watch(_: int | None, came: int) -> None:
@@ -161,7 +143,7 @@ def _stop_beyond(size: int) -> Any:
 
 
 def _open_system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and its path there. Connections are kept for the next file."""
+    """The file system of a URL, and the path there. fsspec keeps connections for the next file."""
     import fsspec
 
     scheme = urlsplit(url).scheme
@@ -170,7 +152,7 @@ def _open_system(url: str) -> tuple[Any, str]:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
-        # Signatures hold for an address as it is written; and a .nii.gz is wanted as it lies there, not unpacked on the way.
+        # Signatures hold for the address as written; and a .nii.gz is wanted as stored, not decompressed on the way.
         options |= {"encoded": True, "client_kwargs": {"timeout": timeout, "auto_decompress": False}}
         options |= {"headers": {"Accept-Encoding": "identity"}}
         url = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
@@ -186,12 +168,7 @@ def _open_system(url: str) -> tuple[Any, str]:
 
 
 def explain(error: BaseException, url: str) -> FetchError:
-    """What an error of a library means, without a word of its text.
-
-    Args:
-        error: what it raised.
-        url: what was asked for.
-    """
+    """What a library's error for a URL means, without any of its text."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)

@@ -1,7 +1,9 @@
-"""Paths that others wrote: where they may lead, and how they are shown."""
+"""Folders of datasets, local or at a URL, and the checks on the untrusted paths in them."""
 
+import functools
 import os
 import posixpath
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -14,41 +16,31 @@ from mcbo.io.source import Source, shown_url
 TRUST_REMEDY = "copy the files into the dataset's folder, or allow it with --trust-paths or MCBO_TRUST_PATHS=1"
 
 MAX_NAME_BYTES = 255
-"""Of a file or folder: what Linux file systems allow."""
-
 MAX_PATH_BYTES = 4095
-"""Of a whole path: what Linux allows."""
+"""Linux's limits for a file's or folder's name, and for a whole path."""
 
 
 @dataclass
 class Folder:
-    """A dataset's folder, out of which no path may lead.
-
-    Attributes:
-        path: as it was given.
-        trusted: whether paths may lead anywhere.
-    """
+    """A dataset's folder, out of which paths may lead only if it is trusted."""
 
     path: Path
     trusted: bool = False
-    _parents: dict[Path, Path] = field(default_factory=dict)
+    _resolve: Callable[[Path], Path] = field(default_factory=lambda: functools.cache(Path.resolve))
+    """Looks up each folder once, since thousands of images share it."""
 
     def __str__(self) -> str:
         return str(self.path)
 
     def names(self, subfolder: str = ".") -> list[str]:
-        """Names of what is in a subfolder, sorted; none if there is no such folder."""
+        """Sorted names of everything in a subfolder; none if it does not exist."""
         return sorted(path.name for path in (self.path / subfolder).glob("*"))
 
     def join(self, text: str, where: str) -> Path:
-        """The path of an entry, checked by its text and its links; the file need not be there.
-
-        Args:
-            text: relative to the folder, or absolute.
-            where: which entry this is, for the sentence.
+        """The path of an entry, relative or absolute, checked by its text and its links; the file need not exist.
 
         Raises:
-            InputError: if it is no path that the system could open, or leads out of the folder.
+            InputError: beginning with ``where``, if no system could open the path, or it leads out of the folder.
         """
         _check_text(text, where)
         path = self.path / text
@@ -58,7 +50,7 @@ class Folder:
 
     def _check_inside(self, path: Path, where: str) -> None:
         try:
-            root, real = self._real(self.path), self._real(path.parent) / path.name
+            root, real = self._resolve(self.path), self._resolve(path.parent) / path.name
             if path.name == ".." or real.is_symlink():
                 real = real.resolve()
         except (OSError, RuntimeError) as error:  # loops of links, among others
@@ -69,20 +61,12 @@ class Folder:
                 f"which leads to {shown(str(real))}; {TRUST_REMEDY}"
             )
 
-    def _real(self, folder: Path) -> Path:
-        """A folder without links; looked up once, since thousands of images share it."""
-        if folder not in self._parents:
-            self._parents[folder] = folder.resolve()
-        return self._parents[folder]
-
 
 @dataclass(frozen=True)
 class RemoteFolder:
-    """The same at a URL. Nothing is a link there, so the text of a path tells where it leads.
+    """A ``Folder`` at a URL, with or without a final slash; if trusted, paths may lead anywhere in its bucket or server.
 
-    Attributes:
-        url: of the folder, with or without a slash at its end.
-        trusted: whether paths may lead to other folders of the same bucket or server.
+    There are no links, so the text of a path shows where it leads.
     """
 
     url: str
@@ -92,19 +76,15 @@ class RemoteFolder:
         return shown_url(self.url)
 
     def names(self, subfolder: str = ".") -> list[str]:
-        """Names of the files in a subfolder, sorted; none if there is no such subfolder.
+        """Sorted names of the files in a subfolder; none if it does not exist.
 
         Raises:
-            InputError: if that cannot be listed, or the folder itself is not there.
+            InputError: if it cannot be listed, or the folder itself does not exist.
         """
         return list_files(self.join(subfolder, str(self)).url, missing_ok=subfolder != ".")
 
     def join(self, text: str, where: str) -> Source:
-        """The file of an entry; as ``Folder.join``.
-
-        Raises:
-            InputError: if it is no path, or leads out of the folder.
-        """
+        """The file of an entry; raises as ``Folder.join``, and for absolute paths."""
         _check_text(text, where)
         relative = posixpath.normpath(text)
         if text.startswith("/") or "://" in text or (relative.split("/")[0] == ".." and not self.trusted):
@@ -114,7 +94,7 @@ class RemoteFolder:
             )
         parts = urlsplit(self.url)
         if parts.scheme in ("http", "https"):
-            relative = quote(relative)  # else a server might take %2e%2e for "..", or what follows a "?" for a question
+            relative = quote(relative)  # else a server might read %2e%2e as "..", or what follows a "?" as a query
         path = posixpath.normpath(posixpath.join(parts.path or "/", relative))
         return Source(parts._replace(path=path, query="", fragment="").geturl())
 

@@ -1,7 +1,4 @@
-"""What is to be registered: cases, read from a dataset JSON, from file names, or given as three paths.
-
-Format: the Learn2Reg dataset description, as its tasks used it from 2021 to 2026.
-"""
+"""Cases to register: from a Learn2Reg dataset JSON, as its tasks used it from 2021 to 2026, from file names, or one pair."""
 
 import re
 from collections import Counter
@@ -23,7 +20,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "test": ("registration_test", "test_paired_images"),
     "train": ("training_paired_images",),
 }
-"""Where the pairs of a split stand in the JSON; the first list that is there and not empty counts."""
+"""Keys of a split's pairs in the JSON; the first list that is not empty counts."""
 
 FIXED_CHANNEL = "0000"
 """In folders without a JSON."""
@@ -49,13 +46,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Case:
-    """A patient with all its moving images: the unit of work.
-
-    Attributes:
-        name: for logs and the report.
-        fixed: the image that all pairs share.
-        pairs: one per moving image.
-    """
+    """A patient, the unit of work: a name for logs and the report, the fixed image, and a pair per moving image."""
 
     name: str
     fixed: File
@@ -64,7 +55,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A task's name (None where nothing tells it) and its cases, in the order they were listed."""
+    """A task's name (None if unknown) and its cases, in the order they were listed."""
 
     task: str | None
     cases: tuple[Case, ...]
@@ -79,12 +70,9 @@ _ENTRIES = TypeAdapter(Annotated[list[_Entry], FailFast()])  # of millions of er
 
 
 def open_input(path: Path, *, split: str, trust_paths: bool = False) -> Dataset:
-    """Reads a dataset from its JSON, or from a folder with or without one.
+    """Reads the cases of a split, a key of ``SPLITS``, from a ``*_dataset.json`` or from a folder with or without one.
 
-    Args:
-        path: a ``*_dataset.json``, or a folder.
-        split: ``val``, ``test`` or ``train``.
-        trust_paths: let images lie outside of the dataset's folder.
+    If paths are trusted, images may lie outside the dataset's folder.
 
     Raises:
         InputError: if that cannot be done; the message says what was expected and found.
@@ -92,23 +80,15 @@ def open_input(path: Path, *, split: str, trust_paths: bool = False) -> Dataset:
     try:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; expected a dataset JSON or a folder of images")
-        if not path.is_dir():
-            return read_json(path, split=split, trust_paths=trust_paths)
-        folder = Folder(path, trusted=trust_paths)
-        found = find_json(folder)
-        return read_json(path / found, split=split, trust_paths=trust_paths) if found else scan_folder(folder)
+        folder = Folder(path if path.is_dir() else path.parent, trusted=trust_paths)
+        found = find_json(folder) if path.is_dir() else path.name
+        return read_json(folder.path / found, split=split, folder=folder) if found else scan_folder(folder)
     except OSError as error:
         raise InputError(f"{path}: expected a readable file or folder, but: {error.strerror or error}") from error
 
 
-def read_json(path: File, *, split: str, trust_paths: bool = False, folder: RemoteFolder | None = None) -> Dataset:
-    """Reads the pairs of a split from a Learn2Reg dataset JSON; keys that are not needed are ignored.
-
-    Args:
-        path: of the JSON.
-        split: as ``open_input``.
-        trust_paths: as ``open_input``.
-        folder: that its paths start from, if not the one it lies in.
+def read_json(path: File, *, split: str, folder: Folder | RemoteFolder | None = None) -> Dataset:
+    """Reads the pairs of a split from a dataset JSON, ignoring other keys; its paths start from ``folder``, else from its own.
 
     Raises:
         InputError: as ``open_input``.
@@ -132,7 +112,7 @@ def read_json(path: File, *, split: str, trust_paths: bool = False, folder: Remo
             f'{path}: expected {key} to be a list of {{"fixed": PATH, "moving": PATH}}, but {key}{where} is missing '
             "or of another kind"
         ) from error
-    root = folder or Folder(Path(path).parent, trusted=trust_paths)
+    root = folder or Folder(Path(path).parent)
     pairs = [
         (root.join(entry.fixed, f"{path}: {key}[{i}]['fixed']"), root.join(entry.moving, f"{path}: {key}[{i}]['moving']"))
         for i, entry in enumerate(entries)
@@ -141,11 +121,7 @@ def read_json(path: File, *, split: str, trust_paths: bool = False, folder: Remo
 
 
 def find_json(folder: Folder | RemoteFolder) -> str | None:
-    """The name of the dataset JSON in a folder; None if there is none.
-
-    Raises:
-        InputError: if there are several.
-    """
+    """The name of the dataset JSON in a folder, or None; raises ``InputError`` if there are several."""
     found = [name for name in folder.names() if name.endswith("_dataset.json")]
     if len(found) > 1:
         raise InputError(f"{folder}: expected one *_dataset.json, found {', '.join(found)}; name the one to use")
@@ -153,7 +129,7 @@ def find_json(folder: Folder | RemoteFolder) -> str | None:
 
 
 def scan_folder(folder: Folder | RemoteFolder) -> Dataset:
-    """Finds cases by file names ``TASK_CASE_CHANNEL.nii.gz``: channel 0000 is fixed, all others move.
+    """Finds cases by file names ``TASK_CASE_CHANNEL.nii.gz``: channel 0000 is fixed, all others are moving.
 
     Raises:
         InputError: if there is no complete case, more than one task, or a link out of the folder.
@@ -173,7 +149,7 @@ def scan_folder(folder: Folder | RemoteFolder) -> Dataset:
 
 
 def _pair_names(names: Iterable[str]) -> list[tuple[str, str, str]]:
-    """Task, fixed and moving image of each pair among file names; what has another name is left out."""
+    """Task, fixed and moving image of each pair among file names; other names are ignored."""
     images = [match for name in names if (match := _IMAGE_NAME.fullmatch(name))]
     fixed = {match.group("task", "case"): match[0] for match in images if match["channel"] == FIXED_CHANNEL}
     moving = [match for match in images if match["channel"] != FIXED_CHANNEL and match.group("task", "case") in fixed]
@@ -181,19 +157,20 @@ def _pair_names(names: Iterable[str]) -> list[tuple[str, str, str]]:
 
 
 def single_pair(fixed: File, moving: File, output: Path) -> Dataset:
-    """The dataset of one pair given by its paths; the task is known if the fixed image's name tells it."""
+    """The dataset of one pair given by its paths; the task is that of the fixed image's name, if it has one."""
     match = _IMAGE_NAME.fullmatch(fixed.name)
     pair = Pair(fixed=fixed, moving=moving, field_name=strip_suffix(output.name), moving_channel="")
     return Dataset(task=match["task"] if match else None, cases=(Case(strip_suffix(fixed.name), fixed, (pair,)),))
 
 
 def group_pairs(pairs: Iterable[tuple[File, File]]) -> tuple[Case, ...]:
-    """Groups (fixed, moving) paths into cases: one fixed image and the moving images of one patient. Repeats count once.
+    """Groups (fixed, moving) paths into cases: a fixed image and the moving images of one patient; repeats count once.
 
     Raises:
         InputError: if two different pairs would write a displacement of the same name.
     """
     grouped: dict[tuple[File, str], dict[Pair, None]] = {}
+    short: dict[tuple[File, str], str] = {}
     named: dict[str, Pair] = {}
     for fixed, moving in pairs:
         _, fixed_case, fixed_channel = parse_name(fixed)
@@ -205,24 +182,19 @@ def group_pairs(pairs: Iterable[tuple[File, File]]) -> tuple[Case, ...]:
                 f"expected one pair for {name}, found {named[name].fixed} with {named[name].moving}, and {fixed} with {moving}"
             )
         grouped.setdefault((fixed, moving_case), {})[pair] = None
-    short = [_case_name(fixed, moving_case) for fixed, moving_case in grouped]
-    shared = Counter(short)
+        short[fixed, moving_case] = fixed_case if moving_case == fixed_case else f"{fixed_case}-{moving_case}"
+    shared = Counter(short.values())
     return tuple(
-        # Where two cases would share a name, that of their first displacement tells them apart.
+        # Cases that would share a name have that of their first displacement.
         Case(name if shared[name] == 1 else next(iter(members)).field_name.removeprefix("disp_"), fixed, tuple(members))
-        for name, ((fixed, _), members) in zip(short, grouped.items(), strict=True)
+        for name, ((fixed, _), members) in zip(short.values(), grouped.items(), strict=True)
     )
-
-
-def _case_name(fixed: File, moving_case: str) -> str:
-    fixed_case = parse_name(fixed)[1]
-    return fixed_case if moving_case == fixed_case else f"{fixed_case}-{moving_case}"
 
 
 def select_cases(cases: Sequence[Case], *, names: Sequence[str], movings: Sequence[str]) -> tuple[Case, ...]:
     """Keeps the named cases (all, if none is named) that have one of the moving channels.
 
-    Cases keep all their pairs: modalities that are not asked for may still help those that are.
+    Cases keep all their pairs: modalities that were not requested may still help the others.
 
     Raises:
         InputError: for a case that is not there, or a channel that none of the chosen cases has.
@@ -246,11 +218,7 @@ def _check_known(kind: str, asked: Sequence[str], known: Sequence[str]) -> None:
 
 
 def parse_name(path: File) -> tuple[str, str, str]:
-    """Task, case and channel of an image's file name.
-
-    Raises:
-        InputError: if the name is not ``TASK_CASE_CHANNEL.nii.gz``, with four digits each.
-    """
+    """Task, case and channel of ``TASK_CASE_CHANNEL.nii.gz``, four digits each; raises ``InputError`` for other names."""
     match = _IMAGE_NAME.fullmatch(path.name)
     if match is None:
         raise InputError(f"{path}: expected a file name like ReMIND2Reg_0099_0001.nii.gz (TASK_CASE_CHANNEL, four digits each)")

@@ -1,4 +1,4 @@
-"""Input by URL: datasets are listed at once, and their images fetched case by case into a temporary folder."""
+"""Input by URL: a dataset is listed first, and its images are fetched case by case into a temporary folder."""
 
 import contextlib
 import posixpath
@@ -17,15 +17,11 @@ from mcbo.io.nifti_header import MAX_OFFSET, MAX_VOXELS
 from mcbo.io.source import File, Source, is_url, shown_url
 
 MAX_IMAGE_BYTES = 8 * MAX_VOXELS + MAX_OFFSET
-"""Of the largest image that would be read, in the widest usual type, without compression."""
+"""Of the largest image that would be read, in the widest common type, uncompressed."""
 
 
 def locate(text: str) -> File:
-    """A path or URL of one file.
-
-    Raises:
-        InputError: if it is a URL of a kind that cannot be read here.
-    """
+    """A path or URL of one file; raises ``InputError`` for a URL that cannot be read here."""
     if not is_url(text):
         return Path(text)
     check_scheme(text)
@@ -33,42 +29,33 @@ def locate(text: str) -> File:
 
 
 def open_url(url: str, *, split: str, trust_paths: bool = False) -> Dataset:
-    """Reads a dataset from a URL, as ``learn2reg.open_input`` does from a path; its images are not fetched yet.
+    """``learn2reg.open_input`` for a URL: of a JSON, or of a folder (not by HTTP, which has none). Images are not fetched yet.
 
-    Args:
-        url: of a JSON, or of a folder with or without one (not by HTTP, which has no folders).
-        split: ``val``, ``test`` or ``train``.
-        trust_paths: let images lie elsewhere in the same bucket.
+    If paths are trusted, images may lie anywhere in the same bucket.
 
     Raises:
-        InputError: if that cannot be done.
+        InputError: as ``open_input``, and for what cannot be fetched.
     """
-    scheme = check_scheme(url)
-    if urlsplit(url).path.endswith(".json"):
-        return _read_json(url, split, trust_paths)
-    if scheme in ("http", "https"):
-        raise InputError(f"{shown_url(url)}: expected the URL of a dataset JSON, since a web server does not list folders")
+    scheme, parts = check_scheme(url), urlsplit(url)
     folder = RemoteFolder(url, trusted=trust_paths)
-    found = find_json(folder)
-    return _read_json(folder.join(found, str(folder)).url, split, trust_paths) if found else scan_folder(folder)
-
-
-def _read_json(url: str, split: str, trust_paths: bool) -> Dataset:
-    source, parts = Source(url), urlsplit(url)
-    folder = RemoteFolder(parts._replace(path=posixpath.dirname(parts.path)).geturl(), trusted=trust_paths)
+    if parts.path.endswith(".json"):
+        source = Source(url)
+        folder = replace(folder, url=parts._replace(path=posixpath.dirname(parts.path)).geturl())
+    elif scheme in ("http", "https"):
+        raise InputError(f"{shown_url(url)}: expected the URL of a dataset JSON, since a web server does not list folders")
+    elif found := find_json(folder):
+        source = folder.join(found, str(folder))
+    else:
+        return scan_folder(folder)
     with _copies([source], MAX_JSON_BYTES) as here:
         return read_json(here[source], split=split, folder=folder)
 
 
 @contextlib.contextmanager
 def fetched(case: Case, pairs: Sequence[Pair]) -> Iterator[Case]:
-    """The case with copies of its remote images, which are gone after the block; as it is, if it has none.
+    """The case with copies, removed after the block, of its remote fixed image and the remote moving images of ``pairs``.
 
-    What cannot be fetched does not stop the rest: whoever reads that image is told why.
-
-    Args:
-        case: whose images are wanted.
-        pairs: of the case, those whose moving images are.
+    An image that cannot be fetched does not stop the rest: reading it raises an ``OSError`` with the reason.
     """
     files = dict.fromkeys((case.fixed, *(pair.moving for pair in pairs)))
     wanted = [file for file in files if isinstance(file, Source)]
@@ -85,7 +72,7 @@ def fetched(case: Case, pairs: Sequence[Pair]) -> Iterator[Case]:
 
 @contextlib.contextmanager
 def _copies(sources: Sequence[Source], limit: int) -> Iterator[dict[File, Source]]:
-    """The sources with copies in a temporary folder that is gone after the block, or with the reason why they have none."""
+    """The sources with copies in a temporary folder, removed after the block, or with the reason why they have none."""
     with contextlib.ExitStack() as stack:
         try:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mcbo-fetch-", ignore_cleanup_errors=True))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever befalls the run that writes them."""
+"""Writing files, each whole or not at all; and what every reader needs: checks at the door and sentences for errors."""
 
 import contextlib
 import errno
@@ -13,31 +13,27 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mcbo.core.errors import DiskSpaceError, InputError, OutputError
+from mcbo.core.errors import DiskSpaceError, InputError, OutputError, ShapeError
 from mcbo.io.source import File
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 120
 
 _PARTIAL = re.compile(r"\.partial-[0-9a-f]{8}-.")
-"""How names begin under which files are written. The rest is the final name: what writes them goes by its suffix."""
+"""Prefix of the name under which a file is written; the final name follows, since libraries go by its suffix."""
 
 LOCK_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
-"""What file systems without locks answer."""
+"""Errors of file systems without locks."""
 
 _SYNC_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EROFS, errno.EACCES, errno.EPERM}
-"""What file systems that cannot sync a file or a folder answer; whatever else goes wrong then is a failed write."""
+"""Errors of file systems that cannot sync a file or a folder; any other is a failed write."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under another name first, so that what is seen under ``path`` is always whole, even after a power cut.
-
-    Args:
-        path: of the file.
-        write: called with the other name, in the same folder and with the same suffix.
+    """Has ``write`` write to another name in the same folder, then renames: ``path`` is always whole, even after a power cut.
 
     Raises:
-        OutputError: if that fails; nothing of the attempt stays.
+        OutputError: if that fails; no partial file stays.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,10 +51,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Makes a folder and sees, before anything is computed, that results can be written there; clears what killed runs left.
+    """Makes a folder, checks that results can be written there, and removes the partial files of killed runs.
 
     Raises:
-        OutputError: if not.
+        OutputError: if nothing can be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,11 +70,7 @@ def prepare_folder(folder: Path) -> None:
 
 
 def check_room(folder: Path, needed_bytes: int, what: str) -> None:
-    """Refuses what the file system of a folder has no room for.
-
-    Raises:
-        DiskSpaceError: with both figures.
-    """
+    """Raises ``DiskSpaceError``, with both figures, if the file system of a folder has less room than is needed."""
     free = free_disk_bytes(folder)
     if needed_bytes > free:
         raise DiskSpaceError(
@@ -101,60 +93,58 @@ def format_bytes(count: int) -> str:
 
 @contextlib.contextmanager
 def _partial(path: Path) -> Iterator[tuple[Path, int]]:
-    """An empty file beside ``path``, locked as long as it is written, and its descriptor; gone in the end unless renamed.
+    """An empty file beside ``path``, locked while it is written, and its descriptor; removed after the block unless renamed.
 
-    The kernel releases the lock of a process that dies, so that a partial file without a lock is one that nobody writes:
-    neither clocks nor process numbers (in every container 1) tell that.
+    The kernel releases the locks of a process that dies, so an unlocked partial file has no writer. Neither clocks nor process
+    numbers (1 in every container) show that.
     """
     while True:
         partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             lock_file(descriptor, wait=True)
-            if is_same_file(partial, descriptor):  # else a run that clears up was faster than the lock: once more
+            if is_same_file(partial, descriptor):  # else another run removed it before it was locked: try again
                 yield partial, descriptor
                 return
         finally:
-            with contextlib.suppress(OSError):  # renamed; or the folder itself is out of reach
+            with contextlib.suppress(OSError):  # renamed, or the folder is gone
                 partial.unlink(missing_ok=True)
             os.close(descriptor)
 
 
 def _clear_if_left(partial: Path) -> None:
-    """Removes a partial file that no living process writes. Where the file system does not support locks, it stays."""
+    """Removes a partial file that no living process writes; keeps it where the file system has no locks."""
     try:
         descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:  # gone meanwhile, or nothing of ours
+    except OSError:  # already gone, or not a file of ours
         return
     try:
         if lock_file(descriptor, wait=False) and is_same_file(partial, descriptor):
             with contextlib.suppress(OSError):  # a folder of that name
                 partial.unlink()
     except BlockingIOError:
-        pass  # another run is at it
+        pass  # another run is writing it
     finally:
         os.close(descriptor)
 
 
 def lock_file(descriptor: int, *, wait: bool, shared: bool = False) -> bool:
-    """Locks an open file against other processes until it is closed; whether its file system can.
+    """Locks an open file against other processes until it is closed; False if its file system has no locks.
 
     Raises:
-        BlockingIOError: if another process holds it and this one shall not wait.
+        BlockingIOError: without ``wait``, if another process holds the lock.
     """
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise
     except OSError as error:
-        if error.errno in LOCK_UNSUPPORTED:
-            return False
-        raise
+        if error.errno not in LOCK_UNSUPPORTED:
+            raise
+        return False
     return True
 
 
 def is_same_file(path: Path, descriptor: int) -> bool:
-    """Whether an open file is still the one under its path."""
+    """Whether an open file is still the one at its path."""
     try:
         there, here = path.lstat(), os.fstat(descriptor)
     except FileNotFoundError:
@@ -163,7 +153,7 @@ def is_same_file(path: Path, descriptor: int) -> bool:
 
 
 def _sync(descriptor: int) -> None:
-    """Brings what was written to the disk, where the file system can do that."""
+    """Flushes a file or folder to the disk, where the file system can."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -171,26 +161,35 @@ def _sync(descriptor: int) -> None:
             raise
 
 
-_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS = {"d": "a folder", "p": "a named pipe", "s": "a socket", "c": "a device", "b": "a device"}
+"""What is no regular file, by the first letter of ``stat.filemode``."""
 
 
 def shown(value: object) -> str:
-    """What a stranger's file holds, for a sentence: quoted, on one line, and cut where it is long or deep."""
+    """A value from an untrusted file, for a message: quoted, on one line, and cut if it is long or deep."""
     return _short.repr(value)
 
 
-def regular_size(path: File, expected: str) -> int:
-    """Bytes of a regular file, without opening it: to open a named pipe would wait for ever.
+def reason_of(error: Exception) -> str:
+    """An error of a library as the end of a sentence; of ITK's lines the last, since the others name its source code."""
+    return getattr(error, "strerror", None) or str(error).strip().rpartition("\n")[2].strip() or type(error).__name__
 
-    Args:
-        path: the file.
-        expected: what it should be, for the sentence.
+
+@contextlib.contextmanager
+def reading(name: object, expected: str, errors: tuple[type[Exception], ...] = (OSError, ValueError)) -> Iterator[None]:
+    """Turns what goes wrong in the block, ``errors`` of libraries included, into an ``InputError`` that begins with a name."""
+    try:
+        yield
+    except (InputError, ShapeError) as error:
+        raise InputError(f"{name}: {error}") from error
+    except MemoryError as error:
+        raise InputError(f"{name}: expected {expected} that fits into memory: {error}") from error
+    except errors as error:
+        raise InputError(f"{name}: expected {expected}, but it cannot be read: {reason_of(error)}") from error
+
+
+def regular_size(path: File, expected: str) -> int:
+    """Bytes of a regular file, found without opening it: opening a named pipe would wait forever.
 
     Raises:
         InputError: if it is anything but a file with content.
@@ -200,17 +199,17 @@ def regular_size(path: File, expected: str) -> int:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected {expected}") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected {expected}, but: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(f"{path}: expected {expected}, but: {reason_of(error)}") from error
     if not stat.S_ISREG(status.st_mode):
-        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a special file")
-        raise InputError(f"{path}: expected {expected}, found {kind}")
+        kind = stat.filemode(status.st_mode)[0]
+        raise InputError(f"{path}: expected {expected}, found {_KINDS.get(kind, 'a special file')}")
     if status.st_size == 0:
         raise InputError(f"{path}: expected {expected}, found an empty file")
     return status.st_size
 
 
 def digest(path: File) -> str | None:
-    """SHA-256 of a file, or None if it cannot be read or is none: to open a named pipe would never end."""
+    """SHA-256 of a file; None if it cannot be read or is not a regular file."""
     if not path.is_file():
         return None
     try:

@@ -1,28 +1,28 @@
-"""Any 3D image and any displacement, with the grid it lives on; the suffix decides which library reads or writes it."""
+"""Any 3D image or displacement with its grid; the suffix decides which library reads or writes it."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mcbo.core.errors import InputError, OutputError, ShapeError
+from mcbo.core.errors import InputError, OutputError
 from mcbo.core.types import Displacement, Triple, Volume
 from mcbo.geometry.grid import Grid
 from mcbo.io import itk_files, nifti
-from mcbo.io.itk_files import IMAGE_SUFFIXES, suffix_of
-
-SUFFIXES_WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
-"""Of images."""
+from mcbo.io.files import reading
+from mcbo.io.itk import to_sitk
+from mcbo.io.itk_files import IMAGE_SUFFIXES, SUFFIXES_WRITTEN, suffix_of
+from mcbo.io.nifti_header import read_header
 
 
 def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
     """Reads a 3D image: what nibabel reads (NIfTI, Analyze, MGH, MINC …), NRRD, MetaImage, TIFF stacks.
 
-    Args:
-        path: the file; or a folder of TIFF files, one a slice.
-        spacing_mm: voxel size along columns, rows, slices, for TIFF alone.
+    A folder holds TIFF files, one per slice. ``spacing_mm``, along columns, rows, slices, is for TIFF alone.
 
     Returns:
         ``(1, 1, H, W, D)``, int32 or int64 where the file has whole numbers, else float32; and its grid, in RAS whatever the
@@ -38,24 +38,15 @@ def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[
 
 
 def read_intensities(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
-    """``read_any`` in float32.
-
-    Raises:
-        InputError: also for intensities that are not finite.
-    """
+    """``read_any`` in float32; raises ``InputError`` also for intensities that are not finite."""
     volume, grid = read_any(path, spacing_mm=spacing_mm)
     volume = volume.float()
-    if not torch.isfinite(volume).all():
-        raise InputError(f"{path}: expected finite intensities, found some that are NaN, infinite or beyond float32")
+    nifti.check_finite(volume, path)
     return volume, grid
 
 
 def read_labels(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Tensor, Grid]:
-    """``read_any`` in int32 or int64; whole numbers that are stored as floating point count.
-
-    Raises:
-        InputError: also for values that ``as_labels`` refuses.
-    """
+    """``read_any`` as ``as_labels`` converts it; raises ``InputError`` also for what that refuses."""
     volume, grid = read_any(path, spacing_mm=spacing_mm)
     try:
         return as_labels(volume), grid
@@ -64,10 +55,10 @@ def read_labels(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tup
 
 
 def as_labels(volume: Tensor) -> Tensor:
-    """A volume as ``read_any`` returns it, as int32 or int64.
+    """A volume of ``read_any`` as int32 or int64; floating point is fine for whole numbers.
 
     Raises:
-        InputError: if it holds values that are not whole, or so large that floating point may have changed them.
+        InputError: if values are not whole, or so large that floating point may have changed them.
     """
     if not volume.is_floating_point():
         return volume
@@ -92,39 +83,41 @@ def write_any(path: Path, volume: Tensor, grid: Grid) -> None:
     if not volume.is_floating_point():
         dtype = nifti.smallest_type(volume.numpy())
         volume = torch.from_numpy(volume.numpy().astype(dtype))
-    itk_files.write_image(path, volume, grid)
+    itk_files.write_image(path, to_sitk(volume, grid))
 
 
 def read_field(path: Path) -> tuple[Displacement, Grid]:
     """Reads a displacement ``(1, 3, H, W, D)`` in voxels of its grid, and that grid.
 
     Raises:
-        InputError: if it is not NIfTI of shape ``(H, W, D, 3)`` with finite numbers.
+        InputError: if it is not NIfTI of shape ``(H, W, D, 3)`` with finite numbers; ``.npz`` has no affine.
     """
-    displacement, affine = nifti.read_field(path)
+    if path.suffix == ".npz":
+        raise InputError(f"{path}: expected NIfTI: an .npz has no affine (`import` makes one, with --reference FIXED)")
+    displacement = nifti.read_displacement(path)
     if not torch.isfinite(displacement).all():
         raise InputError(f"{path}: expected finite displacements, found some that are NaN or infinite")
-    return displacement, _grid(path, displacement, affine)
+    return displacement, _grid(path, displacement, read_header(path).affine)
 
 
 def spacing_of(text: str) -> Triple:
-    """Three positive numbers from ``0.5,0.5,2``.
-
-    Raises:
-        InputError: if it is not that.
-    """
-    try:
-        sizes = [float(part) for part in text.split(",")]
-    except ValueError:
-        sizes = []
-    if len(sizes) != 3 or not all(0 < size < np.inf for size in sizes):
+    """Three positive numbers from ``0.5,0.5,2``; raises ``InputError`` if it is not that."""
+    sizes = positive_sizes(text.split(","))
+    if sizes is None:
         raise InputError(f"--spacing: expected three positive numbers such as 0.5,0.5,2, got {text!r}")
-    return sizes[0], sizes[1], sizes[2]
+    return sizes
 
 
-def _grid(path: Path, tensor: Tensor, affine: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Grid:
-    height, width, depth = tensor.shape[2:]
+def positive_sizes(values: Any) -> Triple | None:
+    """Three numbers above 0 and below infinity; None if the values are anything else."""
     try:
+        first, second, third = (float(value) for value in values)
+    except (TypeError, ValueError):
+        return None
+    return (first, second, third) if all(0 < size < np.inf for size in (first, second, third)) else None
+
+
+def _grid(path: Path, tensor: Tensor, affine: NDArray[np.float64]) -> Grid:
+    height, width, depth = tensor.shape[2:]
+    with reading(path, "an image"):
         return Grid((height, width, depth), affine)
-    except ShapeError as error:
-        raise InputError(f"{path}: {error}") from error

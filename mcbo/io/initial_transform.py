@@ -1,12 +1,13 @@
-"""Initial motions: a 4×4 matrix, or an affine transform of ITK, from fixed to moving world positions."""
+"""Initial transforms: a 4×4 matrix or an affine ITK transform, from fixed to moving world positions."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError
-from mcbo.io.files import regular_size
+from mcbo.io.files import reading, regular_size
 from mcbo.io.itk import LPS
 from mcbo.io.itk_files import TRANSFORM_SUFFIXES, suffix_of
 
@@ -14,46 +15,46 @@ _MAX_TEXT = 1 << 16
 
 
 def read_initial(path: Path) -> NDArray[np.float64]:
-    """Reads an initial motion.
+    """Reads an initial transform as a matrix ``(4, 4)``, RAS mm, fixed to moving.
 
-    Args:
-        path: text with four lines of four numbers, RAS mm, fixed to moving; or an ITK transform (LPS mm, fixed to moving, as
-            ITK resamples with it) that is affine: ``.tfm``, ``.txt``, ``.h5``, ``.mat``.
-
-    Returns:
-        ``(4, 4)``, RAS mm, fixed to moving.
+    The file is text with four lines of four numbers, as the result; or an affine ITK transform (LPS mm, fixed to moving, as for
+    ITK's resampling): ``.tfm``, ``.txt``, ``.h5``, ``.mat``.
 
     Raises:
         InputError: if it is neither.
     """
     regular_size(path, "an initial transform")
-    try:
+    with reading(path, "an initial transform", (OSError,)):
         with path.open("rb") as file:
             head = file.read(_MAX_TEXT)
-    except OSError as error:
-        raise InputError(f"{path}: expected an initial transform, but it cannot be read: {error.strerror or error}") from error
-    is_itk = head.lstrip().startswith(b"#Insight") or suffix_of(path) in set(TRANSFORM_SUFFIXES) - {".txt"}
-    try:
+        is_itk = head.lstrip().startswith(b"#Insight") or suffix_of(path) in set(TRANSFORM_SUFFIXES) - {".txt"}
         return check_matrix(_read_itk(path) if is_itk else _parse(head))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def check_matrix(matrix: NDArray[np.generic]) -> NDArray[np.float64]:
-    """A matrix that can be an initial motion, in float64.
+    """A matrix that can be an initial transform, in float64.
 
     Raises:
-        InputError: if it is not 4×4, finite, with the last row 0 0 0 1, and does not mirror or flatten space.
+        InputError: if it is not 4×4 and finite with the last row 0 0 0 1, or mirrors or flattens space.
     """
-    try:
-        array = np.asarray(matrix, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"expected a 4×4 matrix of numbers, got {matrix!r:.80}") from error
+    array = matrix_of(matrix, "")
     if array.shape != (4, 4) or not np.isfinite(array).all() or not np.allclose(array[3], (0, 0, 0, 1), atol=1e-9):
         raise InputError(f"expected a 4×4 matrix of finite numbers whose last row is 0 0 0 1, got {array.tolist()}")
     if not np.linalg.det(array[:3, :3]) > 1e-6:
         raise InputError(f"expected a motion that neither mirrors nor flattens, got the matrix {array.tolist()}")
     return array
+
+
+def matrix_of(matrix: Any, role: str) -> NDArray[np.float64]:
+    """What should be a matrix of numbers, in float64; ``role`` says in errors what for.
+
+    Raises:
+        InputError: if it is something else, such as a second image: several are given as a list.
+    """
+    try:
+        return np.asarray(matrix, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected {role}a 4×4 matrix of numbers, got {matrix!r:.80}") from error
 
 
 def _parse(text: bytes) -> NDArray[np.float64]:
@@ -77,7 +78,7 @@ def _read_itk(path: Path) -> NDArray[np.float64]:
     if transform.GetDimension() != 3 or not transform.IsLinear():
         raise InputError(
             f"expected an affine transform of 3 dimensions, found a {transform.GetName()} of {transform.GetDimension()}; "
-            "a displacement field can be joined to a result with compose"
+            "`compose` combines a displacement field with a result"
         )
     origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
     matrix = np.eye(4)

@@ -1,10 +1,8 @@
-"""Images and displacements as ITK knows them: LPS millimeters, for 3D Slicer, ANTs and whatever else is built on it.
+"""Images and displacements in ITK's convention, LPS millimeters; its transforms take fixed to moving points, as ours do.
 
-SimpleITK is imported where it is first needed, here and in ``itk_files.py`` alone: registering NIfTI files needs none.
-ITK's transforms take a fixed point to a moving point, as ours do; only axes, unit and the place of the components differ.
+SimpleITK is imported only where it is needed: registering NIfTI files works without it.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mcbo.core.errors import InputError, ShapeError
-from mcbo.core.types import Displacement, Shape
+from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid, check_lives_on
 from mcbo.io.nifti import to_tensor
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
-"""From RAS to LPS millimeters, and back."""
+"""Between RAS and LPS millimeters."""
 
 
 def grid_of(image: "sitk.Image") -> Grid:
@@ -28,24 +26,24 @@ def grid_of(image: "sitk.Image") -> Grid:
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return Grid(_shape(image.GetSize()), LPS @ affine)
+    return Grid(image.GetSize(), LPS @ affine)
 
 
-def from_sitk(image: "sitk.Image") -> tuple[Tensor, Grid]:
-    """A 3D SimpleITK image as ``(1, C, H, W, D)`` in its type of numbers, and its grid.
+def from_sitk(image: "sitk.Image", *, numbers: int = 1) -> tuple[Tensor, Grid]:
+    """A 3D SimpleITK image with so many numbers per voxel as ``(1, numbers, H, W, D)`` in its own type, and its grid.
 
     Raises:
-        InputError: if it is not 3D, or complex.
+        InputError: if it is not 3D, or its voxels hold anything else.
     """
     import SimpleITK as sitk
 
     if image.GetDimension() != 3:
         raise InputError(f"image: expected 3 dimensions, got {image.GetDimension()}")
+    if image.GetNumberOfComponentsPerPixel() != numbers:
+        expected = "one number" if numbers == 1 else f"{numbers} numbers"
+        raise InputError(f"expected {expected} per voxel, found {image.GetNumberOfComponentsPerPixel()}")
     array = sitk.GetArrayFromImage(image)
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"image: expected one number per voxel, got {image.GetPixelIDTypeAsString()}")
-    array = array.reshape(*array.shape[:3], -1).transpose(3, 2, 1, 0)
-    return to_tensor(array)[None], grid_of(image)
+    return to_tensor(array.reshape(*array.shape[:3], -1).transpose(3, 2, 1, 0))[None], grid_of(image)
 
 
 def to_sitk(volume: Tensor, grid: Grid) -> "sitk.Image":
@@ -68,12 +66,7 @@ def to_sitk(volume: Tensor, grid: Grid) -> "sitk.Image":
 
 
 def to_vectors(displacement: Displacement, grid: Grid, *, dtype: torch.dtype = torch.float32) -> "sitk.Image":
-    """A displacement as an image of vectors: LPS, mm, fixed to moving.
-
-    Args:
-        displacement: ``(1, 3, H, W, D)`` voxels.
-        grid: of the fixed image.
-        dtype: of the vectors; float64 for a transform.
+    """A displacement ``(1, 3, H, W, D)``, voxels of the fixed grid, as an image of vectors: LPS, mm, fixed to moving.
 
     Raises:
         ShapeError: if it does not live on the grid.
@@ -84,14 +77,12 @@ def to_vectors(displacement: Displacement, grid: Grid, *, dtype: torch.dtype = t
 
 
 def from_vectors(image: "sitk.Image") -> tuple[Displacement, Grid]:
-    """What ``to_vectors`` made, or any other program: ``(1, 3, H, W, D)`` float32 voxels and the grid.
+    """An image of vectors, LPS mm, from any program, as a displacement ``(1, 3, H, W, D)``, float32 voxels, and its grid.
 
     Raises:
-        InputError: if it is not an image of three finite numbers a voxel.
+        InputError: if it is not an image of three finite numbers per voxel.
     """
-    vectors, grid = from_sitk(image)
-    if vectors.shape[1] != 3:
-        raise InputError(f"expected three numbers a voxel, found {vectors.shape[1]}")
+    vectors, grid = from_sitk(image, numbers=3)
     if not torch.isfinite(vectors).all():
         raise InputError("expected finite vectors, found some that are NaN or infinite")
     matrix = torch.from_numpy(np.linalg.inv((LPS @ grid.affine)[:3, :3])).to(torch.float32)
@@ -106,11 +97,7 @@ def to_transform(displacement: Displacement, grid: Grid) -> "sitk.DisplacementFi
 
 
 def from_transform(transform: "sitk.Transform", fixed: Grid | None) -> tuple[Displacement, Grid]:
-    """Any 3D ITK transform as a displacement.
-
-    Args:
-        transform: fixed to moving, as ITK's registration and resampling have it.
-        fixed: the grid to have it on; may be none for a displacement field, which has its own.
+    """Any 3D ITK transform, fixed to moving, as a displacement on the fixed grid; a displacement field may keep its own.
 
     Raises:
         InputError: if it is not 3D, or needs a grid.
@@ -132,8 +119,3 @@ def from_transform(transform: "sitk.Transform", fixed: Grid | None) -> tuple[Dis
     sampler.SetSize(fixed.shape)
     sampler.SetOutputPixelType(sitk.sitkVectorFloat64)
     return from_vectors(sampler.Execute(transform))[0], fixed
-
-
-def _shape(size: Sequence[int]) -> Shape:
-    height, width, depth = size
-    return int(height), int(width), int(depth)

@@ -1,4 +1,4 @@
-"""Images and transforms in files that ITK reads and writes: NRRD, MetaImage, TIFF stacks; ``.h5``, ``.tfm``, LPS vectors."""
+"""Images and transforms in files of ITK: NRRD, MetaImage, TIFF stacks; ``.h5``, ``.tfm``, images of LPS vectors."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -8,59 +8,51 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from mcbo.core.errors import InputError, OutputError, ShapeError
+from mcbo.core.errors import InputError, OutputError
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import regular_size, write_whole
-from mcbo.io.itk import from_sitk, from_transform, from_vectors, to_sitk, to_transform, to_vectors
+from mcbo.io.files import reading, reason_of, regular_size, write_whole
+from mcbo.io.itk import from_sitk, from_transform, from_vectors, to_transform, to_vectors
 from mcbo.io.nifti_header import MAX_VOXELS
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 TRANSFORM_SUFFIXES = (".h5", ".hdf5", ".tfm", ".txt", ".mat", ".xfm")
-"""What ITK reads transforms from."""
+"""Of transforms that ITK reads."""
 
-VECTOR_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-"""What displacements are written to as images of vectors."""
+SUFFIXES_WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""Of written images, those of vectors included."""
 
 IMAGE_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".tif", ".tiff", ".gipl", ".gipl.gz")
-"""Images that are read here; nibabel reads the others."""
+"""Of images that ITK reads; nibabel reads the others."""
 
 MAX_TEXT_VOXELS = 1 << 22
-"""Of a displacement in a text file, which takes about 60 bytes a voxel."""
+"""Of a displacement in a text file, at about 60 bytes per voxel."""
 
 _TIFF = (".tif", ".tiff")
 
 
 def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
-    """A displacement from an ITK transform or an image of LPS vectors.
-
-    Args:
-        path: ``.h5``, ``.tfm``, ``.mat`` …, or ``.nii.gz`` (as ANTs writes them), ``.nrrd``, ``.mha``.
-        fixed: see ``from_transform``; an image of vectors with another grid is refused.
+    """A displacement from an ITK transform, see ``from_transform``, or from an image of LPS vectors, as ANTs writes them.
 
     Raises:
-        InputError: if it is not such a file.
+        InputError: if it is not such a file, or its vectors are on another grid than the fixed one.
     """
     import SimpleITK as sitk
 
     regular_size(path, "a transform")
-    try:
+    with reading(path, "an ITK transform", (RuntimeError,)):
         if suffix_of(path) in TRANSFORM_SUFFIXES:
             return from_transform(sitk.ReadTransform(str(path)), fixed)
         displacement, grid = from_vectors(_read(path))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except RuntimeError as error:
-        raise InputError(f"{path}: expected an ITK transform, but it cannot be read: {_reason(error)}") from error
     if fixed is not None and not grid.matches(fixed):
         raise InputError(f"{path}: expected the grid of --reference, {fixed.shape}, found {grid.shape} or another place")
     return displacement, grid
 
 
 def write_transform(path: Path, displacement: Displacement, grid: Grid) -> None:
-    """Writes a displacement as an ITK transform or as an image of LPS vectors in millimeters, as the suffix says.
+    """Writes a displacement ``(1, 3, H, W, D)`` as an ITK transform or an image of LPS vectors in mm, as the suffix says.
 
     Raises:
         OutputError: if it cannot be written.
@@ -68,26 +60,25 @@ def write_transform(path: Path, displacement: Displacement, grid: Grid) -> None:
     import SimpleITK as sitk
 
     suffix = suffix_of(path)
-    if suffix in VECTOR_SUFFIXES:
+    if suffix in SUFFIXES_WRITTEN:
         directions = grid.affine[:3, :3] / np.array(grid.spacing_mm)
         if suffix.startswith(".nii") and not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4):
             raise OutputError(f"{path}: expected a name ending in .h5 or .nrrd: ITK keeps no sheared axes in NIfTI")
-        _write(path, to_vectors(displacement, grid))
+        write_image(path, to_vectors(displacement, grid))
     elif suffix in (".h5", ".tfm"):
         if suffix == ".tfm" and displacement[0, 0].numel() > MAX_TEXT_VOXELS:
             raise OutputError(f"{path}: expected a name ending in .h5 for a displacement of {grid.shape}: .tfm is text")
         transform = to_transform(displacement, grid)
         write_whole(path, lambda file: _beside(file, lambda name: sitk.WriteTransform(transform, name)))
     else:
-        raise OutputError(f"{path}: expected a name ending in {', '.join(('.h5', '.tfm', *VECTOR_SUFFIXES))}")
+        raise OutputError(f"{path}: expected a name ending in {', '.join(('.h5', '.tfm', *SUFFIXES_WRITTEN))}")
 
 
 def read_image(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Tensor, Grid]:
-    """An image that nibabel does not read, with one number per voxel.
+    """An image that nibabel does not read, with one number per voxel: NRRD, MetaImage, TIFF.
 
-    Args:
-        path: NRRD, MetaImage, TIFF stack; or a folder of TIFF files, one slice each, taken by name.
-        spacing_mm: voxel size along columns, rows, slices: for TIFF, which does not tell.
+    Slices in a folder of TIFF files are in the order of their names. ``spacing_mm``, along columns, rows, slices, is for TIFF,
+    which does not store it.
 
     Returns:
         ``(1, 1, H, W, D)`` as stored (integers stay integers), and its grid. Axis 0 runs along columns, as in NIfTI.
@@ -95,32 +86,27 @@ def read_image(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tupl
     Raises:
         InputError: if it is not that.
     """
-    is_tiff = path.is_dir() or suffix_of(path) in _TIFF
-    if is_tiff and spacing_mm is None:
-        raise InputError(f"{path}: expected --spacing with the voxel size in mm (columns,rows,slices): TIFF does not tell")
+    if is_tiff(path) and spacing_mm is None:
+        raise InputError(f"{path}: expected --spacing with the voxel size in mm (columns,rows,slices): TIFF does not store it")
     if not path.is_dir():
         regular_size(path, "an image")
-    try:
+    with reading(path, "an image", (RuntimeError,)):
         image = _read_folder(path) if path.is_dir() else _read(path)
-        if is_tiff and spacing_mm is not None:  # the others tell theirs
+        if is_tiff(path) and spacing_mm is not None:
             image.SetSpacing([float(size) for size in spacing_mm])
-        volume, grid = from_sitk(image)
-    except (InputError, ShapeError) as error:
-        raise InputError(f"{path}: {error}") from error
-    except RuntimeError as error:
-        raise InputError(f"{path}: expected an image, but it cannot be read: {_reason(error)}") from error
-    if volume.shape[1] != 1:
-        raise InputError(f"{path}: expected one number per voxel, found {volume.shape[1]}")
-    return volume, grid
+        return from_sitk(image)
 
 
-def write_image(path: Path, volume: Tensor, grid: Grid) -> None:
-    """Writes an image ``(1, 1, H, W, D)`` as NRRD or MetaImage.
+def write_image(path: Path, image: "sitk.Image") -> None:
+    """Writes an image in the format that its suffix says; raises ``OutputError`` if it cannot be written."""
+    import SimpleITK as sitk
 
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    _write(path, to_sitk(volume, grid))
+    write_whole(path, lambda file: _guarded(lambda: sitk.WriteImage(image, str(file), useCompression=True)))
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file is a TIFF, or a folder of them, so that its voxel size has to be given."""
+    return path.is_dir() or suffix_of(path) in _TIFF
 
 
 def suffix_of(path: Path) -> str:
@@ -129,12 +115,17 @@ def suffix_of(path: Path) -> str:
     return "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
 
 
-def _read(path: Path) -> "sitk.Image":
+def _header(path: Path) -> "sitk.ImageFileReader":
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
+    return reader
+
+
+def _read(path: Path) -> "sitk.Image":
+    reader = _header(path)
     size = [*reader.GetSize(), reader.GetNumberOfComponents()]
     if reader.GetDimension() == 4 and size[3] == 1:
         reader.SetExtractSize([*size[:3], 0])
@@ -150,10 +141,8 @@ def _read_folder(folder: Path) -> "sitk.Image":
 
     files = sorted(file for file in folder.iterdir() if suffix_of(file) in _TIFF and file.is_file())
     if not files:
-        raise InputError("expected TIFF files in this folder, one a slice, found none")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(files[0]))
-    reader.ReadImageInformation()
+        raise InputError("expected TIFF files in this folder, one per slice, found none")
+    reader = _header(files[0])
     _check_size([*reader.GetSize(), len(files), reader.GetNumberOfComponents()])
     return sitk.ReadImage([str(file) for file in files])
 
@@ -164,16 +153,8 @@ def _check_size(size: Sequence[int]) -> None:
         raise InputError(f"expected at most {MAX_VOXELS} numbers, found {count} in the header: {tuple(size)}")
 
 
-def _write(path: Path, image: "sitk.Image") -> None:
-    import SimpleITK as sitk
-
-    if suffix_of(path) not in VECTOR_SUFFIXES:
-        raise OutputError(f"{path}: expected a name ending in {', '.join(VECTOR_SUFFIXES)}")
-    write_whole(path, lambda file: _guarded(lambda: sitk.WriteImage(image, str(file), useCompression=True)))
-
-
 def _beside(partial: Path, write: Callable[[str], object]) -> None:
-    """Lets ITK write beside a partial file and copies: HDF5 wants a lock of its own, and the partial file is locked."""
+    """Has ITK write beside the partial file, then copies: HDF5 takes a lock of its own, and the partial file is locked."""
     written = partial.with_name(f"{partial.name[:17]}-itk{partial.name[17:]}")
     try:
         _guarded(lambda: write(str(written)))
@@ -186,10 +167,4 @@ def _guarded(write: Callable[[], object]) -> None:
     try:
         write()
     except RuntimeError as error:
-        raise OSError(_reason(error)) from error
-
-
-def _reason(error: RuntimeError) -> str:
-    """The last line of ITK's message: the others tell of its source code."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "unknown"
+        raise OSError(reason_of(error)) from error

@@ -1,54 +1,48 @@
-"""Reads a JSON that describes something, whoever wrote it: within limits, and with a sentence for whatever is wrong.
+"""Untrusted JSON files, read within limits; Python itself limits whole numbers to 4300 digits.
 
-Python's own limit of 4300 digits holds for whole numbers. ``pydantic_core.from_json`` would not do: its limit of 201 levels is
-fixed, and of a key that stands twice in one object it silently takes the last.
+``pydantic_core.from_json`` would not do: its limit of 201 levels is fixed, and of two equal keys it silently takes the last.
 """
 
 import json
 from pathlib import Path
 
 from mcbo.core.errors import InputError
-from mcbo.io.files import regular_size, shown
+from mcbo.io.files import reading, regular_size, shown
 from mcbo.io.source import File
 
 MAX_BYTES = 2**23
-"""50,000 pairs. What Python makes of such a file takes up to 30 times as much memory: 0.25 GB."""
+"""50,000 pairs. Parsed, such a file takes up to 30 times as much memory: 0.25 GB."""
 
 MAX_DEPTH = 50
 """Levels of brackets. Datasets have 4."""
 
 
-def read_description(path: File, *, kind: str = "a dataset JSON") -> dict[str, object]:
-    """The object that a JSON file holds.
-
-    Args:
-        path: of the file.
-        kind: what it should be, for messages.
+def read_description(path: File) -> dict[str, object]:
+    """The object in a dataset JSON.
 
     Raises:
         InputError: if the file is not that, too large, nested too deeply, or has a key twice in one object.
     """
-    size = regular_size(path, kind)
+    size = regular_size(path, "a dataset JSON")
     if size > MAX_BYTES:
-        raise InputError(f"{path}: expected {kind} of at most {MAX_BYTES} bytes, found {size}")
-    try:
+        raise InputError(f"{path}: expected a dataset JSON of at most {MAX_BYTES} bytes, found {size}")
+    with reading(path, "a dataset JSON"):  # ValueError: not UTF-8, not JSON, numbers of too many digits
         with Path(path).open("rb") as file:
             text = file.read(MAX_BYTES).decode("utf-8-sig")
-        content = json.loads(text, object_pairs_hook=_once)
-        depth = _depth(content)
-    except RecursionError:
-        depth = MAX_DEPTH + 1
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON, numbers of too many digits
-        raise InputError(f"{path}: expected {kind}, but it cannot be read: {error}") from error
+        try:
+            content = json.loads(text, object_pairs_hook=_once)
+            depth = _depth(content)
+        except RecursionError:
+            depth = MAX_DEPTH + 1
     if depth > MAX_DEPTH:
-        raise InputError(f"{path}: expected {kind} of at most {MAX_DEPTH} levels of brackets, found more")
+        raise InputError(f"{path}: expected a dataset JSON of at most {MAX_DEPTH} levels of brackets, found more")
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object ({kind}), found a {type(content).__name__}")
+        raise InputError(f"{path}: expected a JSON object (a dataset JSON), found a {type(content).__name__}")
     return content
 
 
 def _once(items: list[tuple[str, object]]) -> dict[str, object]:
-    """An object; of two equal keys, nobody can tell which was meant."""
+    """An object without repeated keys, since it is unclear which value was meant."""
     found: dict[str, object] = {}
     for key, value in items:
         if key in found:

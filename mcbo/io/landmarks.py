@@ -1,6 +1,6 @@
-"""Landmarks in files: comma-separated tables, and the markups of 3D Slicer; read, and written back with other positions.
+"""Landmark files, comma-separated tables and 3D Slicer's markups: read, and written back with other positions.
 
-What a file has besides positions (labels, descriptions, identifiers, header lines) is kept as it is.
+Everything else in a file (labels, descriptions, identifiers, header lines) is kept as it is.
 """
 
 import copy
@@ -17,37 +17,31 @@ import torch
 from torch import Tensor
 
 from mcbo.core.errors import InputError, OutputError
-from mcbo.io.files import write_whole
+from mcbo.io.files import reading, write_whole
 
 Space: TypeAlias = Literal["table", "RAS", "LPS"]
-"""What the numbers of a file mean: a table does not say; markups are in world millimeters, by one convention or the other."""
+"""The convention of a file's numbers: a table does not state one; markups are in world millimeters, RAS or LPS."""
 
 MAX_BYTES = 64 << 20
-"""Of a landmark file: a million points take about half of it."""
+"""A million points take about half of it."""
 
 SUFFIXES = (".csv", ".fcsv", ".mrk.json")
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Points of a file.
-
-    Attributes:
-        points: ``(N, 3)`` float64, in the file's own numbers.
-        space: what they mean.
-        format_with: the text of the same file with other points ``(N, 3)`` in it.
-    """
+    """Points ``(N, 3)`` float64 of a file, in its own space; ``format_with`` makes its text with other points of that space."""
 
     points: Tensor
     space: Space
     format_with: Callable[[Tensor], str]
 
     def to_ras(self) -> Tensor:
-        """Points ``(N, 3)`` in world millimeters, RAS. A table is taken to be in these."""
+        """Points ``(N, 3)`` in world millimeters, RAS; a table is taken to be in RAS."""
         return flipped(self.points) if self.space == "LPS" else self.points
 
     def format_ras(self, world: Tensor) -> str:
-        """The file's text with points that are given in world millimeters, RAS."""
+        """The file's text with other points ``(N, 3)``, given in world millimeters, RAS."""
         return self.format_with(flipped(world) if self.space == "LPS" else world)
 
 
@@ -62,27 +56,19 @@ def read_landmarks(path: Path) -> Landmarks:
     Raises:
         InputError: if the file is not what its suffix says, or holds numbers that are not finite.
     """
-    parse = next((parser for suffix, parser in _PARSERS.items() if path.name.lower().endswith(suffix)), None)
+    parse = _PARSERS.get(_suffix(path))
     if parse is None:
         raise InputError(f"{path}: expected landmarks in a file ending in {', '.join(SUFFIXES)}")
-    try:
+    with reading(path, "landmarks as text"):
         if not path.is_file():
             raise InputError("no such file")
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"expected at most {MAX_BYTES} bytes, found {path.stat().st_size}")
         return parse(path.read_text(encoding="utf-8-sig"))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected landmarks as text, but it cannot be read: {error}") from error
 
 
 def write_landmarks(path: Path, text: str, *, like: Path) -> None:
-    """Writes the text of a landmark file.
-
-    Raises:
-        OutputError: if the suffix is not that of the file it comes from, or it cannot be written.
-    """
+    """Writes a landmark file; raises ``OutputError`` if its suffix is not that of ``like``, or it cannot be written."""
     if _suffix(path) != _suffix(like):
         raise OutputError(f"{path}: expected the format of {like.name}, a name ending in {_suffix(like)}")
     write_whole(path, lambda file: file.write_text(text, encoding="utf-8", newline=""))
@@ -93,7 +79,7 @@ def _suffix(path: Path) -> str:
 
 
 def parse_table(text: str) -> Landmarks:
-    """Learn2Reg's table, one point a line, three numbers; a first line of names and more columns are kept.
+    """Learn2Reg's table, one point of three numbers per line; a first line of names and further columns are kept.
 
     Raises:
         InputError: if a line does not begin with three finite numbers.
@@ -115,7 +101,7 @@ def parse_table(text: str) -> Landmarks:
 
 
 def parse_fcsv(text: str) -> Landmarks:
-    """Markups of 3D Slicer 4: lines of comments, then ``id,x,y,z,…``. Without a word on coordinates they are RAS, as then.
+    """Markups of 3D Slicer 4: comment lines, then ``id,x,y,z,…``; RAS, as in early files, if no coordinate system is named.
 
     Raises:
         InputError: if it is not that.
@@ -152,7 +138,7 @@ def parse_fcsv(text: str) -> Landmarks:
 
 
 def parse_markups(text: str) -> Landmarks:
-    """Markups of 3D Slicer 4.11 and later, JSON; points that were never placed are left alone.
+    """Markups of 3D Slicer 4.11 and later, JSON; points that were never placed stay as they are.
 
     Raises:
         InputError: if it is not that, or in a unit other than millimeters.
@@ -190,7 +176,7 @@ def _csv(text: str) -> list[list[str]]:
 
 
 def _controls(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The control points that have a place."""
+    """The control points that were placed."""
     lists = [group.get("controlPoints") or [] for group in groups]
     if not all(isinstance(controls, list) and all(isinstance(c, dict) for c in controls) for controls in lists):
         raise InputError("expected 'controlPoints' as lists of objects")
@@ -207,7 +193,7 @@ def _point(cells: object, name: str) -> list[float]:
 
 
 def _numbers(cells: Sequence[object]) -> list[float] | None:
-    """Finite numbers, or none if there are others."""
+    """The cells as numbers; None if one of them is not a finite number."""
     try:
         numbers = [float(cell) for cell in cells if isinstance(cell, str | int | float) and not isinstance(cell, bool)]
     except (ValueError, OverflowError):
@@ -223,8 +209,4 @@ def _tensor(points: list[list[float]]) -> Tensor:
     return torch.tensor(points, dtype=torch.float64).reshape(-1, 3)
 
 
-_PARSERS: dict[str, Callable[[str], Landmarks]] = {
-    ".csv": parse_table,
-    ".fcsv": parse_fcsv,
-    ".mrk.json": parse_markups,
-}
+_PARSERS = {".csv": parse_table, ".fcsv": parse_fcsv, ".mrk.json": parse_markups}

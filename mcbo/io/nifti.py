@@ -1,8 +1,9 @@
-"""Image files: the door through which volumes come in and displacements go out."""
+"""Volumes and displacements in the files of the challenge, NIfTI and ``.npz``; volumes in whatever else nibabel reads."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -13,35 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.errors import InputError
-from mcbo.core.types import Displacement, Shape, Triple, Volume
-from mcbo.geometry.grid import voxel_size_mm
-from mcbo.io.files import regular_size, write_whole
+from mcbo.core.types import Displacement, Shape, Volume
+from mcbo.io.files import reading, regular_size, write_whole
 from mcbo.io.nifti_header import MAX_VOXELS, UNREADABLE, Header, read_header, read_values
 from mcbo.io.npz import read_array
 from mcbo.io.source import File
 
 FORMATS = ("nii.gz", "npz")
-"""What displacements are written as."""
+"""Of written displacements."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """A volume as it came from a file.
-
-    Attributes:
-        path: the file.
-        volume: ``(1, 1, H, W, D)`` float32 on the CPU, in the file's intensities.
-        affine: voxel to world (mm), ``(4, 4)`` float64.
-    """
+    """A volume as in its file: ``(1, 1, H, W, D)`` float32 on the CPU; the affine, voxel to world (mm), is ``(4, 4)``."""
 
     path: File
     volume: Volume
     affine: NDArray[np.float64]
-
-    @property
-    def spacing_mm(self) -> Triple:
-        """Voxel size along axes 0, 1, 2."""
-        return voxel_size_mm(self.affine)
 
 
 def read_image(path: File) -> Image:
@@ -52,22 +41,29 @@ def read_image(path: File) -> Image:
     """
     header = read_header(path)
     check_image(header)
-    try:
-        array = read_values(header)
-    except MemoryError as error:
-        raise InputError(f"{path}: expected an image that fits into memory: {error}") from error
-    broken = array.size - sum(int(np.isfinite(plane).sum()) for plane in array)  # by planes, to spare memory
+    volume = torch.from_numpy(read_values(header))[None, None]
+    check_finite(volume, path)
+    check_structure(volume, path)
+    return Image(path, volume, header.affine)
+
+
+def check_finite(volume: Volume, name: object) -> None:
+    """Raises ``InputError``, beginning with a name, if intensities are not finite."""
+    broken = volume.numel() - sum(int(plane.isfinite().sum()) for plane in volume[0, 0])  # by planes, to save memory
     if broken:
         raise InputError(
-            f"{path}: expected finite intensities, found {broken} voxel(s) that are NaN, infinite or beyond float32"
+            f"{name}: expected finite intensities, found {broken} voxel(s) that are NaN, infinite or beyond float32"
         )
-    if array.min() == array.max():
-        raise InputError(f"{path}: expected an image with structure to register, found only the value {array.flat[0]:g}")
-    return Image(path=path, volume=torch.from_numpy(array)[None, None], affine=header.affine)
+
+
+def check_structure(volume: Volume, name: object) -> None:
+    """Raises ``InputError``, beginning with a name, if all intensities are the same."""
+    if volume.min() == volume.max():
+        raise InputError(f"{name}: expected an image with structure to register, found only the value {float(volume.min()):g}")
 
 
 def check_image(header: Header) -> Shape:
-    """The shape of an image that can be registered, as its header has it.
+    """The shape of an image, as its header has it.
 
     Raises:
         InputError: if it is not 3D, or not one number per voxel.
@@ -80,27 +76,20 @@ def check_image(header: Header) -> Shape:
 
 
 def read_grid(path: File) -> tuple[Shape, NDArray[np.float64]]:
-    """Shape, ``(H, W, D)``, and affine, ``(4, 4)`` float64, of an image, from its header alone.
-
-    Raises:
-        InputError: if that cannot be read, or is not of a 3D image of one number per voxel.
-    """
+    """Shape ``(H, W, D)`` and affine ``(4, 4)`` float64 of an image, from its header alone; raises as ``read_image``."""
     header = read_header(path)
     return check_image(header), header.affine
 
 
 def write_displacement(path: Path, displacement: Displacement, affine: NDArray[np.float64]) -> None:
-    """Writes a displacement as the challenge wants it: ``(H, W, D, 3)`` float32 voxels, affine of the fixed image.
+    """Writes a displacement ``(1, 3, H, W, D)``, voxels, as the challenge wants it: ``(H, W, D, 3)`` float32 voxels.
 
-    Args:
-        path: ending in ``.nii.gz``, ``.nii`` or ``.npz`` (one array, no affine).
-        displacement: ``(1, 3, H, W, D)`` voxels.
-        affine: of the fixed image.
+    ``.nii.gz`` and ``.nii`` get the affine of the fixed image; ``.npz`` has one array and no affine.
 
     Raises:
         OutputError: if it cannot be written; no partial file stays under that name.
     """
-    # NIfTI keeps axis 0 fastest and components slowest; in that order it is written as it lies.
+    # NIfTI stores axis 0 fastest and components slowest; in this order the array is written without another copy.
     array = displacement[0].float().cpu().permute(0, 3, 2, 1).contiguous().numpy().transpose(3, 2, 1, 0)
     if path.suffix == ".npz":
         write_whole(path, lambda file: np.savez_compressed(file, array))
@@ -126,19 +115,8 @@ def read_displacement(path: Path) -> Displacement:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).movedim(-1, 0)[None]
 
 
-def read_field(path: Path) -> tuple[Displacement, NDArray[np.float64]]:
-    """Reads a displacement and the affine of its fixed image.
-
-    Raises:
-        InputError: if it is not that; ``.npz`` has no affine.
-    """
-    if path.suffix == ".npz":
-        raise InputError(f"{path}: expected NIfTI: an .npz has no affine (`import` makes one, with --reference FIXED)")
-    return read_displacement(path), read_header(path).affine
-
-
 def read_voxels(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
-    """Reads any 3D image, be it constant, for what is warped and not registered; labels stay whole numbers.
+    """Reads any 3D image, even a constant one, to be warped rather than registered.
 
     Returns:
         ``(1, 1, H, W, D)``, integers if the file has them without scaling, else float32; and the affine.
@@ -151,47 +129,43 @@ def read_voxels(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
     header = read_header(path)
     check_image(header)
     whole = header.dtype.kind in "iu" and (header.slope, header.intercept) == (1, 0)
-    small = header.dtype.itemsize < 4 or header.dtype == np.int32
-    try:
-        array = read_values(header, dtype=(np.int32 if small else np.int64) if whole else np.float32)
-    except MemoryError as error:
-        raise InputError(f"{path}: expected an image that fits into memory: {error}") from error
-    return torch.from_numpy(array)[None, None], header.affine
+    values = read_values(header, dtype=_whole_type(header.dtype) if whole else np.float32)
+    return torch.from_numpy(values)[None, None], header.affine
 
 
 def _read_otherwise(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
     """Reads what nibabel knows besides NIfTI: Analyze, MGH, MINC and others."""
     regular_size(path, "an image")
-    try:
+    with reading(path, "a whole image", UNREADABLE):
         image = nibabel.load(path)
         if not isinstance(image, SpatialImage) or image.affine is None:
-            raise InputError(f"{path}: expected an image with an affine, found a {type(image).__name__}")
+            raise InputError(f"expected an image with an affine, found a {type(image).__name__}")
         shape = image.shape[:3] if set(image.shape[3:]) <= {1} else image.shape
         if len(shape) != 3 or not 0 < math.prod(shape) <= MAX_VOXELS:
-            raise InputError(f"{path}: expected a 3D image of at most {MAX_VOXELS} voxels, found data of shape {image.shape}")
-        array = np.asanyarray(image.dataobj).reshape(shape)
-    except (*UNREADABLE, MemoryError) as error:
-        raise InputError(f"{path}: expected a whole image, but it cannot be read: {error}") from error
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{path}: expected one number per voxel, found data of type {array.dtype}")
-    return to_tensor(array)[None, None], np.asarray(image.affine, dtype=np.float64)
+            raise InputError(f"expected a 3D image of at most {MAX_VOXELS} voxels, found data of shape {image.shape}")
+        volume = to_tensor(np.asanyarray(image.dataobj).reshape(shape))
+    return volume[None, None], np.asarray(image.affine, dtype=np.float64)
 
 
 def to_tensor(array: NDArray[np.generic]) -> Tensor:
-    """An array in a type that torch computes with: float32, int32, or int64 where that is needed."""
-    if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-    small = array.dtype.itemsize < 4 or array.dtype == np.int32
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int32 if small else np.int64))
+    """An array in a type that torch computes with: float32, int32, or int64 if needed.
+
+    Raises:
+        InputError: if it holds anything but real numbers.
+    """
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"expected one number per voxel, found data of type {array.dtype}")
+    with np.errstate(over="ignore"):
+        dtype = np.float32 if array.dtype.kind == "f" else _whole_type(array.dtype)
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
+
+
+def _whole_type(dtype: np.dtype[Any]) -> type[np.int32 | np.int64]:
+    return np.int32 if dtype.itemsize < 4 or dtype == np.int32 else np.int64
 
 
 def write_volume(path: Path, volume: Volume, affine: NDArray[np.float64]) -> None:
-    """Writes an image ``(1, 1, H, W, D)`` as NIfTI: float32, or labels in the smallest integer type that holds them.
-
-    Raises:
-        OutputError: as ``write_displacement``.
-    """
+    """Writes an image ``(1, 1, H, W, D)`` as NIfTI, float32 or in the smallest integer type; raises ``OutputError``."""
     array = volume[0, 0].cpu().numpy()
     array = array.astype(np.float32 if array.dtype.kind == "f" else smallest_type(array))
     write_whole(path, lambda file: _save(nibabel.Nifti1Image(array, affine, dtype=array.dtype), file))
@@ -207,8 +181,7 @@ def smallest_type(labels: NDArray[np.generic]) -> np.dtype[np.generic]:
 def _save(image: nibabel.Nifti1Image, path: Path) -> None:
     """Writes NIfTI, compressed if the name says so; the same image makes the same bytes.
 
-    By ISA-L, level 1: a displacement of 256³ voxels takes 0.5 s instead of zlib's 4.7 s at the same size (AMD EPYC, one core,
-    2026-11-24); higher levels of either gain less than 1 %.
+    ISA-L at level 1 takes a ninth of zlib's time for the same size; higher levels of either gain less than 1 %.
     """
     if path.suffix != ".gz":
         nibabel.save(image, path)

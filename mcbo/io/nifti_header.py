@@ -1,4 +1,4 @@
-"""Headers of image files: what a file claims to hold, judged before anything of that size is read or allocated."""
+"""NIfTI files: what a header claims is checked before anything of that size is read or allocated."""
 
 import io
 import math
@@ -17,33 +17,33 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError
-from mcbo.io.files import regular_size
+from mcbo.io.files import reading, regular_size
 from mcbo.io.source import File
 
 MAX_VOXELS = 2**30
-"""1024³. Registration takes at least 100 bytes a voxel, so 107 GB; beyond that a header is rather broken than large."""
+"""1024³. Registration takes at least 100 bytes per voxel, so 107 GB; a larger claim is more likely a broken header."""
 
 MAX_OFFSET = 2**26
-"""Bytes before the voxels. Headers end at 352 or 544; what people keep behind them, up to whole DICOM headers, is smaller."""
+"""Bytes before the voxels. Headers end at 352 or 544; extensions, even whole DICOM headers, are smaller than this."""
 
 MAX_SURPLUS = 2**26
-"""Bytes of a file beyond what its header claims. Files with holes may have any size, and all of it would be digested."""
+"""Bytes of a file beyond what its header claims. Sparse files may have any size, and all of it would be hashed."""
 
 MAX_RATIO = 1032
-"""Bytes that deflate can make of one: 258 of two bits (zlib's technical notes)."""
+"""Largest compression ratio of deflate: 258 bytes from two bits (zlib's technical notes)."""
 
 _HEAD_BYTES = 2**20
-"""Of a file, in which its header has to be. Zeros behind the end of a stream are skipped by gzip: without a limit, for ever."""
+"""Bytes of a file that must hold its header. Without a limit, gzip would skip zeros behind the end of a stream forever."""
 
 _STREAM_BYTES = 2**16
-"""What gzip's own header and trailer may add to a small file, generously."""
+"""Allowance for gzip's own header and trailer in a small file."""
 
 BLOCK_VALUES = 2**20
-"""Values read at a time. With 256² slices these are 16, so that the scattered writes fill whole cache lines."""
+"""Values read at a time: 16 slices of 256², so that the scattered writes fill whole cache lines."""
 
 _GZIP_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stubs take the class for an instance
 UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, _GZIP_ERROR)
-"""What the libraries raise at files that are broken in one way or another."""
+"""Errors of the libraries at broken files."""
 
 _GZIP = b"\x1f\x8b"
 _FORMATS: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
@@ -55,11 +55,11 @@ class Header:
 
     Attributes:
         path: the file.
-        shape: one to seven sizes; axes of size 1 behind the third are left out.
+        shape: one to seven sizes; trailing axes of size 1 behind the third are left out.
         dtype: of the values on disk, in their byte order.
-        affine: voxel to world (mm), ``(4, 4)`` float64; can be inverted.
+        affine: voxel to world (mm), ``(4, 4)`` float64, invertible.
         slope, intercept: an intensity is ``slope·value + intercept``.
-        offset: bytes before the first value, in the file without compression.
+        offset: bytes before the first value, uncompressed.
     """
 
     path: File
@@ -70,62 +70,48 @@ class Header:
     intercept: float
     offset: int
 
-    @property
-    def claimed_bytes(self) -> int:
-        """Of header and values, without compression."""
-        return self.offset + math.prod(self.shape) * self.dtype.itemsize
-
 
 def read_header(path: File) -> Header:
-    """Reads a header of NIfTI-1 or NIfTI-2, compressed or not, and refuses what cannot be true.
+    """Reads a header of NIfTI-1 or NIfTI-2, compressed or not, and refuses impossible claims.
 
     Raises:
-        InputError: if the file is missing, none of these, or claims what it cannot hold; the message names it.
+        InputError: if the file is missing, none of these, or claims more than it can hold; the message names it.
     """
     size = regular_size(path, "a NIfTI image")
-    try:
+    with reading(path, "a whole NIfTI image", UNREADABLE):
         with Path(path).open("rb") as file:
             block = file.read(_HEAD_BYTES)
         compressed = block.startswith(_GZIP)
         if compressed:
             with igzip.IGzipFile("", "rb", fileobj=io.BytesIO(block)) as stream:
                 block = stream.read(540)
-    except UNREADABLE as error:
-        raise InputError(f"{path}: expected a whole NIfTI image, but it cannot be read: {_reason(error)}") from error
-    header = _parse(path, block)
-    room = size * MAX_RATIO + _STREAM_BYTES if compressed else size
-    if header.claimed_bytes > room:
-        raise InputError(
-            f"{path}: expected a whole NIfTI image, but its header claims {header.claimed_bytes} bytes, more than "
-            f"{'a compressed file' if compressed else 'a file'} of {size} bytes can hold"
-        )
-    if size > header.claimed_bytes + MAX_SURPLUS:
-        raise InputError(
-            f"{path}: expected a whole NIfTI image, found a file of {size} bytes, although its header claims no more than "
-            f"{header.claimed_bytes}"
-        )
+        header = _parse(path, block)
+        claimed = header.offset + math.prod(header.shape) * header.dtype.itemsize
+        if claimed > (size * MAX_RATIO + _STREAM_BYTES if compressed else size):
+            raise InputError(
+                f"expected a whole NIfTI image, but its header claims {claimed} bytes, more than "
+                f"{'a compressed file' if compressed else 'a file'} of {size} bytes can hold"
+            )
+        if size > claimed + MAX_SURPLUS:
+            raise InputError(
+                f"expected a whole NIfTI image, found a file of {size} bytes, although its header claims no more than {claimed}"
+            )
     return header
 
 
 def read_values(header: Header, *, dtype: type[np.float32 | np.int32 | np.int64] = np.float32) -> NDArray[Any]:
-    """Reads the values that a header claims, a block at a time, and nothing beyond them.
+    """Reads the values that a header claims, in the header's shape, and nothing beyond them.
 
-    Beside the result, ``BLOCK_VALUES`` values or one slice are in memory, in the file's type and in float64.
-
-    Args:
-        header: of the file.
-        dtype: of the result; integers are for labels, which float32 rounds above 2²⁴.
-
-    Returns:
-        Array of the header's shape, the last axis fastest.
+    In addition to the result, ``BLOCK_VALUES`` values or one slice are in memory, in the file's type and in float64. Labels are
+    read as integers, since float32 rounds them above 2²⁴.
 
     Raises:
-        InputError: if the file is cut off or damaged.
+        InputError: if the file is cut off or damaged, or does not fit into memory.
     """
-    values = np.empty(header.shape, dtype)
     lead, last = header.shape[:-1], header.shape[-1]
     thick = max(1, BLOCK_VALUES // math.prod(lead))
-    try:
+    with reading(header.path, "a whole NIfTI image", UNREADABLE):
+        values = np.empty(header.shape, dtype)
         with _open(header.path) as stream, np.errstate(over="ignore", invalid="ignore"):
             stream.seek(header.offset)
             for low in range(0, last, thick):
@@ -135,8 +121,6 @@ def read_values(header: Header, *, dtype: type[np.float32 | np.int32 | np.int64]
                     (*lead, high - low), order="F"
                 )
             stream.read(1)  # lets gzip compare its checksum, if the file ends here
-    except UNREADABLE as error:
-        raise InputError(f"{header.path}: expected a whole NIfTI image, but it cannot be read: {_reason(error)}") from error
     return values
 
 
@@ -158,7 +142,7 @@ def _read_exactly(stream: IO[bytes], count: int) -> bytes:
 
 @contextmanager
 def _open(path: File) -> Iterator[IO[bytes]]:
-    """The bytes of a file without compression; its first bytes tell whether there is any, not its name."""
+    """The uncompressed bytes of a file, compressed or not by its first bytes, whatever its name."""
     with Path(path).open("rb") as file:
         if file.peek(2)[:2] != _GZIP:
             yield file
@@ -172,7 +156,7 @@ def _parse(path: File, block: bytes) -> Header:
     magic = block[344:348] if length == 348 else block[4:8]
     if length is None or len(block) < length or magic[:3] not in (b"n+1", b"n+2"):
         pair = ", but the header of a pair of files; make it one file" if magic[:2] == b"ni" else ""
-        raise InputError(f"{path}: expected a whole NIfTI image, found none (it does not begin with such a header){pair}")
+        raise InputError(f"expected a whole NIfTI image, found none (it does not begin with such a header){pair}")
     order = "<" if block[:4] == length.to_bytes(4, "little") else ">"
     try:
         with np.errstate(all="ignore"):
@@ -180,55 +164,34 @@ def _parse(path: File, block: bytes) -> Header:
             affine = np.asarray(fields.get_best_affine(), dtype=np.float64)
         dtype = fields.get_data_dtype()
     except KeyError as error:
-        raise InputError(f"{path}: expected one number per voxel, found data of an unknown type, number {error}") from error
-    except UNREADABLE as error:
-        raise InputError(f"{path}: expected a whole NIfTI image, but its header cannot be read: {_reason(error)}") from error
-    slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
-    return Header(
-        path=path,
-        shape=_checked_shape(path, [int(size) for size in fields["dim"]]),
-        dtype=dtype,
-        affine=_checked_affine(path, affine),
-        slope=_checked_finite(path, "slope", slope) or 1.0,  # 0 stands for "not scaled"
-        intercept=_checked_finite(path, "intercept", intercept) if slope else 0.0,
-        offset=_checked_offset(path, float(fields["vox_offset"]), at_least=length + 4),
-    )
+        raise InputError(f"expected one number per voxel, found data of an unknown type, number {error}") from error
+    shape = _checked_shape([int(size) for size in fields["dim"]])
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
+        raise InputError(f"expected an affine that can be inverted, found {affine.tolist()}")
+    slope = _checked_finite("slope", float(fields["scl_slope"]))
+    intercept = _checked_finite("intercept", float(fields["scl_inter"])) if slope else 0.0
+    offset, least = float(fields["vox_offset"]), length + 4
+    if not least <= offset <= MAX_OFFSET or offset != int(offset):
+        raise InputError(
+            f"expected a header with voxels that begin {least} to {MAX_OFFSET} bytes into the file, found {offset:g}"
+        )
+    return Header(path, shape, dtype, affine, slope or 1.0, intercept, int(offset))  # a slope of 0 means "not scaled"
 
 
-def _checked_shape(path: File, dim: list[int]) -> tuple[int, ...]:
+def _checked_shape(dim: list[int]) -> tuple[int, ...]:
     count, sizes = dim[0], dim[1 : max(dim[0], 0) + 1]
     if not 1 <= count <= 7:
-        raise InputError(f"{path}: expected a 3D image, found a header with {count} dimensions")
+        raise InputError(f"expected a 3D image, found a header with {count} dimensions")
     if min(sizes) < 1:
-        raise InputError(f"{path}: expected an image with voxels, found a header that claims the shape {tuple(sizes)}")
+        raise InputError(f"expected an image with voxels, found a header that claims the shape {tuple(sizes)}")
     if math.prod(sizes[:3]) > MAX_VOXELS:
-        raise InputError(
-            f"{path}: expected an image of at most {MAX_VOXELS} voxels, found a header that claims the shape {tuple(sizes)}"
-        )
+        raise InputError(f"expected an image of at most {MAX_VOXELS} voxels, found a header for the shape {tuple(sizes)}")
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes = sizes[:-1]
     return tuple(sizes)
 
 
-def _checked_affine(path: File, affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
-        raise InputError(f"{path}: expected an affine that can be inverted, found {affine.tolist()}")
-    return affine
-
-
-def _checked_finite(path: File, name: str, value: float) -> float:
+def _checked_finite(name: str, value: float) -> float:
     if not math.isfinite(value):
-        raise InputError(f"{path}: expected a header with a finite {name} of intensities, found {value}")
+        raise InputError(f"expected a header with a finite {name} of intensities, found {value}")
     return value
-
-
-def _checked_offset(path: File, offset: float, *, at_least: int) -> int:
-    if not at_least <= offset <= MAX_OFFSET or offset != int(offset):
-        raise InputError(
-            f"{path}: expected a header with voxels that begin {at_least} to {MAX_OFFSET} bytes into the file, found {offset:g}"
-        )
-    return int(offset)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

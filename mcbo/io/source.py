@@ -1,4 +1,4 @@
-"""Files at URLs: written as the URL, without what may be secret in it, and opened as a local copy."""
+"""Files at URLs: shown as the URL without its secrets, and opened as a local copy."""
 
 import errno
 import re
@@ -12,33 +12,30 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)(/+)")
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is meant as a URL rather than a path; ``dataset.remote`` knows which URLs can be read."""
+    """Whether a text is meant as a URL rather than a path."""
     return _URL.match(text) is not None
 
 
 def shown_url(url: str) -> str:
     """A URL for logs and reports, without a password before the host or a signature after ``?``; a path as it is.
 
-    With as many slashes as it has, since a password may also be in what a path made of a URL.
+    A URL that a path has collapsed to one slash may hold a password, too.
     """
     match = _URL.match(url)
     if match is None:
         return url
     try:
         parts = urlsplit(f"//{url[match.end() :]}")
-    except ValueError:  # no address that could be taken apart
+    except ValueError:  # not a valid address
         return f"{match[1]}//…"
     return f"{match[1].lower()}{match[2]}{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 @dataclass(frozen=True, repr=False)
 class Source:
-    """A file at a URL. Of a path it has what cases and readers need; ``open`` takes it as one.
+    """A file at a URL, used like a path: ``str`` is the URL without its secrets, and ``open`` opens the local copy.
 
-    Attributes:
-        url: of the file, with its secrets; the text of this value has none.
-        local: the copy on this machine; None if there is none.
-        problem: why there is none; opening it raises an ``OSError`` that says so.
+    Without a copy, opening it raises an ``OSError`` that states the problem.
     """
 
     url: str
@@ -65,9 +62,9 @@ class Source:
         return self.local is not None and self.local.is_file()
 
     def absolute(self) -> "Source":
-        """Itself: a URL means the same in any working folder."""
+        """Itself, since a URL does not depend on the working folder."""
         return self
 
 
 File: TypeAlias = Path | Source
-"""A file on this machine or at a URL. ``Path(file)`` is where it can be opened, its text is how people know it."""
+"""A local file or one at a URL: ``Path(file)`` can be opened, ``str(file)`` can be shown."""

@@ -19,6 +19,7 @@ from mcbo.core.field import format_shape, shape_of
 from mcbo.core.log import log
 from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.dataset.learn2reg import Pair
+from mcbo.geometry.grid import voxel_size_mm
 from mcbo.geometry.resample import resample
 from mcbo.io.files import digest
 from mcbo.io.images import read_intensities, spacing_of
@@ -237,7 +238,7 @@ def _find_landmarks(fixed: Image, moving: Image, displacement: Displacement, not
         notes.append(f"No landmarks: {files[0].name} has {len(points)}, {files[1].name} {len(theirs)}.")
         return None
     found = displaced(points, displacement[0].movedim(0, -1).numpy())
-    spacing_mm = np.array(moving.spacing_mm)
+    spacing_mm = np.array(voxel_size_mm(moving.affine))
     return Landmarks(
         fixed=points,
         moving=theirs,

@@ -5,6 +5,7 @@ import logging
 from mcbo.core.errors import naming
 from mcbo.core.field import format_shape, shape_of, warp
 from mcbo.core.timing import StageTimer
+from mcbo.geometry.grid import voxel_size_mm
 from mcbo.kernels import REFERENCE
 from mcbo.methods.config import Registration
 from mcbo.methods.pipeline import register

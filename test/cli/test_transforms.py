@@ -187,7 +187,7 @@ def test_folds_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (("export", "field.nii.gz", "--to", "itk", "--output", "a.nrrd"), r"expected a name ending in \.h5 or \.tfm"),
         (("export", "field.nii.gz", "--to", "ants", "--output", "field.nii.gz"), "expected another name than that of FIELD"),
         (("import", "field.nii.gz", "--output", "a.nii.gz"), "expected a 3D image, found 4D data"),
-        (("import", "moving.nrrd", "--output", "a.nii.gz"), "expected three numbers a voxel, found 1"),
+        (("import", "moving.nrrd", "--output", "a.nii.gz"), "expected 3 numbers per voxel, found 1"),
         (("invert", "field.npz", "--output", "a.nii.gz"), "an .npz has no affine"),
         (("invert", "field.nii.gz", "--output", "a.nrrd"), r"expected a name ending in \.nii\.gz or \.nii"),
     ],

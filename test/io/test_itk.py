@@ -99,7 +99,7 @@ def test_what_is_no_transform_is_named(tmp_path: Path) -> None:
         ("text.h5", "cannot be read"),
         ("text.nrrd", "cannot be read"),
         ("flat.h5", "expected a transform of 3 dimensions, found 2"),
-        ("scalar.nrrd", "expected three numbers a voxel, found 1"),
+        ("scalar.nrrd", "expected 3 numbers per voxel, found 1"),
     ):
         with pytest.raises(InputError, match=rf"{name}: .*{message}"):
             read_transform(tmp_path / name, None)
