@@ -109,7 +109,7 @@ def fetch(source: Source, copy: Path, *, limit: int) -> Source:
                 return replace(source, problem=str(reason))
         else:
             return replace(source, local=copy)
-    return replace(source, problem=f"{reason}, at {ATTEMPTS} attempts")
+    return replace(source, problem=f"{reason}, after {ATTEMPTS} attempts")
 
 
 def _fetch_once(url: str, copy: Path, limit: int) -> None:

@@ -23,7 +23,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
 """Keys of a split's pairs in the JSON; the first list that is not empty counts."""
 
 FIXED_CHANNEL = "0000"
-"""In folders without a JSON."""
+"""The channel of fixed images in folders without a JSON."""
 
 IMAGE_FOLDERS = (".", "imagesTs", "imagesVal", "imagesTr")
 """Where a folder without a JSON may keep its images."""
@@ -185,7 +185,7 @@ def group_pairs(pairs: Iterable[tuple[File, File]]) -> tuple[Case, ...]:
         short[fixed, moving_case] = fixed_case if moving_case == fixed_case else f"{fixed_case}-{moving_case}"
     shared = Counter(short.values())
     return tuple(
-        # Cases that would share a name have that of their first displacement.
+        # Cases that would share a name take that of their first displacement instead.
         Case(name if shared[name] == 1 else next(iter(members)).field_name.removeprefix("disp_"), fixed, tuple(members))
         for name, ((fixed, _), members) in zip(short.values(), grouped.items(), strict=True)
     )

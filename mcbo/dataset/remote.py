@@ -55,7 +55,7 @@ def open_url(url: str, *, split: str, trust_paths: bool = False) -> Dataset:
 def fetched(case: Case, pairs: Sequence[Pair]) -> Iterator[Case]:
     """The case with copies, removed after the block, of its remote fixed image and the remote moving images of ``pairs``.
 
-    An image that cannot be fetched does not stop the rest: reading it raises an ``OSError`` with the reason.
+    An image that cannot be fetched does not stop the rest: whatever reads it raises the reason.
     """
     files = dict.fromkeys((case.fixed, *(pair.moving for pair in pairs)))
     wanted = [file for file in files if isinstance(file, Source)]

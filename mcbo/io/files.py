@@ -1,4 +1,4 @@
-"""Writing files, each whole or not at all; and what every reader needs: checks at the door and sentences for errors."""
+"""Files written whole or not at all; checks and error messages for all readers."""
 
 import contextlib
 import errno
@@ -30,7 +30,7 @@ _SYNC_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Has ``write`` write to another name in the same folder, then renames: ``path`` is always whole, even after a power cut.
+    """Has ``write`` write under another name in the same folder, then renames it: ``path`` is whole even after a power cut.
 
     Raises:
         OutputError: if that fails; no partial file stays.
@@ -80,7 +80,7 @@ def check_room(folder: Path, needed_bytes: int, what: str) -> None:
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """Bytes that this user may still write to the file system of a folder; quotas are not seen."""
+    """Bytes that this user may still write to the file system of a folder, ignoring quotas."""
     return shutil.disk_usage(folder).free
 
 
@@ -162,7 +162,7 @@ def _sync(descriptor: int) -> None:
 
 
 _KINDS = {"d": "a folder", "p": "a named pipe", "s": "a socket", "c": "a device", "b": "a device"}
-"""What is no regular file, by the first letter of ``stat.filemode``."""
+"""Kinds of files that are not regular, by the first letter of ``stat.filemode``."""
 
 
 def shown(value: object) -> str:
@@ -177,7 +177,7 @@ def reason_of(error: Exception) -> str:
 
 @contextlib.contextmanager
 def reading(name: object, expected: str, errors: tuple[type[Exception], ...] = (OSError, ValueError)) -> Iterator[None]:
-    """Turns what goes wrong in the block, ``errors`` of libraries included, into an ``InputError`` that begins with a name."""
+    """Turns errors in the block, those of libraries included, into an ``InputError`` that begins with a name."""
     try:
         yield
     except (InputError, ShapeError) as error:

@@ -41,12 +41,12 @@ def check_matrix(matrix: NDArray[np.generic]) -> NDArray[np.float64]:
     if array.shape != (4, 4) or not np.isfinite(array).all() or not np.allclose(array[3], (0, 0, 0, 1), atol=1e-9):
         raise InputError(f"expected a 4×4 matrix of finite numbers whose last row is 0 0 0 1, got {array.tolist()}")
     if not np.linalg.det(array[:3, :3]) > 1e-6:
-        raise InputError(f"expected a motion that neither mirrors nor flattens, got the matrix {array.tolist()}")
+        raise InputError(f"expected a transform that neither mirrors nor flattens space, got {array.tolist()}")
     return array
 
 
 def matrix_of(matrix: Any, role: str) -> NDArray[np.float64]:
-    """What should be a matrix of numbers, in float64; ``role`` says in errors what for.
+    """A matrix of numbers in float64; errors say what it is for, ``role``.
 
     Raises:
         InputError: if it is something else, such as a second image: several are given as a list.

@@ -22,7 +22,7 @@ LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 
 def grid_of(image: "sitk.Image") -> Grid:
-    """Where a SimpleITK image lies."""
+    """The grid of a SimpleITK image."""
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
@@ -30,7 +30,7 @@ def grid_of(image: "sitk.Image") -> Grid:
 
 
 def from_sitk(image: "sitk.Image", *, numbers: int = 1) -> tuple[Tensor, Grid]:
-    """A 3D SimpleITK image with so many numbers per voxel as ``(1, numbers, H, W, D)`` in its own type, and its grid.
+    """A 3D SimpleITK image with this many numbers per voxel as ``(1, numbers, H, W, D)``, see ``to_tensor``, and its grid.
 
     Raises:
         InputError: if it is not 3D, or its voxels hold anything else.
@@ -38,7 +38,7 @@ def from_sitk(image: "sitk.Image", *, numbers: int = 1) -> tuple[Tensor, Grid]:
     import SimpleITK as sitk
 
     if image.GetDimension() != 3:
-        raise InputError(f"image: expected 3 dimensions, got {image.GetDimension()}")
+        raise InputError(f"expected a 3D image, found {image.GetDimension()} dimensions")
     if image.GetNumberOfComponentsPerPixel() != numbers:
         expected = "one number" if numbers == 1 else f"{numbers} numbers"
         raise InputError(f"expected {expected} per voxel, found {image.GetNumberOfComponentsPerPixel()}")

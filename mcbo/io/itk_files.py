@@ -47,7 +47,7 @@ def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
             return from_transform(sitk.ReadTransform(str(path)), fixed)
         displacement, grid = from_vectors(_read(path))
     if fixed is not None and not grid.matches(fixed):
-        raise InputError(f"{path}: expected the grid of --reference, {fixed.shape}, found {grid.shape} or another place")
+        raise InputError(f"{path}: expected the grid of --reference, {fixed.shape}, found {grid.shape} or another position")
     return displacement, grid
 
 
@@ -63,7 +63,7 @@ def write_transform(path: Path, displacement: Displacement, grid: Grid) -> None:
     if suffix in SUFFIXES_WRITTEN:
         directions = grid.affine[:3, :3] / np.array(grid.spacing_mm)
         if suffix.startswith(".nii") and not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4):
-            raise OutputError(f"{path}: expected a name ending in .h5 or .nrrd: ITK keeps no sheared axes in NIfTI")
+            raise OutputError(f"{path}: expected a name ending in .h5 or .nrrd: ITK does not store sheared axes in NIfTI")
         write_image(path, to_vectors(displacement, grid))
     elif suffix in (".h5", ".tfm"):
         if suffix == ".tfm" and displacement[0, 0].numel() > MAX_TEXT_VOXELS:

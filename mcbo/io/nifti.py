@@ -21,7 +21,7 @@ from mcbo.io.npz import read_array
 from mcbo.io.source import File
 
 FORMATS = ("nii.gz", "npz")
-"""Of written displacements."""
+"""File formats of displacements."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def read_grid(path: File) -> tuple[Shape, NDArray[np.float64]]:
 
 
 def write_displacement(path: Path, displacement: Displacement, affine: NDArray[np.float64]) -> None:
-    """Writes a displacement ``(1, 3, H, W, D)``, voxels, as the challenge wants it: ``(H, W, D, 3)`` float32 voxels.
+    """Writes a displacement ``(1, 3, H, W, D)`` in voxels as the challenge wants it: ``(H, W, D, 3)`` float32 voxels.
 
     ``.nii.gz`` and ``.nii`` get the affine of the fixed image; ``.npz`` has one array and no affine.
 
@@ -122,7 +122,7 @@ def read_voxels(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
         ``(1, 1, H, W, D)``, integers if the file has them without scaling, else float32; and the affine.
 
     Raises:
-        InputError: if it cannot be read, is not 3D, or has no number per voxel.
+        InputError: if it cannot be read, is not 3D, or does not have one number per voxel.
     """
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         return _read_otherwise(path)

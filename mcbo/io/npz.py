@@ -37,7 +37,7 @@ def read_array(path: Path, what: str, *, name: str | None = None) -> NDArray[Any
         member = _member(archive, name)
         with archive.open(member) as stream:
             _check_claim(stream, member.file_size)
-            stream.seek(0)
+        with archive.open(member) as stream:  # not rewound, which may end the check of its sum
             array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
     return array
 

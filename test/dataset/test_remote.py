@@ -223,7 +223,7 @@ def test_a_broken_off_download_is_tried_again_and_never_taken_for_whole(
     assert (
         f"disp_0098_0000_0098_0001 is not written: {web.address}{moving}: expected a NIfTI image, but: the connection" in said
     )
-    assert "broke off, at 3 attempts" in said
+    assert "broke off, after 3 attempts" in said
     assert (tmp_path / "never/disp_0098_0000_0098_0002.nii.gz").exists()
     assert not list((tmp_path / "tmp").glob("mcbo-*"))
 
@@ -236,11 +236,11 @@ FIXED, MOVING = "ReMIND2Reg_0098_0000.nii.gz", "ReMIND2Reg_0098_0001.nii.gz"
     [
         ("404", "there is no such bucket, folder or object"),
         ("403", "access is denied: expected credentials that allow it: a signed URL"),
-        ("500", "the server answered with status 500, at 3 attempts"),
+        ("500", "the server answered with status 500, after 3 attempts"),
         ("418", "the server answered with status 418"),
         ("silent", "no answer within"),
         ("no size", "the server does not report its size"),
-        ("long", "more than the announced 4 bytes arrived, at 3 attempts"),
+        ("long", "more than the announced 4 bytes arrived, after 3 attempts"),
     ],
 )
 def test_each_fault_of_a_server_has_its_sentence(

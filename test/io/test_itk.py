@@ -71,7 +71,9 @@ def test_sheared_axes_are_kept_or_refused(tmp_path: Path) -> None:
     again, grid = read_transform(tmp_path / "a.h5", None)
     assert grid.matches(SHEARED)
     assert torch.allclose(again, FIELD, atol=1e-4)
-    with pytest.raises(OutputError, match=r"a\.nii\.gz: expected a name ending in \.h5 or \.nrrd: ITK keeps no sheared axes"):
+    with pytest.raises(
+        OutputError, match=r"a\.nii\.gz: expected a name ending in \.h5 or \.nrrd: ITK does not store sheared axes"
+    ):
         write_transform(tmp_path / "a.nii.gz", FIELD, SHEARED)
 
 
