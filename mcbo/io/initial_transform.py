@@ -24,7 +24,7 @@ def read_initial(path: Path) -> NDArray[np.float64]:
         InputError: if it is neither.
     """
     regular_size(path, "an initial transform")
-    with reading(path, "an initial transform", (OSError,)):
+    with reading(path, "an initial transform", (OSError, RuntimeError)):
         with path.open("rb") as file:
             head = file.read(_MAX_TEXT)
         is_itk = head.lstrip().startswith(b"#Insight") or suffix_of(path) in set(TRANSFORM_SUFFIXES) - {".txt"}
@@ -71,10 +71,7 @@ def _parse(text: bytes) -> NDArray[np.float64]:
 def _read_itk(path: Path) -> NDArray[np.float64]:
     import SimpleITK as sitk
 
-    try:
-        transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise InputError("expected an ITK transform, but it cannot be read") from error
+    transform = sitk.ReadTransform(str(path))
     if transform.GetDimension() != 3 or not transform.IsLinear():
         raise InputError(
             f"expected an affine transform of 3 dimensions, found a {transform.GetName()} of {transform.GetDimension()}; "

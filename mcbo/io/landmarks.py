@@ -117,10 +117,7 @@ def parse_fcsv(text: str) -> Landmarks:
     if not {"x", "y", "z"} <= set(columns):
         raise InputError(f"expected columns named x, y and z, found {columns}")
     where = [columns.index(name) for name in ("x", "y", "z")]
-    rows: dict[int, list[str]] = {}
-    for number, line in enumerate(lines):
-        if line.strip() and not line.startswith("#"):
-            rows[number] = _csv(line)[0]
+    rows = {n: _csv(line)[0] for n, line in enumerate(lines) if line.strip() and not line.startswith("#")}
     points = [_point([row[i] for i in where if i < len(row)], f"line {n + 1}") for n, row in rows.items()]
 
     def format_with(moved: Tensor) -> str:
