@@ -76,11 +76,7 @@ class RemoteFolder:
         return shown_url(self.url)
 
     def names(self, subfolder: str = ".") -> list[str]:
-        """Sorted names of the files in a subfolder; none if it does not exist.
-
-        Raises:
-            InputError: if it cannot be listed, or the folder itself does not exist.
-        """
+        """Sorted names of a subfolder's files, none if it does not exist; raises ``InputError`` if they cannot be listed."""
         return list_files(self.join(subfolder, str(self)).url, missing_ok=subfolder != ".")
 
     def join(self, text: str, where: str) -> Source:

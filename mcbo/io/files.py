@@ -51,11 +51,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Makes a folder, checks that results can be written there, and removes the partial files of killed runs.
-
-    Raises:
-        OutputError: if nothing can be written.
-    """
+    """Makes a folder and removes what killed runs left there; raises ``OutputError`` if results cannot be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _partial(folder / "probe"):
@@ -129,7 +125,7 @@ def _clear_if_left(partial: Path) -> None:
 
 
 def lock_file(descriptor: int, *, wait: bool, shared: bool = False) -> bool:
-    """Locks an open file against other processes until it is closed; False if its file system has no locks.
+    """Locks an open file until it is closed; False if its file system has no locks.
 
     Raises:
         BlockingIOError: without ``wait``, if another process holds the lock.
@@ -189,11 +185,7 @@ def reading(name: object, expected: str, errors: tuple[type[Exception], ...] = (
 
 
 def regular_size(path: File, expected: str) -> int:
-    """Bytes of a regular file, found without opening it: opening a named pipe would wait forever.
-
-    Raises:
-        InputError: if it is anything but a file with content.
-    """
+    """Bytes of a file, unopened, since a named pipe would block; raises ``InputError`` unless it is regular and not empty."""
     try:
         status = Path(path).stat()
     except FileNotFoundError as error:

@@ -47,11 +47,7 @@ class Geometry:
 
 
 def to_volume(image: ImageLike, name: str, geometry: Geometry) -> tuple[Tensor, Grid]:
-    """Any image as ``(1, 1, H, W, D)`` on the CPU, integers as such, and its grid.
-
-    Raises:
-        InputError: if it is not a 3D image; the message begins with its name.
-    """
+    """Any 3D image as ``(1, 1, H, W, D)`` on the CPU, integers as such, and its grid; raises ``InputError`` with its name."""
     if isinstance(image, str | Path):
         return read_any(Path(image), spacing_mm=geometry.spacing_mm if is_tiff(Path(image)) else None)
     with reading(name, "an image", ()):

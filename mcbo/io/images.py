@@ -70,11 +70,7 @@ def as_labels(volume: Tensor) -> Tensor:
 
 
 def write_any(path: Path, volume: Tensor, grid: Grid) -> None:
-    """Writes an image ``(1, 1, H, W, D)`` as NIfTI, NRRD or MetaImage, as the suffix says.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
+    """Writes an image ``(1, 1, H, W, D)`` as NIfTI, NRRD or MetaImage, by suffix; raises ``OutputError`` on failure."""
     if suffix_of(path) not in SUFFIXES_WRITTEN:
         raise OutputError(f"{path}: expected a name ending in {' or '.join(SUFFIXES_WRITTEN)}")
     if suffix_of(path).startswith(".nii"):

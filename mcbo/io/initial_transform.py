@@ -46,11 +46,7 @@ def check_matrix(matrix: NDArray[np.generic]) -> NDArray[np.float64]:
 
 
 def matrix_of(matrix: Any, role: str) -> NDArray[np.float64]:
-    """A matrix of numbers in float64; errors say what it is for, ``role``.
-
-    Raises:
-        InputError: if it is something else, such as a second image: several are given as a list.
-    """
+    """A matrix of numbers in float64; raises ``InputError``, naming its role, for anything else, such as a second image."""
     try:
         return np.asarray(matrix, dtype=np.float64)
     except (TypeError, ValueError) as error:

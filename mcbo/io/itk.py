@@ -30,11 +30,7 @@ def grid_of(image: "sitk.Image") -> Grid:
 
 
 def from_sitk(image: "sitk.Image", *, numbers: int = 1) -> tuple[Tensor, Grid]:
-    """A 3D SimpleITK image with this many numbers per voxel as ``(1, numbers, H, W, D)``, see ``to_tensor``, and its grid.
-
-    Raises:
-        InputError: if it is not 3D, or its voxels hold anything else.
-    """
+    """A 3D SimpleITK image as ``(1, numbers, H, W, D)`` and its grid; raises ``InputError`` if it is anything else."""
     import SimpleITK as sitk
 
     if image.GetDimension() != 3:
@@ -47,11 +43,7 @@ def from_sitk(image: "sitk.Image", *, numbers: int = 1) -> tuple[Tensor, Grid]:
 
 
 def to_sitk(volume: Tensor, grid: Grid) -> "sitk.Image":
-    """A volume ``(1, C, H, W, D)`` as a SimpleITK image; of vectors if C is more than 1.
-
-    Raises:
-        ShapeError: if it does not live on the grid.
-    """
+    """A volume ``(1, C, H, W, D)`` as a SimpleITK image, of vectors if C > 1; raises ``ShapeError`` if the grid differs."""
     import SimpleITK as sitk
 
     if volume.dim() != 5 or tuple(volume.shape[2:]) != grid.shape:
@@ -69,7 +61,7 @@ def to_vectors(displacement: Displacement, grid: Grid, *, dtype: torch.dtype = t
     """A displacement ``(1, 3, H, W, D)``, voxels of the fixed grid, as an image of vectors: LPS, mm, fixed to moving.
 
     Raises:
-        ShapeError: if it does not live on the grid.
+        ShapeError: if the grid has another shape.
     """
     check_lives_on(displacement, grid)
     matrix = torch.from_numpy((LPS @ grid.affine)[:3, :3]).to(displacement)
@@ -77,11 +69,7 @@ def to_vectors(displacement: Displacement, grid: Grid, *, dtype: torch.dtype = t
 
 
 def from_vectors(image: "sitk.Image") -> tuple[Displacement, Grid]:
-    """An image of vectors, LPS mm, from any program, as a displacement ``(1, 3, H, W, D)``, float32 voxels, and its grid.
-
-    Raises:
-        InputError: if it is not an image of three finite numbers per voxel.
-    """
+    """An image of finite LPS vectors in mm as ``(1, 3, H, W, D)`` float32 voxels, and its grid; else raises ``InputError``."""
     vectors, grid = from_sitk(image, numbers=3)
     if not torch.isfinite(vectors).all():
         raise InputError("expected finite vectors, found some that are NaN or infinite")

@@ -52,11 +52,7 @@ def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
 
 
 def write_transform(path: Path, displacement: Displacement, grid: Grid) -> None:
-    """Writes a displacement ``(1, 3, H, W, D)`` as an ITK transform or an image of LPS vectors in mm, as the suffix says.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
+    """Writes a displacement as an ITK transform or image of LPS vectors in mm, by suffix; raises ``OutputError`` on failure."""
     import SimpleITK as sitk
 
     suffix = suffix_of(path)

@@ -51,11 +51,7 @@ def flipped(points: Tensor) -> Tensor:
 
 
 def read_landmarks(path: Path) -> Landmarks:
-    """Reads ``.csv``, ``.fcsv`` or ``.mrk.json``, as the suffix says.
-
-    Raises:
-        InputError: if the file is not what its suffix says, or holds numbers that are not finite.
-    """
+    """Reads ``.csv``, ``.fcsv`` or ``.mrk.json``, by suffix; raises ``InputError`` for other formats and non-finite numbers."""
     parse = _PARSERS.get(_suffix(path))
     if parse is None:
         raise InputError(f"{path}: expected landmarks in a file ending in {', '.join(SUFFIXES)}")
@@ -79,11 +75,7 @@ def _suffix(path: Path) -> str:
 
 
 def parse_table(text: str) -> Landmarks:
-    """Learn2Reg's table, one point of three numbers per line; a first line of names and further columns are kept.
-
-    Raises:
-        InputError: if a line does not begin with three finite numbers.
-    """
+    """Learn2Reg's table, one point of three numbers per line; a first line of names and further columns are kept."""
     rows = [row for row in _csv(text) if any(cell.strip() for cell in row)]
     header = rows[:1] if rows and _numbers(rows[0][:3]) is None else []
     if header and (len(header[0]) < 3 or any(_numbers([cell]) for cell in header[0][:3])):
@@ -101,11 +93,7 @@ def parse_table(text: str) -> Landmarks:
 
 
 def parse_fcsv(text: str) -> Landmarks:
-    """Markups of 3D Slicer 4: comment lines, then ``id,x,y,z,…``; RAS, as in early files, if no coordinate system is named.
-
-    Raises:
-        InputError: if it is not that.
-    """
+    """Markups of 3D Slicer 4: comment lines, then ``id,x,y,z,…``; RAS, as in early files, if no coordinate system is named."""
     lines = io.StringIO(text, newline=None).read().rstrip("\n").split("\n")
     settings = dict(line[1:].split("=", 1) for line in lines if line.startswith("#") and "=" in line)
     settings = {key.strip().lower(): value.strip() for key, value in settings.items()}
@@ -135,11 +123,7 @@ def parse_fcsv(text: str) -> Landmarks:
 
 
 def parse_markups(text: str) -> Landmarks:
-    """Markups of 3D Slicer 4.11 and later, JSON; points that were never placed stay as they are.
-
-    Raises:
-        InputError: if it is not that, or in a unit other than millimeters.
-    """
+    """Markups of 3D Slicer 4.11 and later, JSON in millimeters; points that were never placed stay as they are."""
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -207,3 +191,4 @@ def _tensor(points: list[list[float]]) -> Tensor:
 
 
 _PARSERS = {".csv": parse_table, ".fcsv": parse_fcsv, ".mrk.json": parse_markups}
+"""Each raises ``InputError`` for a text that is not in its format."""

@@ -63,11 +63,7 @@ def check_structure(volume: Volume, name: object) -> None:
 
 
 def check_image(header: Header) -> Shape:
-    """The shape of an image, as its header has it.
-
-    Raises:
-        InputError: if it is not 3D, or not one number per voxel.
-    """
+    """The shape of an image; raises ``InputError`` if its header is not that of a 3D image with one number per voxel."""
     if header.dtype.kind not in "iuf":
         raise InputError(f"{header.path}: expected one number per voxel, found data of type {header.dtype}")
     if len(header.shape) != 3:
@@ -98,11 +94,7 @@ def write_displacement(path: Path, displacement: Displacement, affine: NDArray[n
 
 
 def read_displacement(path: Path) -> Displacement:
-    """Reads what ``write_displacement`` wrote: ``(1, 3, H, W, D)`` float32 voxels.
-
-    Raises:
-        InputError: if it is not that.
-    """
+    """Reads a displacement as ``(1, 3, H, W, D)`` float32 voxels; raises ``InputError`` if the file is not ``(H, W, D, 3)``."""
     if path.suffix == ".npz":
         array = read_array(path, "a displacement")
     else:
@@ -148,11 +140,7 @@ def _read_otherwise(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
 
 
 def to_tensor(array: NDArray[np.generic]) -> Tensor:
-    """An array in a type that torch computes with: float32, int32, or int64 if needed.
-
-    Raises:
-        InputError: if it holds anything but real numbers.
-    """
+    """An array of real numbers as float32, int32, or int64 if needed; raises ``InputError`` for other types."""
     if array.dtype.kind not in "biuf":
         raise InputError(f"expected one number per voxel, found data of type {array.dtype}")
     with np.errstate(over="ignore"):
