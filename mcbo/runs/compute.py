@@ -34,7 +34,7 @@ def compute(run: CaseRun, *, timer: StageTimer, reserved_bytes: int = 0) -> None
             registration = register(
                 fixed,
                 list(movings.values()),
-                spacing_mm=run.fixed.spacing_mm,
+                spacing_mm=voxel_size_mm(run.fixed.affine),
                 config=run.setup.config,
                 kernels=kernels,
                 budget_bytes=budget,
