@@ -1,16 +1,15 @@
-"""Sixteen floats at once: a vector type for numba, so that the compiled kernels are vectorized by construction.
+"""A vector of 16 floats for numba: by itself, the compiler vectorizes only loops whose arrays provably do not overlap.
 
-Left to itself, the compiler vectorizes such loops only where it can prove that arrays do not overlap, and checks at run time
-cost more than short rows save. Arithmetic on ``Lanes`` becomes vector instructions on every processor: one of 512 bits, two of
-256, or four of 128. All arrays are float32, contiguous, and indexed flat.
+Arithmetic on ``Lanes`` is one instruction of 512 bits, two of 256 or four of 128. Arrays are float32, contiguous, indexed flat.
 """
 
+import inspect
 import operator
 import platform
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -37,11 +36,10 @@ _MAKING_HALVES = threading.Lock()
 
 
 def compiled(function: Function) -> Function:
-    """Compiles a function at its first call, kept on disk for the next run where a folder can be written for that.
+    """Compiles a function at its first call and caches it on disk if a folder is writable; runs without Python's lock.
 
-    What is kept is made anew when the function's own file changes, not when this one does: then delete ``__pycache__``.
-    It runs without Python's lock, so that threads run side by side (``in_threads``). Compiled functions that it calls are
-    inlined: left as calls, those of ``correlation.py`` cost 6 % (64³ cells, R = 4, one core, Intel Xeon, 2026-11-27).
+    The cache is renewed when the function's own file changes; when this file does, delete ``__pycache__``. Compiled functions
+    that it calls are inlined: as calls, those of ``correlation.py`` cost 6 % (one core, Intel Xeon, 2026-11-27).
     """
     try:
         return cast(Function, njit(nogil=True, forceinline=True, cache=True)(function))
@@ -50,9 +48,9 @@ def compiled(function: Function) -> Function:
 
 
 def in_threads(function: Callable[..., None], count: int, *arguments: object) -> None:
-    """Calls ``function(*arguments, first, last)`` for parts of ``range(count)`` that together are all of it.
+    """Calls ``function(*arguments, first, last)`` for parts of ``range(count)``, one per thread of torch, at the same time.
 
-    As many parts run at a time as torch has threads. What is computed may not depend on how the range was cut.
+    What is computed may not depend on how the range was cut.
     """
     threads = max(1, min(torch.get_num_threads(), count))
     edges = [count * part // threads for part in range(threads + 1)]
@@ -68,26 +66,26 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def side_by_side(one: Callable[[], Result], other: Callable[[], Result]) -> tuple[Result, Result]:
-    """What two calls return that run at a time, each with its half of torch's threads; in turn where there is one only.
+    """Runs two calls at once, each with half of torch's threads (in turn if there is only one); returns both results.
 
     Two long calls that never wait for each other keep two cores busier than two threads that meet after every short step.
     """
     threads = torch.get_num_threads()
     if threads < 2:
         return one(), other()
-    with _MAKING_HALVES:  # two callers at once would take each other's passing number for torch's own
+    with _MAKING_HALVES:  # two callers at once would take each other's temporary setting for torch's own
         halves = _halves(threads)
     calls = [half.submit(call) for half, call in zip(halves, (one, other), strict=True)]
-    wait(calls)  # for both, also if one fails
+    wait(calls)  # for both, even if one fails
     return calls[0].result(), calls[1].result()
 
 
 @cache
 def _halves(threads: int) -> list[ThreadPoolExecutor]:
-    """Two threads for which torch has half of the threads each.
+    """Two threads, each of which gives torch half of the threads.
 
-    Torch keeps a number for every thread, taken at its first use there from one for all threads that are yet to come. To set
-    any is to set that one too, so a passing thread sets it back. A thread that first uses torch just then has too few.
+    Torch keeps a number of threads per thread, copied at its first use there from a default. Setting either sets the default
+    too, so a third thread restores it; a thread that first uses torch in between gets too few.
     """
     halves = [ThreadPoolExecutor(1, thread_name_prefix="mcbo") for _ in range(2)]
     with ThreadPoolExecutor(1) as passing:
@@ -100,8 +98,10 @@ def _halves(threads: int) -> list[ThreadPoolExecutor]:
 
 
 def aligned_floats(*shape: int) -> Floats:
-    """An array that begins on a multiple of 64 bytes, contents undefined."""
-    # numpy asks the system for large pages, torch does not: that halves the time of scattered access.
+    """An array that begins on a multiple of 64 bytes, contents undefined.
+
+    numpy asks the system for large pages, torch does not: that halves the time of scattered access.
+    """
     size = int(np.prod(shape))
     raw = np.empty(size + LANES, dtype=np.float32)
     first = -(raw.ctypes.data // 4) % LANES
@@ -137,203 +137,158 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(manager, frontend, _VECTOR)  # type: ignore[no-untyped-call]
 
 
-def _vector(function: Callable[..., Any]) -> Any:
-    """Numba's ``intrinsic``: from the types of the arguments, a signature and a generator of instructions."""
-    return intrinsic(function)
+def _instruction(result: Any, *kinds: Any) -> Callable[[Generator], Any]:
+    """Makes a generator of LLVM instructions a numba ``intrinsic`` of these types; None stands for the type that is passed."""
+    named = [inspect.Parameter(f"_{k}", inspect.Parameter.POSITIONAL_OR_KEYWORD) for k in range(len(kinds) + 1)]
+
+    def decorate(generate: Generator) -> Any:
+        @wraps(generate)
+        def define(_: Any, *passed: Any) -> tuple[Any, Generator]:
+            return result(*(one if kind is None else kind for kind, one in zip(kinds, passed, strict=True))), generate
+
+        define.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]  # where numba counts the arguments
+        return intrinsic(define)
+
+    return decorate
+
+
+def _data(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
 
 
 def _place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
+    return builder.bitcast(_data(context, builder, array_type, array, index), _VECTOR.as_pointer())
 
 
-@_vector
-def load(_: Any, array: Any, index: Any) -> tuple[Any, Generator]:
-    """The ``LANES`` floats of an array from a flat index on."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(context, builder, signature.args[0], *arguments)
-        return builder.load(place, align=4)
-
-    return Lanes(array, types.int64), generate
+@_instruction(Lanes, None, types.int64)
+def load(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``load(array, index)``: the ``LANES`` floats of an array from a flat index on."""
+    return builder.load(_place(context, builder, signature.args[0], *arguments), align=4)
 
 
-@_vector
-def store(_: Any, array: Any, index: Any, value: Any) -> tuple[Any, Generator]:
-    """Writes ``LANES`` floats to an array from a flat index on."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(context, builder, signature.args[0], *arguments[:2])
-        builder.store(arguments[2], place, align=4)
-        return context.get_dummy_value()
-
-    return types.none(array, types.int64, Lanes), generate
+@_instruction(types.none, None, types.int64, Lanes)
+def store(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``store(array, index, value)``: writes ``LANES`` floats to an array from a flat index on."""
+    builder.store(arguments[2], _place(context, builder, signature.args[0], *arguments[:2]), align=4)
+    return context.get_dummy_value()
 
 
-@_vector
-def prefetch(_: Any, array: Any, index: Any) -> tuple[Any, Generator]:
-    """Asks for the cache line of a flat index, which may lie beyond the array, without waiting for it."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
-        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(fetch, [place, number(0), number(3), number(1)])  # to read, keep in all caches, data
-        return context.get_dummy_value()
-
-    return types.none(array, types.int64), generate
+@_instruction(types.none, None, types.int64)
+def prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``prefetch(array, index)``: requests the cache line of a flat index, which may lie beyond the array, without waiting."""
+    place = builder.bitcast(_data(context, builder, signature.args[0], *arguments), ir.IntType(8).as_pointer())
+    number = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+    fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    builder.call(fetch, [place, number(0), number(3), number(1)])  # to read, keep in all caches, data
+    return context.get_dummy_value()
 
 
-@_vector
-def stream(_: Any, array: Any, index: Any, value: Any) -> tuple[Any, Generator]:
+@_instruction(types.none, None, types.int64, Lanes)
+def stream(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     """As ``store``, past the caches, to a multiple of ``LANES`` in an array of ``aligned_floats``; ``settle`` has to follow."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(context, builder, signature.args[0], *arguments[:2])
-        stored = builder.store(arguments[2], place, align=4 * LANES)
-        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
-        return context.get_dummy_value()
-
-    return types.none(array, types.int64, Lanes), generate
+    stored = builder.store(arguments[2], _place(context, builder, signature.args[0], *arguments[:2]), align=4 * LANES)
+    stored.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+    return context.get_dummy_value()
 
 
-@_vector
-def settle(_: Any) -> tuple[Any, Generator]:
-    """What was streamed before is seen by every thread after."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if _IS_X86:  # LLVM's fence promises nothing for stores past the caches
-            kind = ir.FunctionType(ir.VoidType(), [])
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.sfence"), [])
-        else:
-            builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.none(), generate
+@_instruction(types.none)
+def settle(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``settle()``: makes what was streamed before visible to every thread after."""
+    if _IS_X86:  # LLVM's fence promises nothing for stores past the caches
+        kind = ir.FunctionType(ir.VoidType(), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.sfence"), [])
+    else:
+        builder.fence("seq_cst")
+    return context.get_dummy_value()
 
 
-def _slide(count: int) -> Callable[[Any, Any], Any]:
+def _slide(count: int) -> Any:
     """``slide(a, b)``: the lanes of a and then b, without the first ``count``."""
 
-    @_vector
-    def slide(_: Any, a: Any, b: Any) -> tuple[Any, Generator]:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return _slid(builder, arguments[0], arguments[1], count)
+    @_instruction(Lanes, Lanes, Lanes)
+    def slide(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _slid(builder, arguments, count)
 
-        return Lanes(Lanes, Lanes), generate
-
-    return cast(Callable[[Any, Any], Any], slide)
+    return slide
 
 
-def _slid(builder: Any, a: Any, b: Any, count: int) -> Any:
+def _slid(builder: Any, pair: Any, count: int) -> Any:
     numbers = list(range(count, count + LANES))
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), LANES), numbers))
+    return builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(ir.IntType(32), LANES), numbers))
 
 
 slide_1, slide_2, slide_14, slide_15 = (_slide(count) for count in (1, 2, LANES - 2, LANES - 1))
 
 
-def _squares(count: int) -> Callable[..., None]:
+def _squares(count: int) -> Any:
     """``squares(fixed, f, fixed_step, moving, m, moving_step, channels, result, to, step)`` for ``count`` neighboring shifts.
 
     Sums ``(fixed[f + i] − moving[m + k + i])²`` over channels, which lie ``fixed_step`` and ``moving_step`` apart, for each
     lane i and k < ``count``, and writes the sums of each k to ``result``, ``step`` apart from ``to`` on. Two loads of the
     moving line serve all k; a load for each, most of them across cache lines, takes longer than the arithmetic.
     """
+    i = types.int64
 
-    @_vector
-    def squares(
-        _: Any,
-        fixed: Any,
-        f: Any,
-        fixed_step: Any,
-        moving: Any,
-        m: Any,
-        moving_step: Any,
-        channels: Any,
-        result: Any,
-        to: Any,
-        step: Any,
-    ) -> tuple[Any, Generator]:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            fixed, f, fixed_step, moving, m, moving_step, channels, result, to, step = arguments
+    @_instruction(types.none, None, i, i, None, i, i, i, None, i, i)
+    def squares(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        fixed, f, fixed_step, moving, m, moving_step, channels, result, to, step = arguments
 
-            def place(argument: int, array: Any, index: Any) -> Any:
-                return _place(context, builder, signature.args[argument], array, index)
+        def place(argument: int, array: Any, index: Any) -> Any:
+            return _place(context, builder, signature.args[argument], array, index)
 
-            sums = [cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, None)) for _ in range(count)]
-            for one in sums:
-                builder.store(ir.Constant(_VECTOR, None), one)
-            with cgutils.for_range(builder, channels) as loop:
-                at = builder.add(m, builder.mul(loop.index, moving_step))
-                a = builder.load(place(0, fixed, builder.add(f, builder.mul(loop.index, fixed_step))), align=4)
-                low = builder.load(place(3, moving, at), align=4)
-                high = builder.load(place(3, moving, builder.add(at, ir.Constant(at.type, LANES))), align=4)
-                for k, one in enumerate(sums):
-                    d = builder.fsub(a, _slid(builder, low, high, k), flags=_MAY_FUSE)
-                    square = builder.fmul(d, d, flags=_MAY_FUSE)
-                    builder.store(builder.fadd(builder.load(one), square, flags=_MAY_FUSE), one)
+        sums = [cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, None)) for _ in range(count)]
+        for one in sums:
+            builder.store(ir.Constant(_VECTOR, None), one)
+        with cgutils.for_range(builder, channels) as loop:
+            at = builder.add(m, builder.mul(loop.index, moving_step))
+            a = builder.load(place(0, fixed, builder.add(f, builder.mul(loop.index, fixed_step))), align=4)
+            low = builder.load(place(3, moving, at), align=4)
+            high = builder.load(place(3, moving, builder.add(at, ir.Constant(at.type, LANES))), align=4)
             for k, one in enumerate(sums):
-                at = builder.add(to, builder.mul(step, ir.Constant(step.type, k)))
-                builder.store(builder.load(one), place(7, result, at), align=4)
-            return context.get_dummy_value()
+                d = builder.fsub(a, _slid(builder, (low, high), k), flags=_MAY_FUSE)
+                square = builder.fmul(d, d, flags=_MAY_FUSE)
+                builder.store(builder.fadd(builder.load(one), square, flags=_MAY_FUSE), one)
+        for k, one in enumerate(sums):
+            at = builder.add(to, builder.mul(step, ir.Constant(step.type, k)))
+            builder.store(builder.load(one), place(7, result, at), align=4)
+        return context.get_dummy_value()
 
-        i = types.int64
-        return types.none(fixed, i, i, moving, i, i, i, result, i, i), generate
-
-    return cast(Callable[..., None], squares)
+    return squares
 
 
 squares_3, squares_5, squares_9 = (_squares(count) for count in (3, 5, 9))
 
 
-@_vector
-def peek(_: Any, array: Any, index: Any) -> tuple[Any, Generator]:
-    """The float of an array at a flat index, which is not checked."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.load(builder.gep(data, [arguments[1]]))
-
-    return types.float32(array, types.int64), generate
+@_instruction(types.float32, None, types.int64)
+def peek(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``peek(array, index)``: the float of an array at a flat index, which is not checked."""
+    return builder.load(_data(context, builder, signature.args[0], *arguments))
 
 
-@_vector
-def spread(_: Any, value: Any) -> tuple[Any, Generator]:
-    """A number in every lane."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number = context.cast(builder, arguments[0], signature.args[0], types.float32)
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
-        first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-        return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
-
-    return Lanes(value), generate
+@_instruction(Lanes, None)
+def spread(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``spread(value)``: a number in every lane."""
+    number = context.cast(builder, arguments[0], signature.args[0], types.float32)
+    undefined = ir.Constant(_VECTOR, ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
 
 
-@_vector
-def total(_: Any, value: Any) -> tuple[Any, Generator]:
-    """The sum over lanes, float32, in an order that the processor likes."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), _VECTOR])
-        reduce = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
-        return builder.call(reduce, [ir.Constant(ir.FloatType(), 0.0), arguments[0]], fastmath=("reassoc",))
-
-    return types.float32(Lanes), generate
+@_instruction(types.float32, Lanes)
+def total(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``total(value)``: the sum over lanes, float32, in whichever order is fastest on the processor."""
+    kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), _VECTOR])
+    reduce = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
+    return builder.call(reduce, [ir.Constant(ir.FloatType(), 0.0), arguments[0]], fastmath=("reassoc",))
 
 
-def _teach(symbol: Callable[[Any, Any], Any], instruction: str) -> None:
-    """Gives ``Lanes`` an arithmetic operator."""
+def _define(symbol: Callable[[Any, Any], Any], instruction: str) -> None:
+    """Defines an arithmetic operator of ``Lanes``."""
 
-    @_vector
-    def operation(_: Any, a: Any, b: Any) -> tuple[Any, Generator]:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return getattr(builder, instruction)(*arguments, flags=_MAY_FUSE)
-
-        return Lanes(Lanes, Lanes), generate
+    @_instruction(Lanes, Lanes, Lanes)
+    def operation(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return getattr(builder, instruction)(*arguments, flags=_MAY_FUSE)
 
     @overload(symbol)
     def choose(a: Any, b: Any) -> Any:
@@ -343,41 +298,26 @@ def _teach(symbol: Callable[[Any, Any], Any], instruction: str) -> None:
         return apply if isinstance(a, LanesType) and isinstance(b, LanesType) else None
 
 
-for _symbol, _instruction in (
-    (operator.add, "fadd"),
-    (operator.sub, "fsub"),
-    (operator.mul, "fmul"),
-    (operator.truediv, "fdiv"),
-):
-    _teach(_symbol, _instruction)
+_define(operator.add, "fadd")
+_define(operator.sub, "fsub")
+_define(operator.mul, "fmul")
+_define(operator.truediv, "fdiv")
 
 
-@_vector
-def lesser(_: Any, a: Any, b: Any) -> tuple[Any, Generator]:
-    """The smaller of each pair; the second where they are equal or not comparable."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
-
-    return Lanes(Lanes, Lanes), generate
+@_instruction(Lanes, Lanes, Lanes)
+def lesser(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``lesser(a, b)``: the smaller of each pair; the second where they are equal or not comparable."""
+    return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
 
 
-@_vector
-def where_less(_: Any, a: Any, b: Any, then: Any, otherwise: Any) -> tuple[Any, Generator]:
-    """Per lane ``then`` where a < b, else ``otherwise``."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("<", *arguments[:2]), *arguments[2:])
-
-    return Lanes(Lanes, Lanes, Lanes, Lanes), generate
+@_instruction(Lanes, Lanes, Lanes, Lanes, Lanes)
+def where_less(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``where_less(a, b, then, otherwise)``: per lane ``then`` where a < b, else ``otherwise``."""
+    return builder.select(builder.fcmp_ordered("<", *arguments[:2]), *arguments[2:])
 
 
-@_vector
-def any_at_most(_: Any, a: Any, b: Any) -> tuple[Any, Generator]:
-    """Whether a ≤ b in any lane."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        mask = builder.bitcast(builder.fcmp_ordered("<=", *arguments), _BITS)
-        return builder.icmp_unsigned("!=", mask, ir.Constant(_BITS, 0))
-
-    return types.boolean(Lanes, Lanes), generate
+@_instruction(types.boolean, Lanes, Lanes)
+def any_at_most(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``any_at_most(a, b)``: whether a ≤ b in any lane."""
+    mask = builder.bitcast(builder.fcmp_ordered("<=", *arguments), _BITS)
+    return builder.icmp_unsigned("!=", mask, ir.Constant(_BITS, 0))
