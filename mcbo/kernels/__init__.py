@@ -1,4 +1,4 @@
-"""The compute kernels, ready to be chosen: the torch reference here, compiled twins for the CPU in ``cpu``."""
+"""The compute kernels: the torch reference here, compiled twins for the CPU in ``cpu``."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 def in_turn(one: Callable[[], Result], other: Callable[[], Result]) -> tuple[Result, Result]:
-    """What two calls return, one after the other."""
+    """Runs two calls one after the other; returns both results."""
     return one(), other()
 
 
@@ -31,4 +31,4 @@ REFERENCE = Kernels(
     make_consistent=make_consistent,
     gradient_of=gradient_of,
 )
-"""Plain torch: every device, and the numbers that every twin has to match."""
+"""Plain torch, for every device: the numbers that every twin has to match."""

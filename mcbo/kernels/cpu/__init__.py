@@ -1,4 +1,4 @@
-"""The compiled kernels, ready to be chosen. Importing this brings numba."""
+"""The compiled kernels. Importing them imports numba."""
 
 from mcbo.core.types import Kernels
 from mcbo.kernels.cpu.correlation import as_slab, cost_slabs, coupled_argmin
@@ -8,10 +8,7 @@ from mcbo.kernels.simd import LANES, side_by_side
 
 COMPILED = Kernels(
     name="numba",
-    # Seconds of both solves of 32³ cells, R = 4, at a time with 1, 2, 3, 4, 8 rows: 0.083, 0.063, 0.057, 0.055, 0.057; of 64³
-    # with 1, 2, 4, 8: 0.64, 0.54, 0.51, 0.54; of a solve of 64³ with 2, 4, 8, 16: 0.66, 0.57, 0.48, 0.52 (two cores, AMD EPYC,
-    # 2026-11-24).
-    max_rows=8,
+    max_rows=8,  # a solve of 64³ cells, R = 4, takes 0.57, 0.48, 0.52 s with 4, 8, 16 (two cores, AMD EPYC, 2026-11-24)
     at_once=2,
     lanes=LANES,
     both=side_by_side,

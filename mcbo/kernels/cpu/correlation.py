@@ -1,9 +1,8 @@
 """Cost volume and coupled argmin, compiled for the CPU: twins of ``cost_volume.cost_slabs`` and ``convex.coupled_argmin``.
 
-Costs are laid out ``(rows, w, blocks, K, 16)``: all candidates of 16 neighbors along axis 2 lie side by side, which is how the
-search reads them. Beside each slab lies the least cost of every line of candidates along axis 0. A coupled pass first adds the
-line's own part of the coupling to that minimum; if the sum is above what is already found, no candidate of the line can win,
-and its costs are not even read. That leaves out half to nine tenths of them and changes no result.
+Costs are laid out ``(rows, w, blocks, K, 16)``, as the search reads them: all candidates of 16 neighbors along axis 2 side by
+side. A slab also has the least cost of every line of candidates along axis 0. A coupled pass adds the line's own part of the
+coupling to it; if the sum exceeds the best so far, none of the line can win, and its costs (half to nine tenths) are not read.
 """
 
 from collections.abc import Iterator
@@ -46,7 +45,7 @@ from mcbo.kernels.simd import (
 from mcbo.steps.cost_volume import HALO, check_shapes
 
 STRIPE_FLOATS = 9 * 2**12
-"""What the box means of the columns need that are worked on together, so that it stays in a core's cache (144 KB).
+"""Floats of the columns whose box means are computed together, so that they stay in a core's cache (144 KB).
 
 With 16 columns throughout, 128³ cells took 8 to 15 % longer (two cores, AMD EPYC, 2026-11-24)."""
 WINDOW = 2 * HALO + 1
@@ -58,10 +57,10 @@ class Slab:
     """Costs of some rows.
 
     Attributes:
-        cost: ``(rows, w, blocks, K, 16)``; lanes beyond the grid hold nothing of meaning.
+        cost: ``(rows, w, blocks, K, 16)``; lanes beyond the grid are undefined.
         line_minimum: ``(rows, w, blocks, (2R+1)², 16)``, the least cost of each line of candidates along axis 0; infinite
             beyond the grid.
-        picked: ``(rows, w, blocks, 16)``, the candidate that was picked last, so that the next pass knows one that is good.
+        picked: ``(rows, w, blocks, 16)``, the candidate that was picked last: a good bound for the next pass.
         depth: of the grid; blocks · 16 or less.
     """
 
@@ -72,7 +71,7 @@ class Slab:
 
 
 def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: int, keep: int) -> Iterator[Slab]:
-    """Twin of ``cost_volume.cost_slabs``; ``keep + 1`` slabs take turns, so that no memory is asked for twice."""
+    """Twin of ``cost_volume.cost_slabs``; ``keep + 1`` slabs take turns, so that memory is allocated once."""
     check_shapes(fixed, moving)
     height, width, depth = shape_of(fixed)
     side = 2 * search_radius + 1
@@ -90,8 +89,7 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
         slab = slabs[turn % len(slabs)]
         span = np.array([start, stop, done, reach])
         in_threads(_fill_costs, side * side, fixed_lines, moving_lines, carried, slab.cost, weights, span, depth)
-        in_threads(_fill_line_minima, (stop - start) * width, slab.cost, slab.line_minimum, depth)
-        slab.picked.fill(0)
+        _fill_minima(slab, stop - start)
         done = reach
         yield slab
 
@@ -104,9 +102,13 @@ def as_slab(cost: Tensor) -> Slab:
     slab = _empty_slab(height, width, depth, (side - 1) // 2)
     padded = functional.pad(cost, [0, blocks * LANES - depth])
     torch.from_numpy(slab.cost).copy_(padded.view(count, height, width, blocks, LANES).permute(1, 2, 3, 0, 4))
-    in_threads(_fill_line_minima, height * width, slab.cost, slab.line_minimum, depth)
-    slab.picked.fill(0)
+    _fill_minima(slab, height)
     return slab
+
+
+def _fill_minima(slab: Slab, rows: int) -> None:
+    in_threads(_fill_line_minima, rows * slab.cost.shape[1], slab.cost, slab.line_minimum, slab.depth)
+    slab.picked.fill(0)
 
 
 def _empty_slab(rows: int, width: int, depth: int, search_radius: int) -> Slab:
@@ -125,21 +127,21 @@ def coupled_argmin(
     """Twin of ``convex.coupled_argmin``."""
     width = slab.cost.shape[1]
     picked = torch.empty((3, last - first, width, slab.depth))
-    minima, costs, numbers = slab.line_minimum[first:last], slab.cost[first:last], slab.picked[first:last]
+    costs, minima, numbers = slab.cost[first:last], slab.line_minimum[first:last], slab.picked[first:last]
+    found = numbers, picked.numpy(), search_radius
     lines = (last - first) * width
     if displacement is None:
-        in_threads(_pick, lines, costs, minima, numbers, picked.numpy(), search_radius)
+        in_threads(_pick, lines, costs, minima, *found)
     else:
         u = displacement.contiguous().numpy()
-        weight = np.float32(coupling_weight)
-        in_threads(_pick_coupled, lines, costs, minima, u, weight, numbers, picked.numpy(), search_radius)
+        in_threads(_pick_coupled, lines, costs, minima, u, np.float32(coupling_weight), *found)
     return picked
 
 
 def _lines(features: Features, *, margin: int, length: int) -> Floats:
-    """``(1, C, h, w, d)`` features as ``(h, w, C, length)`` and a margin around h, w and length; zero where there are none.
+    """``(1, C, h, w, d)`` features as ``(h, w, C, length)``, with a margin of zeros around h, w and length.
 
-    With a margin, lines are made longer, so that each begins on a cache line and ``squares`` may read on.
+    With a margin, lines are longer, so that each begins on a cache line and ``squares`` may read on.
     """
     _, channels, height, width, depth = features.shape
     longer = round_up(length + 2 * margin) + LANES if margin else length
@@ -151,7 +153,7 @@ def _lines(features: Features, *, margin: int, length: int) -> Floats:
 
 
 def _window_weights(length: int) -> Floats:
-    """What the five cells around each cell count in two zero-padded box sums of three, ``(length, 5)``."""
+    """Weights of the five cells around each cell in two zero-padded box sums of three, ``(length, 5)``."""
     weights = np.tile(np.array([1, 2, 3, 2, 1], dtype=np.float32), (length, 1))
     weights[0, HALO] -= 1  # the first sum is not taken outside, so at either end one of the three is missing
     weights[-1, HALO] -= 1
@@ -173,8 +175,8 @@ def _fill_costs(
 ) -> None:
     """Costs of rows ``[start, stop)`` for the lines ``[first, last)`` of candidates along axis 2.
 
-    ``span`` is ``(start, stop, done, reach)``: rows below ``done`` have been summed along axes 1 and 2 before, and the last of
-    them are in ``carried``; rows from ``done`` to ``reach`` are to be summed now. ``weights`` are those of axes 0 and 1.
+    ``span`` is ``(start, stop, done, reach)``: rows below ``done`` are already summed along axes 1 and 2, the last of them in
+    ``carried``; rows from ``done`` to ``reach`` are summed now. ``weights`` are those of axes 0 and 1.
     """
     start, stop, done, reach = span
     width, length = fixed.shape[1], fixed.shape[3]
@@ -211,16 +213,16 @@ def _fill_costs(
 
 @compiled
 def _copy(source: Floats, target: Floats) -> None:
-    """All floats of one array to the beginning of another; their number is a multiple of ``LANES``."""
+    """Copies all floats of an array, a multiple of ``LANES``, to the beginning of another."""
     for z in range(0, source.size, LANES):
         store(target, z, load(source, z))
 
 
 @compiled
 def _square_differences(fixed: Floats, moving: Floats, raw: Floats) -> None:
-    """Squared feature differences of a line of cells for a line of candidates along axis 2.
+    """Squared differences of ``(C, length)`` and ``(C, longer)`` features for a line of candidates along axis 2.
 
-    From ``(C, length)`` and ``(C, longer)`` to ``(side + 2, LANES + length + LANES)``.
+    Written to ``(side + 2, LANES + length + LANES)``.
     """
     channels, length = fixed.shape
     longer, pitch = moving.shape[1], raw.shape[1]
@@ -242,7 +244,7 @@ def _square_differences(fixed: Floats, moving: Floats, raw: Floats) -> None:
 
 @compiled
 def _sum_along_axis_2(raw: Floats, column: Floats, depth: int) -> None:
-    """Both box sums along axis 2 of what ``_square_differences`` made, to ``(blocks, side, LANES)``."""
+    """Both box sums along axis 2 of the result of ``_square_differences``, to ``(blocks, side, LANES)``."""
     side, pitch = raw.shape[0] - 2, raw.shape[1]
     blocks = pitch // LANES - 2
     last_lane = (depth - 1) // LANES * side * LANES + (depth - 1) % LANES
@@ -370,13 +372,13 @@ def _pick_coupled(
         i, j = line // width, line % width
         for block in range(blocks):
             _fill_apart(displacement[:, i, j, block * LANES :], weight, u, apart)
-            # What was picked last bounds what is best now, so that most lines of candidates need not be looked into.
+            # The last pick bounds the best one now, so that most lines of candidates need not be read.
             for lane in range(min(LANES, picked.shape[3] - block * LANES)):
                 number = numbers[i, j, block, lane]
                 c0, c1, c2 = number % side, number // side % side, number // (side * side)
                 known[lane] = cost[i, j, block, number, lane] + apart[0, c0, lane] + apart[1, c1, lane] + apart[2, c2, lane]
             hopes = _find_hopeful(cost[i, j, block], minima[i, j, block], apart, known, hopeful)
-            # What bounds the next cells lies far apart: asked for now, it is there in time.
+            # The bounds of the next cells lie far apart: requested now, they are there in time.
             following = line * blocks + block + 1
             if following < last * blocks:
                 for lane in range(LANES):
@@ -412,7 +414,7 @@ def _fill_apart(displacement: Floats, weight: float, u: Floats, apart: Floats) -
 
 @compiled
 def _find_hopeful(cost: Floats, minima: Floats, apart: Floats, known: Floats, hopeful: NDArray[np.int64]) -> int:
-    """How many lines of candidates may hold one as good as is known; their numbers, ascending, are put in ``hopeful``."""
+    """Number of lines of candidates that may have one within the known bound; their indices, ascending, go to ``hopeful``."""
     side = apart.shape[1]
     bound = load(known, 0)
     number, hopes = 0, 0
@@ -420,7 +422,7 @@ def _find_hopeful(cost: Floats, minima: Floats, apart: Floats, known: Floats, ho
         apart_2 = load(apart, (2 * side + c2) * LANES)
         for c1 in range(side):
             apart_1 = load(apart, (side + c1) * LANES)
-            # Not summed in another order than later: rounding must not push the minimum above the line's best.
+            # Summed in the same order as later: rounding must not push the minimum above the line's best.
             if any_at_most(load(minima, number * LANES) + apart_1 + apart_2, bound):
                 hopeful[hopes] = number
                 hopes += 1
@@ -434,7 +436,7 @@ def _find_hopeful(cost: Floats, minima: Floats, apart: Floats, known: Floats, ho
 def _pick_of_hopeful(
     cost: Floats, minima: Floats, apart: Floats, known: Floats, hopeful: NDArray[np.int64], where: Floats
 ) -> None:
-    """The best candidates of some lines: which line goes to ``where``, the place in it to ``known``, in place of the bound."""
+    """The best candidates of some lines: the line goes to ``where``, the place in it to ``known``, over the bound."""
     side = apart.shape[1]
     bound = load(known, 0)
     best, best_line, best_c0 = spread(np.inf), spread(0.0), spread(0.0)
@@ -454,7 +456,7 @@ def _pick_of_hopeful(
 
 @compiled
 def _least_of_line(cost: Floats, apart: Floats, at: int, side: int) -> Any:
-    """Per lane, the least cost + w·(c₀ − u₀)² of a line of candidates along axis 0, and the number of the first that has it."""
+    """Per lane, the least cost + w·(c₀ − u₀)² of a line of candidates along axis 0, and the first index that has it."""
     least, least_c0 = load(cost, at) + load(apart, 0), spread(0.0)
     for c0 in range(1, side):
         one = load(cost, at + c0 * LANES) + load(apart, c0 * LANES)

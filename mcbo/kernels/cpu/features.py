@@ -17,9 +17,7 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
     """Twin of ``mind.mind_ssc``."""
     padded = functional.pad(scale_to_one(volume), [dilation] * 6, mode="replicate")[0, 0]
     height, width, depth = shape_of(volume)
-    # The longest reach of a vector load beyond the last row, and so of a store beyond the last row of features.
-    spare = round_up(depth) + LANES
-    image = aligned_floats(padded.numel() + spare)
+    image = aligned_floats(padded.numel() + round_up(depth) + LANES)  # vector loads reach so far beyond the last row
     image[: padded.numel()] = padded.numpy().ravel()
     image[padded.numel() :] = 0
     shape = np.array([height, width, depth])
@@ -47,7 +45,7 @@ def _fill_distances(
     first: int,
     last: int,
 ) -> None:
-    """Patch distances less their minimum over channels, their mean over channels and its sum: rows ``[first, last)``."""
+    """Patch distances minus their minimum over channels, their mean over channels and its sum: rows ``[first, last)``."""
     height, width, depth = shape
     channels = len(pairs)
     length = (depth + LANES - 1) // LANES * LANES
@@ -77,13 +75,7 @@ def _fill_distances(
 
 @compiled
 def _fill_row(
-    image: Floats,
-    shape: NDArray[np.int64],
-    row: int,
-    pair: NDArray[np.int64],
-    dilation: int,
-    line: Floats,
-    plane: Floats,
+    image: Floats, shape: NDArray[np.int64], row: int, pair: NDArray[np.int64], dilation: int, line: Floats, plane: Floats
 ) -> None:
     """Squared differences of a pair of neighbors, summed along axis 2, of a row of voxels: to ``(width, length)``."""
     width, depth = shape[1], shape[2]
@@ -121,7 +113,7 @@ def _sum_along_axis_1(plane: Floats, radius: int, result: Floats) -> None:
 
 @compiled
 def _finish_line(ring: Floats, around: NDArray[np.int64], j: int, block: Floats, means: Floats) -> None:
-    """Means over whole patches less their minimum over channels, to ``(channels, length)``, and the mean of these."""
+    """Means over whole patches minus their minimum over channels, to ``(channels, length)``, and the mean of these."""
     channels, size, width, length = ring.shape
     scale = spread(1.0 / size**3)
     for z in range(0, length, LANES):
@@ -143,7 +135,7 @@ def _finish_line(ring: Floats, around: NDArray[np.int64], j: int, block: Floats,
 
 @compiled
 def _write_line(block: Floats, means: Floats, depth: int, features: Floats, variance: Floats, at: int, amount: float) -> float:
-    """A line of voxels to ``(channels, H·W·D)`` and ``(H·W·D,)`` from a flat index on; ``amount`` and the sum of the means."""
+    """A line of voxels to ``(channels, H·W·D)`` and ``(H·W·D,)`` from a flat index on; returns ``amount`` + Σ means."""
     channels, voxels = features.shape
     whole = depth // LANES * LANES
     for z in range(0, whole, LANES):
@@ -167,5 +159,5 @@ def _normalize(features: Floats, variance: Floats, low: float, high: float, firs
         row = features[channel]
         for z in range(first, last):
             clamped = min(max(variance[z], low), high)
-            # Only an image that is constant all over has a variance of zero; then 0/1 gives features of exp(0) = 1, not NaN.
+            # Only a constant image has a variance of zero; then 0/1 gives features of exp(0) = 1, not NaN.
             row[z] = -row[z] / (clamped if clamped > 0 else np.float32(1))

@@ -21,7 +21,8 @@ def make_consistent(
     f, b = forward[0].contiguous().numpy(), backward[0].contiguous().numpy()
     next_f, next_b = (aligned_floats(*f.shape) for _ in range(2))
     for turn in range(rounds):
-        in_threads(_half_step, 2 * f.shape[1], f, b, next_f, next_b, factors)
+        in_threads(_half_step, f.shape[1], f, b, next_f, factors)
+        in_threads(_half_step, f.shape[1], b, f, next_b, factors)
         if turn == 0:  # the arguments are not ours to write to
             f, b = (aligned_floats(*f.shape) for _ in range(2))
         f, b, next_f, next_b = next_f, next_b, f, b
@@ -55,51 +56,39 @@ def _channels_last(features: Features) -> Floats:
 
 
 @compiled
-def _half_step(
-    forward: Floats, backward: Floats, next_forward: Floats, next_backward: Floats, factors: Floats, first: int, last: int
-) -> None:
-    """One round of the update; the rows of the forward displacement come first, then those of the backward one."""
-    height = forward.shape[1]
-    for row in range(first, last):
-        if row < height:
-            _half_step_of_row(forward, backward, next_forward, factors, row)
-        else:
-            _half_step_of_row(backward, forward, next_backward, factors, row - height)
-
-
-@compiled
-def _half_step_of_row(ours: Floats, theirs: Floats, result: Floats, factors: Floats, i: int) -> None:
-    """½(ours − theirs∘(id + ours)) on a row of axis 0."""
+def _half_step(ours: Floats, theirs: Floats, result: Floats, factors: Floats, first: int, last: int) -> None:
+    """½(ours − theirs∘(id + ours)): the rows ``[first, last)`` of axis 0."""
     _, height, width, depth = ours.shape
     half = np.float32(0.5)
-    for j in range(width):
-        for k in range(depth):
-            u0, u1, u2 = ours[0, i, j, k], ours[1, i, j, k], ours[2, i, j, k]
-            x0, x1, x2 = i + u0 * factors[0], j + u1 * factors[1], k + u2 * factors[2]
-            i0, j0, k0 = int(np.floor(x0)), int(np.floor(x1)), int(np.floor(x2))
-            b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
-            a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
-            if 0 <= i0 < height - 1 and 0 <= j0 < width - 1 and 0 <= k0 < depth - 1:
-                w00, w01, w10, w11 = a0 * a1, a0 * b1, b0 * a1, b0 * b1
-                near = (i0 * width + j0) * depth + k0
-                far = near + width * depth
-                for axis in range(3):
-                    here = w00 * (a2 * peek(theirs, near) + b2 * peek(theirs, near + 1))
-                    here += w01 * (a2 * peek(theirs, near + depth) + b2 * peek(theirs, near + depth + 1))
-                    here += w10 * (a2 * peek(theirs, far) + b2 * peek(theirs, far + 1))
-                    here += w11 * (a2 * peek(theirs, far + depth) + b2 * peek(theirs, far + depth + 1))
-                    result[axis, i, j, k] = half * (ours[axis, i, j, k] - here)
-                    near += height * width * depth
-                    far += height * width * depth
-            else:
-                for axis in range(3):
-                    here = np.float32(0)
-                    for corner in range(8):
-                        p, q, r = i0 + (corner >> 2), j0 + (corner >> 1 & 1), k0 + (corner & 1)
-                        if 0 <= p < height and 0 <= q < width and 0 <= r < depth:
-                            weight = (b0 if corner & 4 else a0) * (b1 if corner & 2 else a1) * (b2 if corner & 1 else a2)
-                            here += weight * theirs[axis, p, q, r]
-                    result[axis, i, j, k] = half * (ours[axis, i, j, k] - here)
+    for i in range(first, last):
+        for j in range(width):
+            for k in range(depth):
+                u0, u1, u2 = ours[0, i, j, k], ours[1, i, j, k], ours[2, i, j, k]
+                x0, x1, x2 = i + u0 * factors[0], j + u1 * factors[1], k + u2 * factors[2]
+                i0, j0, k0 = int(np.floor(x0)), int(np.floor(x1)), int(np.floor(x2))
+                b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
+                a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
+                if 0 <= i0 < height - 1 and 0 <= j0 < width - 1 and 0 <= k0 < depth - 1:
+                    w00, w01, w10, w11 = a0 * a1, a0 * b1, b0 * a1, b0 * b1
+                    near = (i0 * width + j0) * depth + k0
+                    far = near + width * depth
+                    for axis in range(3):
+                        here = w00 * (a2 * peek(theirs, near) + b2 * peek(theirs, near + 1))
+                        here += w01 * (a2 * peek(theirs, near + depth) + b2 * peek(theirs, near + depth + 1))
+                        here += w10 * (a2 * peek(theirs, far) + b2 * peek(theirs, far + 1))
+                        here += w11 * (a2 * peek(theirs, far + depth) + b2 * peek(theirs, far + depth + 1))
+                        result[axis, i, j, k] = half * (ours[axis, i, j, k] - here)
+                        near += height * width * depth
+                        far += height * width * depth
+                else:
+                    for axis in range(3):
+                        here = np.float32(0)
+                        for corner in range(8):
+                            p, q, r = i0 + (corner >> 2), j0 + (corner >> 1 & 1), k0 + (corner & 1)
+                            if 0 <= p < height and 0 <= q < width and 0 <= r < depth:
+                                weight = (b0 if corner & 4 else a0) * (b1 if corner & 2 else a1) * (b2 if corner & 1 else a2)
+                                here += weight * theirs[axis, p, q, r]
+                        result[axis, i, j, k] = half * (ours[axis, i, j, k] - here)
 
 
 @compiled
@@ -136,12 +125,8 @@ def _fill_gradient(
                     m000, m001, m010, m011 = load(corners, 0), load(corners, 16), load(corners, 32), load(corners, 48)
                     m100, m101, m110, m111 = load(corners, 64), load(corners, 80), load(corners, 96), load(corners, 112)
                 # Interpolated along axis 2, then 1, then 0; the slopes of each axis on the way.
-                m00, m01, m10, m11 = (
-                    m000 + b2 * (m001 - m000),
-                    m010 + b2 * (m011 - m010),
-                    m100 + b2 * (m101 - m100),
-                    m110 + b2 * (m111 - m110),
-                )
+                m00, m01 = m000 + b2 * (m001 - m000), m010 + b2 * (m011 - m010)
+                m10, m11 = m100 + b2 * (m101 - m100), m110 + b2 * (m111 - m110)
                 m0, m1 = m00 + b1 * (m01 - m00), m10 + b1 * (m11 - m10)
                 error = m0 + b0 * (m1 - m0) - load(fixed, ((i * width + j) * depth + k) * LANES)
                 slope_0 = m1 - m0
