@@ -17,7 +17,7 @@ class ShapeError(McboError):
 
 
 class DeviceError(McboError):
-    """The asked-for device is not there."""
+    """The requested device is not available."""
 
 
 class MemoryBudgetError(McboError):
@@ -33,11 +33,11 @@ class OutputError(McboError):
 
 
 class DiskSpaceError(OutputError):
-    """There is no room for the results of a case; it was not started."""
+    """There is no space for the results of a case; it was not started."""
 
 
 class ClusterError(McboError):
-    """Workers that were asked for are not there, or are not of the same kind as the client."""
+    """Requested workers are missing, or are not of the same kind as the client."""
 
 
 @contextmanager

@@ -6,8 +6,8 @@ log = logging.getLogger("mcbo")
 
 
 def printable(text: str) -> str:
-    """Text that does to a terminal nothing but print one line: what cannot be printed in it is written as Python escapes it.
+    """Text as one line that is safe for a terminal: characters that cannot be printed are escaped as Python escapes them.
 
-    File names may hold line ends, colors, what clears the screen, and what no encoding can write.
+    File names may hold line ends, colors, codes that clear the screen, and characters that no encoding can write.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

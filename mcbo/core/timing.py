@@ -1,9 +1,9 @@
-"""Seconds and peak memory per stage, and a listener who is told as stages begin and end."""
+"""Seconds and peak memory per stage, and a progress callback as stages begin and end."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -17,46 +17,39 @@ class PeakMeter(Protocol):
 
 @dataclass
 class StageRecord:
-    """What a stage took so far: wall-clock seconds over all its calls, and the highest peak among them, bytes."""
+    """Wall-clock seconds of all calls of a stage so far, and the highest peak among them, bytes."""
 
     seconds: float = 0.0
     peak_bytes: int = 0
 
 
+@dataclass(kw_only=True, eq=False)
 class StageTimer:
     """Collects a ``StageRecord`` per stage name.
 
-    Args:
+    Attributes:
         meter: of memory; without one, peaks stay 0.
         listener: called with ``(stage, 0)`` when a stage begins and ``(stage, work)`` when it ends, where ``work`` is the
             share of the case that is then done.
         wait: called before the clock is read; a device that computes in the background needs it.
-        tidy: called when a stage begins that was not there before, and so may need memory of another shape.
+        tidy: called when a stage begins for the first time, as it may need memory of another shape.
     """
 
-    def __init__(
-        self,
-        *,
-        meter: PeakMeter | None = None,
-        listener: Callable[[str, float], None] | None = None,
-        wait: Callable[[], None] | None = None,
-        tidy: Callable[[], None] | None = None,
-    ) -> None:
-        self.records: dict[str, StageRecord] = {}
-        self._meter = meter
-        self._listener = listener
-        self._wait = wait
-        self._tidy = tidy
-        self._running: list[StageRecord] = []
-        self._start = 0.0
+    meter: PeakMeter | None = None
+    listener: Callable[[str, float], None] | None = None
+    wait: Callable[[], None] | None = None
+    tidy: Callable[[], None] | None = None
+    records: dict[str, StageRecord] = field(default_factory=dict, init=False)
+    _running: list[StageRecord] = field(default_factory=list, init=False)
+    _start: float = field(default=0.0, init=False)
 
     @contextmanager
     def stage(self, name: str, *, work: float = 0.0) -> Iterator[None]:
-        """Times the block as (a part of) stage ``name``. A stage inside it is not counted twice: meanwhile this one rests."""
-        if self._tidy and name not in self.records:
-            self._tidy()
+        """Times the block as (a part of) stage ``name``, which pauses while a stage inside it runs."""
+        if self.tidy and name not in self.records:
+            self.tidy()
         record = self.records.setdefault(name, StageRecord())
-        self._tell(name, 0.0)
+        self._report(name, 0.0)
         if self._running:
             self._pause(self._running[-1])
         self._running.append(record)
@@ -67,20 +60,20 @@ class StageTimer:
             self._pause(self._running.pop())
             if self._running:
                 self._resume()
-        self._tell(name, work)
+        self._report(name, work)
 
     def _resume(self) -> None:
-        if self._meter:
-            self._meter.reset()
+        if self.meter:
+            self.meter.reset()
         self._start = time.perf_counter()
 
     def _pause(self, record: StageRecord) -> None:
-        if self._wait:
-            self._wait()
+        if self.wait:
+            self.wait()
         record.seconds += time.perf_counter() - self._start
-        if self._meter:
-            record.peak_bytes = max(record.peak_bytes, self._meter.peak_bytes())
+        if self.meter:
+            record.peak_bytes = max(record.peak_bytes, self.meter.peak_bytes())
 
-    def _tell(self, name: str, work: float) -> None:
-        if self._listener:
-            self._listener(name, work)
+    def _report(self, name: str, work: float) -> None:
+        if self.listener:
+            self.listener(name, work)

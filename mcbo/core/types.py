@@ -1,10 +1,9 @@
-"""The one convention, and the names of the tensors that keep to it.
+"""The one convention, and the names of the tensors that follow it.
 
 A **displacement** ``u`` has shape ``(1, 3, H, W, D)`` and is measured in voxels of the grid it lives on. Channel ``a``
 moves along array axis ``a`` (0, 1, 2; never x, y, z). It maps fixed to moving: ``warped(p) = moving(p + u(p))``. On a
-grid of cells (features pooled by a grid spacing g) the same holds with the cell as the unit, and the name says so:
-``displacement_cells``. On disk a displacement is ``(H, W, D, 3)`` float32 voxels; ``nifti.py`` does that conversion and
-nothing else does.
+grid of cells (features pooled by a grid spacing g) the unit is the cell, and the name says so: ``displacement_cells``. On disk
+a displacement is ``(H, W, D, 3)`` float32 voxels; only ``nifti.py`` converts it.
 
 Everything is float32 unless a name says otherwise. The batch axis is always 1: the unit of work is a case.
 """
@@ -42,21 +41,13 @@ class Kernels:
     """The compute kernels behind one interface; a faster twin gives the same numbers up to rounding (a test compares them).
 
     Attributes:
-        name: how logs and reports call it.
-        max_rows: rows of the thickest slab that is worth its memory, of all solves that run at a time together.
-        at_once: of the two solves of a level, forward and backward, how many ``both`` runs at a time.
-        lanes: cells along axis 2 that the layout of costs is filled up to multiples of.
-        both: ``(one, other)`` calls both and returns what they return, as a pair.
-        cost_slabs: ``(fixed, moving, search_radius=R, rows=n, keep=k)`` yields the cost of rows ``[0, n)``, ``[n, 2n)``, … of
-            axis 0, in that order, each once. See ``cost_volume.cost_slabs``.
-        coupled_argmin: ``(cost_slab, displacement, first=a, last=b, search_radius=R, coupling_weight=w)`` picks, per cell of
-            the rows ``[a, b)`` of the slab, the candidate that minimizes ``cost + w·|candidate − displacement|²``. See
-            ``convex.coupled_argmin``.
+        name: in logs and reports.
+        max_rows: rows of the thickest slab that is worth its memory, over all solves that run at once.
+        at_once: how many of the two solves of a level, forward and backward, ``both`` runs at once.
+        lanes: the layout of costs pads axis 2 to multiples of so many cells.
+        both: ``(one, other)`` calls both and returns both results.
+        cost_slabs, coupled_argmin, mind_ssc, make_consistent, gradient_of: as the functions of these names in ``steps``.
         as_slab: a whole cost volume ``(K, h, w, d)`` as one slab.
-        mind_ssc: ``(volume, radius=r, dilation=d)`` makes features. See ``mind.mind_ssc``.
-        make_consistent: ``(forward, backward, rounds=n, stretch=s)``. See ``consistency.make_consistent``.
-        gradient_of: ``(fixed, moving, stretch=s)`` makes a function from a displacement to the gradient of the feature
-            distance. See ``adam.gradient_of``.
     """
 
     name: str
@@ -82,12 +73,12 @@ class Masks:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was written and how far it can be believed.
+    """Which candidate was written, and its confidence.
 
     Attributes:
         chosen: ``full``, ``rigid``, ``identity``, or ``cautious``: one small rigid step where there is no evidence for more.
         similarity: of each candidate (``similarity.py``), from about 0 for unrelated images to 1.
-        confidence: that of what was chosen.
+        confidence: the similarity of the chosen one.
     """
 
     chosen: str
