@@ -3,6 +3,7 @@
 This is the only caller of ``grid_sample`` and so the only place that knows torch's normalized coordinates.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -30,16 +31,10 @@ def along_axis(values: Tensor, axis: int) -> Tensor:
 
 
 def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside: Literal["zeros", "border"]) -> Tensor:
-    """Samples ``volume`` at ``offset + p + u(p)``, trilinearly.
+    """Samples ``volume``, ``(1, C, H, W, D)``, at ``offset + p + u(p)``, trilinearly: ``(1, C, h, w, d)``.
 
-    Args:
-        volume: ``(1, C, H, W, D)``.
-        displacement: ``(1, 3, h, w, d)``, voxels, on a box of that grid (or beyond it).
-        offset: where the box begins.
-        outside: what is there: zeros, or the nearest voxel of the border.
-
-    Returns:
-        ``(1, C, h, w, d)``.
+    The displacement, ``(1, 3, h, w, d)`` voxels, lies on a box of that grid that begins at ``offset`` and may reach beyond it.
+    There, the volume is zero or continues with the nearest voxel of its border (``outside``).
     """
     shape = shape_of(displacement)
     grid = torch.empty((1, *shape, 3), dtype=displacement.dtype, device=displacement.device)
@@ -52,17 +47,10 @@ def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside
 
 
 def warp(volume: Tensor, displacement: Displacement) -> Tensor:
-    """Samples ``volume`` at ``p + u(p)``, trilinearly, with zeros outside.
-
-    Args:
-        volume: ``(1, C, H, W, D)``.
-        displacement: ``(1, 3, H, W, D)``, voxels of that grid.
-
-    Returns:
-        ``(1, C, H, W, D)``.
+    """Samples ``volume``, ``(1, C, H, W, D)``, at ``p + u(p)``, trilinearly, with zeros outside: of the same shape.
 
     Raises:
-        ShapeError: if the two do not live on one grid.
+        ShapeError: if the displacement is not ``(1, 3, H, W, D)`` (voxels of that grid).
     """
     if displacement.shape[:2] != (1, 3) or displacement.shape[2:] != volume.shape[2:]:
         raise ShapeError(f"warp: expected a displacement of shape {(1, 3, *volume.shape[2:])}, got {tuple(displacement.shape)}")
@@ -70,15 +58,10 @@ def warp(volume: Tensor, displacement: Displacement) -> Tensor:
 
 
 def sample_at(volume: Tensor, positions: Tensor) -> Tensor:
-    """Samples ``volume`` trilinearly at any positions; beyond the border, the nearest point of the border counts.
+    """Samples ``volume``, ``(1, C, H, W, D)``, trilinearly at positions, ``(N, 3)`` voxels of that grid: ``(1, C, N)``.
 
-    Args:
-        volume: ``(1, C, H, W, D)``.
-        positions: ``(N, 3)`` voxels of that grid, in float64 where they come from world coordinates: what far origins and
-            large rotations cancel must not be rounded before.
-
-    Returns:
-        ``(1, C, N)``.
+    Beyond the border, the nearest point of the border counts. Positions that come from world coordinates are float64: what far
+    origins and large rotations cancel must not be rounded before.
     """
     sizes = positions.new_tensor(shape_of(volume))
     grid = ((positions + 0.5) * (2 / sizes) - 1).flip(-1).to(volume.dtype)
@@ -89,15 +72,9 @@ def sample_at(volume: Tensor, positions: Tensor) -> Tensor:
 
 
 def resize(displacement: Displacement, shape: Shape, *, scale: float) -> Displacement:
-    """Brings a displacement to another grid: trilinear with half-pixel corners, values times ``scale``.
+    """Brings a displacement to another grid, ``(1, 3, *shape)``: trilinear with half-pixel corners, values times ``scale``.
 
-    Args:
-        displacement: ``(1, 3, h, w, d)``, in units of its own grid.
-        shape: the grid to reach.
-        scale: how many units of the new grid make one of the old: g from cells of g voxels to voxels.
-
-    Returns:
-        ``(1, 3, *shape)``, in units of the new grid.
+    ``scale`` is how many units of the new grid make one of the old: g from cells of g voxels to voxels.
     """
     if shape_of(displacement) != shape:
         displacement = functional.interpolate(displacement, size=shape, mode="trilinear", align_corners=False)
@@ -105,14 +82,11 @@ def resize(displacement: Displacement, shape: Shape, *, scale: float) -> Displac
 
 
 def half_pixel_stretch(displacement: Displacement) -> Displacement:
-    """Stretches each component by n/(n−1), n the grid's size along its axis.
+    """Stretches each component of ``(1, 3, H, W, D)`` by n/(n−1), n the grid's size along its axis, unless n = 1.
 
     The published program divides displacements by (n−1)/2, the half width of a grid with corners at voxel *centers*, and
-    samples with corners at voxel *edges*. What it samples is therefore ``p + u(p)·n/(n−1)`` (docs/method.md, step 5). Presets
+    samples with corners at voxel *edges*. It therefore samples at ``p + u(p)·n/(n−1)`` (docs/method.md, step 5). Presets
     that reproduce the paper ask for this stretch; nothing else should.
-
-    Args:
-        displacement: ``(1, 3, H, W, D)``. An axis of one voxel is left alone.
     """
     return displacement * displacement.new_tensor(stretch_factors(shape_of(displacement))).view(1, 3, 1, 1, 1)
 
@@ -124,45 +98,34 @@ def stretch_factors(shape: Shape) -> tuple[float, float, float]:
 
 
 def box_mean(tensor: Tensor, *, size: int, rounds: int = 1) -> Tensor:
-    """Repeated means over ``size``³ boxes of the last three axes, zero outside, always divided by ``size``³.
+    """Repeated means over ``size``³ boxes of ``(…, H, W, D)``, zero outside, always divided by ``size``³; ``size`` is odd.
 
-    Done axis by axis. Being symmetric, this linear map is its own adjoint; ``adam.py`` uses that.
-
-    Args:
-        tensor: ``(…, H, W, D)``.
-        size: odd width of the box, in voxels.
-        rounds: how many times.
+    Being symmetric, this linear map is its own adjoint; ``adam.py`` uses that.
     """
-    for axis in (-3, -2, -1):
-        for _ in range(rounds):
-            tensor = box_sum(tensor, axis=axis, size=size)
-    return tensor.mul_(1 / size ** (3 * rounds))
+    return box_sum(tensor, size=size, rounds=rounds).mul_(1 / size ** (3 * rounds))
 
 
-def box_sum(tensor: Tensor, *, axis: int, size: int) -> Tensor:
-    """Sum over a window of ``size`` along one axis, zero outside. A new tensor of the same shape.
+def box_sum(tensor: Tensor, *, size: int, axes: Sequence[int] = (-3, -2, -1), rounds: int = 1) -> Tensor:
+    """Repeated sums over windows of odd ``size``, axis by axis, zero outside. A new tensor of the same shape.
 
     The terms of each output are added in the same order wherever it lies, so that a volume cut in slabs gives the same bits.
     """
-    length = tensor.shape[axis]
-    total = tensor.clone()
-    for step in range(1, min(size // 2, length - 1) + 1):
-        kept = length - step
-        total.narrow(axis, step, kept).add_(tensor.narrow(axis, 0, kept))
-        total.narrow(axis, 0, kept).add_(tensor.narrow(axis, step, kept))
-    return total
+    for axis in [axis for axis in axes for _ in range(rounds)]:
+        length = tensor.shape[axis]
+        total = tensor.clone()
+        for step in range(1, min(size // 2, length - 1) + 1):
+            kept = length - step
+            total.narrow(axis, step, kept).add_(tensor.narrow(axis, 0, kept))
+            total.narrow(axis, 0, kept).add_(tensor.narrow(axis, step, kept))
+        tensor = total
+    return tensor
 
 
 def determinants(displacement: Displacement) -> Tensor:
-    """Determinant of the Jacobian of p → p + u(p), by central differences; one-sided ones at the faces.
+    """Determinant of the Jacobian of p → p + u(p), ``(1, 1, h, w, d)``, by central differences, one-sided at the faces.
 
-    1 where volume is kept, less than 1 where the moving image is sampled more densely, 0 or less where space folds.
-
-    Args:
-        displacement: ``(1, 3, h, w, d)`` voxels, at least 2 along each axis.
-
-    Returns:
-        ``(1, 1, h, w, d)``.
+    1 where volume is kept, less than 1 where the moving image is sampled more densely, 0 or less where space folds. u is
+    ``(1, 3, h, w, d)`` voxels, at least 2 along each axis.
     """
     a, b, c = (list(torch.gradient(displacement[:, axis], dim=(1, 2, 3))) for axis in range(3))
     a[0], b[1], c[2] = a[0] + 1, b[1] + 1, c[2] + 1

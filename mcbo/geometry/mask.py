@@ -60,9 +60,7 @@ def fill_outside(volume: Volume, mask: Mask, *, reach: int) -> Volume:
     filled = volume * known
     inside_mean = filled.sum() / known.sum()
     for _ in range(reach):
-        weights, sums = known, filled
-        for axis in (-3, -2, -1):
-            weights, sums = box_sum(weights, axis=axis, size=3), box_sum(sums, axis=axis, size=3)
+        weights, sums = box_sum(known, size=3), box_sum(filled, size=3)
         fresh = (known == 0) & (weights > 0)
         filled = torch.where(fresh, sums / weights.clamp(min=1), filled)
         known = torch.where(fresh, torch.ones_like(known), known)

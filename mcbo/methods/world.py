@@ -124,7 +124,7 @@ def _smoothed(volume: Volume, known: Tensor, its_grid: Grid, onto: Grid) -> Volu
     sums, weights = volume * known, known
     for axis, size in zip((-3, -2, -1), sizes, strict=True):
         if size > 1:
-            sums, weights = box_sum(sums, axis=axis, size=size), box_sum(weights, axis=axis, size=size)
+            sums, weights = box_sum(sums, axes=[axis], size=size), box_sum(weights, axes=[axis], size=size)
     return torch.where(weights > 0, sums / weights.clamp(min=1), volume)
 
 

@@ -1,4 +1,4 @@
-"""Adam instance optimization: a displacement made finer by gradient descent on the feature distance.
+"""Adam instance optimization: refines a displacement by gradient descent on the feature distance.
 
 docs/method.md, step 7; after Siebert et al., Learn2Reg 2021 (ConvexAdam).
 """
@@ -48,19 +48,9 @@ def refine(
 ) -> Displacement:
     """Refines a displacement on a grid ``settings.grid_spacing`` times coarser than the features.
 
-    The result is the smoothed field at the last of ``settings.iterations`` evaluations; the step that would follow from that
-    evaluation is not applied, so the evaluation itself is not made.
-
-    Args:
-        fixed: ``(1, C, H, W, D)`` features.
-        moving: of the same shape.
-        displacement: ``(1, 3, H, W, D)`` voxels, where to start.
-        settings: grid, steps and weights.
-        stretch: sample as the published program does (``field.half_pixel_stretch``).
-        kernels: the compute kernels.
-
-    Returns:
-        ``(1, 3, H, W, D)`` voxels.
+    Features are ``(1, C, H, W, D)``, the displacement to start from and the result ``(1, 3, H, W, D)`` voxels. ``stretch``
+    samples as the published program does (``field.half_pixel_stretch``). The result is the smoothed field at the last of
+    ``settings.iterations`` evaluations; the step after it would not be applied, so that evaluation itself is left out.
     """
     spacing = settings.grid_spacing
     fixed_cells = functional.avg_pool3d(fixed, spacing, stride=spacing)
@@ -86,15 +76,8 @@ def refine(
 def gradient_of(fixed: Features, moving: Features, *, stretch: bool) -> Callable[[Displacement], Displacement]:
     """The gradient of the feature distance, mean over cells of Σ over channels (M(p + u) − F(p))², as a function of u.
 
-    The plain torch reference; a faster twin is in ``kernels/``.
-
-    Args:
-        fixed: ``(1, C, h, w, d)`` features.
-        moving: of the same shape.
-        stretch: sample as the published program does (``field.half_pixel_stretch``).
-
-    Returns:
-        A function from u, ``(1, 3, h, w, d)`` cells, to the gradient, of the same shape.
+    Features are ``(1, C, h, w, d)``, u and its gradient ``(1, 3, h, w, d)`` cells. ``stretch`` samples as the published program
+    does (``field.half_pixel_stretch``). The plain torch reference; a faster twin is in ``kernels/``.
     """
 
     def gradient(displacement: Displacement) -> Displacement:
@@ -107,13 +90,8 @@ def gradient_of(fixed: Features, moving: Features, *, stretch: bool) -> Callable
     return gradient
 
 
-def roughness(displacement: Displacement) -> Tensor:
-    """Sum over the three axes of the mean squared forward difference; a scalar, in units of the grid squared."""
-    return torch.stack([displacement.diff(dim=axis).square().mean() for axis in (2, 3, 4)]).sum()
-
-
 def add_roughness_gradient(gradient: Displacement, displacement: Displacement, *, weight: float) -> None:
-    """Adds ``weight`` times the gradient of ``roughness`` at a displacement to ``gradient``, in place."""
+    """Adds to ``gradient``, in place, ``weight`` times that of the sum over axes of the mean squared forward difference."""
     for axis in (2, 3, 4):
         size = displacement.shape[axis]
         if size > 1:

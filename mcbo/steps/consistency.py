@@ -1,4 +1,4 @@
-"""Inverse consistency: the forward and the backward displacement made to agree.
+"""Inverse consistency: brings the forward and the backward displacement closer to each other's inverse.
 
 docs/method.md, step 5.
 """
@@ -10,18 +10,10 @@ from mcbo.core.types import Displacement
 def make_consistent(
     forward: Displacement, backward: Displacement, *, rounds: int, stretch: bool
 ) -> tuple[Displacement, Displacement]:
-    """Draws two displacements towards each other's inverse.
+    """Draws two displacements, f from fixed to moving and b back, towards each other's inverse; both ``(1, 3, h, w, d)`` cells.
 
-    Each round replaces, at once, f by ½(f − b∘(id + f)) and b by ½(b − f∘(id + b)).
-
-    Args:
-        forward: f, ``(1, 3, h, w, d)`` cells, fixed to moving.
-        backward: b, of the same shape, moving to fixed.
-        rounds: how many times.
-        stretch: sample as the published program does (``field.half_pixel_stretch``).
-
-    Returns:
-        The two, in the same order.
+    Each round replaces, at once, f by ½(f − b∘(id + f)) and b by ½(b − f∘(id + b)). ``stretch`` samples as the published
+    program does (``field.half_pixel_stretch``).
     """
     for _ in range(rounds):
         ahead = half_pixel_stretch(forward) if stretch else forward

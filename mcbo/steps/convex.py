@@ -1,4 +1,4 @@
-"""Weight-balanced coupled convex optimization: a smooth displacement out of a cost volume.
+"""Weight-balanced coupled convex optimization: a smooth displacement from a cost volume.
 
 docs/method.md, step 4; the coupling is that of Heinrich et al., WBIR 2014, the mean over coupling weights that of MCBO.
 """
@@ -23,12 +23,12 @@ def coupled_argmin(
     """Picks, per cell, the candidate c that minimizes cost(c) + w·|c − u|². Of equals, the first.
 
     Candidates are taken in lines along axis 0: first the best of each line, then the line, then the candidate in it;
-    so the whole cost is only added to and reduced once, which is what torch does fast.
+    so the whole cost is only added to and reduced once, which torch does fast.
 
     Args:
         slab: ``(K, rows, w, d)`` costs, K in the order of ``cost_volume.candidates``.
         displacement: u, ``(3, n, w, d)`` cells, n = ``last − first``; None for the plain argmin of the cost.
-        first: the first row of the slab that is asked for.
+        first: row of the slab to begin with.
         last: the row after the last.
         search_radius: R, cells.
         coupling_weight: w, cost per cell².
@@ -68,24 +68,13 @@ def solve(
 ) -> Displacement:
     """Finds the displacement of a level: pick by cost, then once per coupling weight pick and smooth; the mean of these.
 
-    u₀ = box mean of the argmin of the cost. For each weight: pick by cost + w·|c − u|², u ← box mean of what was picked. The
-    result is the mean of all u but u₀.
+    u₀ = box mean of the argmin of the cost. For each weight w (cost per cell²): pick by cost + w·|c − u|², u ← box mean of
+    what was picked. The result, ``(1, 3, h, w, d)`` cells, fixed to moving, is the mean of all u but u₀.
 
-    A pass needs what the pass before picked one row further on, and no more. So the passes follow each other over the rows,
-    each one row behind the last: a slab's cost is made once, used by every pass, and dropped when the last pass has left it.
-    Of what a pass picked, too, only the rows that the next one still needs are kept.
-    The result does not depend on how many rows a slab has.
-
-    Args:
-        fixed: ``(1, C, h, w, d)`` features.
-        moving: of the same shape.
-        search_radius: R, cells.
-        coupling_weights: w of each pass, cost per cell².
-        rows: rows of axis 0 in a slab.
-        kernels: the compute kernels.
-
-    Returns:
-        ``(1, 3, h, w, d)`` cells, fixed to moving.
+    Features are ``(1, C, h, w, d)``, the search radius is in cells. A pass needs what the pass before picked one row further
+    on, and no more. So the passes follow each other over the rows, each one row behind the last: the cost of a slab of
+    ``rows`` rows of axis 0 is made once, used by every pass, and dropped when the last pass has left it. Of what a pass
+    picked, too, only the rows that the next one still needs are kept. The result does not depend on ``rows``.
     """
     height, width, depth = shape_of(fixed)
     passes = len(coupling_weights) + 1
@@ -120,10 +109,7 @@ def solve(
 def _smooth(picked: Tensor, first: int, ready: int) -> tuple[Tensor, Tensor]:
     """Box means of the rows ``[first, ready)``, and what the next rows need: picked rows from ``ready − 1`` on.
 
-    Args:
-        picked: ``(3, n, w, d)`` cells, from row ``first − 1`` (or 0) on.
-        first: row.
-        ready: row; all that the box means before it reach has been picked.
+    ``picked``, ``(3, n, w, d)`` cells, has the rows from ``first − 1`` (or 0) to ``ready`` (or the last).
     """
     low = max(first - 1, 0)
     smooth = box_mean(picked, size=BOX_SIZE)[:, first - low : ready - low]

@@ -40,13 +40,13 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
 
     cost(p, c) = Σ over channels of (F(p) − M(p + c))², M zero outside its grid, then two zero-padded 3×3×3 box means.
     Rows that the box means of the next slab need are carried over, so that nothing is computed twice; and every voxel sees
-    the same additions in the same order whatever ``rows`` is, so that the result is the same to the last bit.
+    the same additions in the same order for any ``rows``, so that the result is the same to the last bit.
 
     Args:
         fixed: ``(1, C, h, w, d)`` features.
         moving: of the same shape.
         search_radius: R, cells; K = (2R+1)³ candidates in the order of ``candidates``.
-        rows: rows of a slab (the last one may have fewer).
+        rows: of a slab (the last one may have fewer).
         keep: how many slabs before the newest the caller still uses; a kernel may write over older ones.
 
     Yields:
@@ -61,7 +61,7 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
     side = 2 * search_radius + 1
     padded = functional.pad(moving[0], [search_radius] * 6)
     carried = fixed.new_empty((side, side, side, 0, width, depth))
-    done = 0  # rows whose squared differences have been taken
+    done = 0  # rows whose squared differences are summed
     for start in range(0, height, rows):
         stop = min(start + rows, height)
         reach = min(stop + HALO, height)
@@ -71,25 +71,20 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
             for j in range(side):
                 window = padded[:, done : reach + side - 1, j : j + width, i : i + depth]
                 fresh = _squared_differences(fixed[0, :, done:reach], window)
-                block = torch.cat([carried[i, j], _sum_rows_apart(fresh)], dim=1)
+                fresh = box_sum(fresh, axes=(-2, -1), size=BOX_SIZE, rounds=BOX_ROUNDS)  # in which no row needs another
+                block = torch.cat([carried[i, j], fresh], dim=1)
                 kept[i, j] = block[:, block.shape[1] - kept.shape[3] :]
                 first = block.shape[1] - reach + start
-                for _ in range(BOX_ROUNDS):
-                    block = box_sum(block, axis=1, size=BOX_SIZE)
+                block = box_sum(block, axes=[1], size=BOX_SIZE, rounds=BOX_ROUNDS)
                 torch.mul(block[:, first : first + stop - start], 1 / BOX_SIZE ** (3 * BOX_ROUNDS), out=cost[i, j])
         done, carried = reach, kept
         yield cost.flatten(0, 2)
 
 
 def _squared_differences(fixed: Tensor, moving: Tensor) -> Tensor:
-    """Σ over channels of (F − M shifted along axis 0)², for all shifts at once.
+    """Σ over channels of (F − M shifted along axis 0)², for all shifts: ``(side, n, w, d)``.
 
-    Args:
-        fixed: ``(C, n, w, d)``.
-        moving: ``(C, n + side − 1, w, d)``.
-
-    Returns:
-        ``(side, n, w, d)``.
+    From ``(C, n, w, d)`` and ``(C, n + side − 1, w, d)``.
     """
     shifted = moving.unfold(1, fixed.shape[1], 1).movedim(-1, 2)  # a view: (C, side, n, w, d)
     total = fixed.new_zeros(shifted.shape[1:])
@@ -99,11 +94,3 @@ def _squared_differences(fixed: Tensor, moving: Tensor) -> Tensor:
         torch.sub(f, m, out=difference)
         total += difference.square_()
     return total
-
-
-def _sum_rows_apart(cost: Tensor) -> Tensor:
-    """The box sums along the last two axes, in which no row needs another."""
-    for axis in (-2, -1):
-        for _ in range(BOX_ROUNDS):
-            cost = box_sum(cost, axis=axis, size=BOX_SIZE)
-    return cost

@@ -1,7 +1,7 @@
-"""A deformation searched densely, each cell counting by how sure it is.
+"""Dense search for a deformation, each cell weighted by the sharpness of its minimum.
 
-Like step 4 of the paper, but what couples the cells is not a box mean. Where the cost is a sharp valley, the cell's own minimum
-stands; where it is flat, the neighbors decide; along each axis for itself.
+Like step 4 of the paper, but not coupled by a box mean: along each axis separately, a cell keeps its own minimum where the cost
+is a sharp valley; where it is flat, the neighbors decide.
 """
 
 from collections.abc import Sequence
@@ -51,20 +51,10 @@ def solve_stretched(
     stretching: float,
     kernels: Kernels,
 ) -> Displacement:
-    """The deformation of a masked cost: a ``solve`` for ``masked_search.search``.
+    """The deformation, ``(1, 3, h, w, d)`` cells, of a masked cost: a ``solve`` for ``masked_search.search``.
 
-    Per pass: pick by cost + w·|c − u|², then u ← argmin Σ h·(u − c)² + λ·Σ |differences of neighbors|².
-
-    Args:
-        cost: of ``masked_cost``, ``(K, h, w, d)``.
-        known: ``(1, 1, h, w, d)`` from 0 to 1, of the image that the cost lives on.
-        search_radius: R, cells.
-        coupling_weights: w of each pass, cost per cell².
-        stretching: λ, cost per cell² of difference between neighbors.
-        kernels: the compute kernels.
-
-    Returns:
-        ``(1, 3, h, w, d)`` cells.
+    Per pass: pick by cost + w·|c − u|², then u ← argmin Σ h·(u − c)² + λ·Σ |differences of neighbors|², h being the sharpness
+    of the minimum. ``stretching`` is λ, cost per cell² of difference; the rest is as for ``masked_search.solve_masked``.
     """
     slab = kernels.as_slab(cost)
     u = torch.zeros((1, 3, *cost.shape[1:]), dtype=cost.dtype, device=cost.device)
@@ -95,12 +85,9 @@ def _stretched(field: Tensor, *, trust: Tensor, stretching: float) -> Tensor:
 
 
 def sharpness(cost: Tensor, picked: Tensor, *, search_radius: int) -> Tensor:
-    """The second difference of the cost at what was picked, along each axis, at least 0, ``(3, h, w, d)``.
+    """The second difference of the cost, ``(K, h, w, d)``, at the picked whole cells along each axis, at least 0.
 
-    Args:
-        cost: ``(K, h, w, d)``.
-        picked: ``(3, h, w, d)`` whole cells.
-        search_radius: R, cells, at least 1.
+    ``picked`` and the result are ``(3, h, w, d)``; R is at least 1.
     """
     side = 2 * search_radius + 1
     place = (picked + search_radius).long()

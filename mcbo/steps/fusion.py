@@ -4,6 +4,7 @@ docs/method.md, step 8.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import torch
 
@@ -12,23 +13,14 @@ from mcbo.core.types import Displacement
 
 
 def fuse_modalities(displacements: Sequence[Displacement]) -> Displacement:
-    """The signed maximum of each component: (−6, −1) gives −1. With one displacement, that one.
-
-    Args:
-        displacements: each ``(1, 3, H, W, D)`` voxels, one per moving modality; the order does not matter.
-    """
-    fused = displacements[0]
-    for other in displacements[1:]:
-        fused = torch.maximum(fused, other)
-    return fused
+    """The signed maximum of each component, (−6, −1) gives −1, over the moving modalities, each ``(1, 3, H, W, D)`` voxels."""
+    return reduce(torch.maximum, displacements)
 
 
 def fuse_levels(displacements: Iterable[Displacement], weights: Sequence[float]) -> Displacement:
-    """The weighted sum Σ wᵢ·uᵢ over levels.
+    """The weighted sum Σ wᵢ·uᵢ over levels, each ``(1, 3, H, W, D)`` voxels; the weights sum to 1.
 
-    Args:
-        displacements: each ``(1, 3, H, W, D)`` voxels, one per level; taken one by one, so that they need not all be held.
-        weights: one per level, summing to 1.
+    Displacements are taken one by one, so that they need not all be held.
     """
     total: Displacement | None = None
     for displacement, weight in zip(displacements, weights, strict=True):

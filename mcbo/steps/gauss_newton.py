@@ -1,14 +1,14 @@
-"""Gauss–Newton refinement: the smooth displacement that explains the features, as far as they can be trusted.
+"""Gauss–Newton refinement: the smooth displacement that explains the features, each weighted by its information.
 
 Minimizes over v, on a grid of cells,
 
     Σ over modalities of (κ²/(s·τ)) · Σ over cells of k·|M(p + v) − F(p)|²  +  β · Σ over cells of |Δ(d + v)|²,
 
-where d is what the displacement already deviates from a rigid motion and Δ the Laplacian with reflecting borders: to bend
-costs, to shift does not. The weight of a modality is measured from the pair itself (``information_of``), so that one β serves
+where d is the deviation of the displacement so far from a rigid motion and Δ the Laplacian with reflecting borders: bending
+costs, shifting does not. The weight of a modality is measured from the pair itself (``information_of``), so that one β serves
 clean and noisy images, and a modality that shares little with the fixed image hardly counts.
 
-The gradient is taken by central differences of the mean of both images (efficient second-order minimization, Malis 2004). The
+The gradient uses central differences of the mean of both images (efficient second-order minimization, Malis 2004). The
 derivative of a trilinear interpolant, which backpropagation through the sampling would give, is one-sided at whole cells; with
 noise in the moving image it drifts.
 """
@@ -30,13 +30,13 @@ from mcbo.steps.mind import MindSettings
 RESIDUAL_FLOOR = 1e-3
 """Added to the mean feature distance: two images that agree to rounding are not infinitely informative."""
 MIN_CORRELATION = 0.02
-"""Least correlation of gradients that is believed; keeps unrelated images from dividing by zero."""
+"""Least correlation of gradients that is used; keeps unrelated images from dividing by zero."""
 LAGS = 4
 """Cells over which the correlation of residuals is summed."""
 MAX_STEP = 1.0
-"""Cells that one iteration moves at most."""
+"""Cells: the most that one iteration moves."""
 SMALL_STEP = 0.02
-"""Cells: an iteration that moves less in the mean is the last."""
+"""Cells: an iteration whose mean step is smaller is the last."""
 _RIDGE = 1e-6
 
 
@@ -47,7 +47,7 @@ class RefineStage:
     Attributes:
         grid_spacing: g, voxels per cell.
         mind: its features.
-        rounds: how often the moving images are warped and their features made anew.
+        rounds: how often the moving images are warped and their features computed again.
         iterations: Gauss–Newton steps in each round, at most.
     """
 
@@ -72,7 +72,7 @@ class Modality:
 
 @dataclass(frozen=True)
 class Information:
-    """What a modality tells of the motion.
+    """Information of a modality on the motion.
 
     Attributes:
         correlation: ρ of the gradients of fixed and moving features, from −1 to 1.
@@ -87,8 +87,8 @@ class Information:
     @property
     def gain(self) -> float:
         """κ, from almost 0 to 1: the share of the slope of the fixed features that the moving ones have too, 2ρ/(1 + ρ)."""
-        believed = max(self.correlation, MIN_CORRELATION)
-        return 2 * believed / (1 + believed)
+        correlation = max(self.correlation, MIN_CORRELATION)
+        return 2 * correlation / (1 + correlation)
 
     @property
     def standard_error(self) -> float:
@@ -106,19 +106,11 @@ def refine_by_gauss_newton(
     iterations: int,
     cg_iterations: int,
 ) -> tuple[Displacement, float]:
-    """Finds v, starting from none.
+    """Finds v, ``(1, 3, h, w, d)`` cells, starting from zero.
 
-    Args:
-        fixed: ``(1, C, h, w, d)`` features.
-        fixed_known: ``(1, 1, h, w, d)`` from 0 to 1.
-        modalities: the moving images.
-        deviation: d, ``(1, 3, h, w, d)`` cells.
-        bending: β.
-        iterations: Gauss–Newton steps.
-        cg_iterations: conjugate gradient steps in each, at most.
-
-    Returns:
-        v, ``(1, 3, h, w, d)`` cells; and the density of information, Σ of κ²/(s·τ)·tr H over modalities, per known cell.
+    ``fixed`` are ``(1, C, h, w, d)`` features, ``fixed_known`` is ``(1, 1, h, w, d)`` from 0 to 1, ``deviation`` d and
+    ``bending`` β. Each of ``iterations`` Gauss–Newton steps has at most ``cg_iterations`` of conjugate gradients. Also returns
+    the density of information, Σ of κ²/(s·τ)·tr H over modalities, per known cell.
     """
     v = torch.zeros_like(deviation)
     preconditioner = CosineTransform(shape_of(fixed), like=fixed)
@@ -134,7 +126,7 @@ def refine_by_gauss_newton(
             g, h, distance = data_terms(fixed, moved)
             mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR
             if iteration == 0:
-                informations.append(information_of(fixed, moved, (known > KNOWN_CELL_SHARE)))
+                informations.append(information_of(fixed, moved, known > KNOWN_CELL_SHARE))
             gain, cells = informations[number].gain, informations[number].correlation_cells
             weight = known * robust_weight(distance, known, mean) / mean
             if iteration == 0:
@@ -159,7 +151,7 @@ def refine_by_gauss_newton(
 
 
 def stays_inside(displacement: Displacement) -> Tensor:
-    """Where p + u(p) lies between the centers of the outermost cells, ``(1, 1, h, w, d)`` bool: there nothing is made up."""
+    """Where p + u(p) lies between the centers of the outermost cells, ``(1, 1, h, w, d)`` bool: no extrapolation there."""
     inside = torch.ones_like(displacement[:, :1], dtype=torch.bool)
     for axis, size in enumerate(shape_of(displacement)):
         index = torch.arange(size, dtype=displacement.dtype, device=displacement.device)
@@ -169,11 +161,7 @@ def stays_inside(displacement: Displacement) -> Tensor:
 
 
 def data_terms(fixed: Features, moved: Features) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient, Gauss–Newton Hessian and value of Σ over channels of ½(M − F)², per cell.
-
-    Args:
-        fixed: ``(1, C, h, w, d)``.
-        moved: of the same shape.
+    """Gradient and Gauss–Newton Hessian of Σ over channels of ½(M − F)², per cell, for ``(1, C, h, w, d)`` features.
 
     Returns:
         ``(1, 3, h, w, d)`` gradient; ``(6, h, w, d)`` entries 00, 01, 02, 11, 12, 22; ``(1, 1, h, w, d)`` Σ (M − F)².
@@ -208,12 +196,9 @@ def central_differences(volume: Tensor) -> list[Tensor]:
 
 
 def information_of(fixed: Features, moved: Features, known: Tensor) -> Information:
-    """How much the features share, and how far their residuals are correlated (see ``Information``).
+    """How much ``(1, C, h, w, d)`` features share, and how far their residuals are correlated (see ``Information``).
 
-    Args:
-        fixed: ``(1, C, h, w, d)``.
-        moved: of the same shape.
-        known: ``(1, 1, h, w, d)`` bool.
+    ``known`` is ``(1, 1, h, w, d)`` bool.
     """
     seen = known[0, 0]
     weights = seen.to(fixed.dtype)
@@ -227,13 +212,8 @@ def information_of(fixed: Features, moved: Features, known: Tensor) -> Informati
         size = seen.shape[axis]
         ratios = 0.0
         for lag in range(1, min(LAGS, size - 1) + 1):
-            products = sum(
-                float((c.narrow(axis, 0, size - lag) * c.narrow(axis, lag, size - lag)).sum(dtype=torch.float64))
-                for c in centered
-            )
-            pairs = float(
-                (weights.narrow(axis, 0, size - lag) * weights.narrow(axis, lag, size - lag)).sum(dtype=torch.float64)
-            )
+            products = sum(_lagged_product(c, axis, lag) for c in centered)
+            pairs = _lagged_product(weights, axis, lag)
             ratios += min(max(products / max(pairs, 1.0) / max(variance, 1e-12), 0.0), 1.0)
         cells *= 1 + 2 * ratios
         if size > 2:
@@ -246,13 +226,17 @@ def information_of(fixed: Features, moved: Features, known: Tensor) -> Informati
     return Information(correlation=shared / max(energy, 1e-12), correlation_cells=cells, known_cells=int(seen.sum()))
 
 
+def _lagged_product(values: Tensor, axis: int, lag: int) -> float:
+    """Σ over cells of a value times the one ``lag`` cells on along an axis."""
+    kept = values.shape[axis] - lag
+    return float((values.narrow(axis, 0, kept) * values.narrow(axis, lag, kept)).sum(dtype=torch.float64))
+
+
 def robust_weight(distance: Tensor, known: Tensor, mean: float) -> Tensor:
-    """4·(s/(s + r))², r the feature distance smoothed over known cells: 1 where r = s, up to 4 where all fits."""
+    """4·(s/(s + r))², r the feature distance smoothed over known cells: 1 where r = s, up to 4 where the features agree."""
     weights = known + 1e-4
-    smoothed, normalizer = distance * weights, weights
-    for axis in (-3, -2, -1):
-        smoothed, normalizer = box_sum(smoothed, axis=axis, size=3), box_sum(normalizer, axis=axis, size=3)
-    return 4 * (mean / (mean + smoothed / normalizer)).square()
+    smoothed = box_sum(distance * weights, size=3) / box_sum(weights, size=3)
+    return 4 * (mean / (mean + smoothed)).square()
 
 
 def bending_gradient(displacement: Displacement) -> Displacement:
@@ -260,11 +244,8 @@ def bending_gradient(displacement: Displacement) -> Displacement:
     return laplacian(laplacian(displacement))
 
 
-def _times_hessian(hessian: Tensor, field: Displacement) -> Displacement:
+def _bent(field: Displacement, *, hessian: Tensor, bending: float) -> Displacement:
     h00, h01, h02, h11, h12, h22 = hessian
     x, y, z = field[0]
-    return torch.stack([h00 * x + h01 * y + h02 * z, h01 * x + h11 * y + h12 * z, h02 * x + h12 * y + h22 * z])[None]
-
-
-def _bent(field: Displacement, *, hessian: Tensor, bending: float) -> Displacement:
-    return _times_hessian(hessian, field) + bending * bending_gradient(field) + _RIDGE * field
+    product = torch.stack([h00 * x + h01 * y + h02 * z, h01 * x + h11 * y + h12 * z, h02 * x + h12 * y + h22 * z])[None]
+    return product + bending * bending_gradient(field) + _RIDGE * field

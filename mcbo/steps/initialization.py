@@ -1,17 +1,18 @@
-"""A start from far away: the rigid motion under which the features of two coarse images correlate most.
+"""Rigid initialization: the motion under which the features of two coarse images correlate most.
 
-For each of a ball of rotations the moving image is rotated, its features are taken, and their masked, normalized correlation
-with the fixed ones is computed for all translations at once by Fourier transforms (after Padfield, IEEE TIP 2012). The best few
-are improved by a pattern search of the same score and compared with no motion at all on a finer grid with other features.
+For each of a ball of rotations, the masked, normalized correlation of the rotated moving image's features with the fixed ones
+is computed for all translations at once by Fourier transforms (after Padfield, IEEE TIP 2012). The best few are improved by a
+pattern search of the same score and compared with no motion on a finer grid with other features.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from mcbo.core.field import along_axis, sample, shape_of
+from mcbo.core.field import along_axis, sample, shape_of, warp
 from mcbo.core.types import Features, Kernels, Mask, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import fill_outside
@@ -24,18 +25,20 @@ PATTERN = ((5.0, 1.0), (2.5, 0.5))
 """Steps of the pattern search: degrees, and cells."""
 MOVES = 8
 """Of the pattern search with each step, at most."""
+MIND_RADIUS = 1
+"""Cells, on both grids."""
 _TIE_PER_MM2 = 1e-9
 
 
 @dataclass(frozen=True)
 class InitializationSettings:
-    """The search for a start from far away (``initialization.py``).
+    """The search for an initial rigid motion.
 
     Attributes:
         cells: along the longest side of the grid that is searched.
-        check_cells: of the grid on which what was found is checked.
+        check_cells: of the grid on which candidates are checked.
         max_degrees, step_degrees: of the rotations.
-        min_overlap: of the smaller field of view that is compared.
+        min_overlap: share of the smaller field of view that has to be compared.
         kept: how many of the best are followed up.
         least_gain: similarity that a start must gain over no motion.
     """
@@ -62,7 +65,7 @@ class Pose:
     shift_mm: Triple
 
     def motion(self, shape: Shape, spacing_mm: Triple) -> rigid.Rigid:
-        """The same as a motion of points in a volume."""
+        """The pose as a motion of points in a volume."""
         center = torch.tensor([(n - 1) / 2 * s for n, s in zip(shape, spacing_mm, strict=True)], dtype=torch.float64)
         turned = rigid.rotation_of(self.rotation_deg)
         return rigid.Rigid(turned, center + torch.tensor(self.shift_mm, dtype=torch.float64) - turned @ center)
@@ -83,29 +86,17 @@ def find_start(
 ) -> rigid.Rigid:
     """The rigid motion to start from; no motion, unless another is clearly better.
 
-    Args:
-        fixed: ``(1, 1, H, W, D)`` intensities.
-        mask: of the fixed image.
-        movings: of the same shape.
-        masks: of the moving images.
-        spacing_mm: voxel size along axes 0, 1, 2.
-        settings: grids, rotations, margins.
-        kernels: the compute kernels.
+    ``mask`` belongs to the fixed image, ``masks`` to the moving ones; images and masks are ``(1, 1, H, W, D)``, of one shape.
     """
-
-    def coarse(size: int, radius: int, dilation: int) -> _Coarse:
-        return _Coarse(
-            fixed, mask, movings, masks, spacing_mm=spacing_mm, size=size, radius=radius, dilation=dilation, kernels=kernels
-        )
-
-    search = coarse(settings.cells, 1, 1)
+    coarse = partial(_Coarse, fixed, mask, movings, masks, spacing_mm=spacing_mm, kernels=kernels)
+    search = coarse(size=settings.cells, dilation=1)
     kept: list[Pose] = []
     for score, pose in search.correlate(ball(settings.max_degrees, settings.step_degrees), min_overlap=settings.min_overlap):
         if score > 0 and all(_are_apart(pose, other, max(search.cell_mm)) for other in kept):
             kept.append(pose)
         if len(kept) == settings.kept:
             break
-    check = coarse(settings.check_cells, 1, 2)
+    check = coarse(size=settings.check_cells, dilation=2)
     best, best_score = NO_MOTION, check.score(NO_MOTION, min_overlap=0.0) + settings.least_gain
     for start in kept:
         pose = search.climb(start, min_overlap=settings.min_overlap)
@@ -126,16 +117,8 @@ def ball(max_degrees: float, step_degrees: float) -> list[Triple]:
 class _Coarse:
     """Images on a coarse grid that is nearly isotropic in millimeters, and their similarity under a pose.
 
-    Args:
-        fixed: ``(1, 1, H, W, D)``.
-        mask: of the fixed image.
-        movings: of the same shape.
-        masks: of the moving images.
-        spacing_mm: voxel size along axes 0, 1, 2.
-        size: cells along the longest side.
-        radius: of the features, cells.
-        dilation: of the features, cells.
-        kernels: the compute kernels.
+    ``size`` is the number of cells along the longest side, ``dilation`` that of the features, cells; the rest as in
+    ``find_start``.
     """
 
     def __init__(
@@ -147,7 +130,6 @@ class _Coarse:
         *,
         spacing_mm: Triple,
         size: int,
-        radius: int,
         dilation: int,
         kernels: Kernels,
     ) -> None:
@@ -156,7 +138,7 @@ class _Coarse:
         steps = [min(max(1, round(longest / size / s)), n) for n, s in sides]  # up to the whole axis, where it is thin
         self._spacing = steps[0], steps[1], steps[2]
         self.cell_mm = steps[0] * spacing_mm[0], steps[1] * spacing_mm[1], steps[2] * spacing_mm[2]
-        self._radius, self._dilation, self._kernels = radius, dilation, kernels
+        self._dilation, self._kernels = dilation, kernels
         image, self._known = self._pool(fixed, mask)
         self._movings = [self._pool(moving, m) for moving, m in zip(movings, masks, strict=True)]
         self._fixed = self._features(image).repeat(1, len(movings), 1, 1, 1)
@@ -166,19 +148,19 @@ class _Coarse:
     def _pool(self, volume: Volume, mask: Mask) -> tuple[Volume, Tensor]:
         means, covered = cells.pool(volume, mask.to(volume.dtype), self._spacing)
         known = covered > cells.KNOWN_CELL_SHARE
-        return fill_outside(means, known, reach=self._radius + self._dilation), known.to(volume.dtype)
+        return fill_outside(means, known, reach=MIND_RADIUS + self._dilation), known.to(volume.dtype)
 
     def _features(self, volume: Volume) -> Features:
-        return self._kernels.mind_ssc(volume, radius=self._radius, dilation=self._dilation)
+        return self._kernels.mind_ssc(volume, radius=MIND_RADIUS, dilation=self._dilation)
 
     def _moved(self, pose: Pose) -> tuple[Features, Tensor]:
-        """Features of the moving images under a pose, one after the other along the channels, and where all are known."""
+        """Features of the moving images under a pose, concatenated along the channels, and where all are known."""
         motion = pose.motion(self._shape, self.cell_mm)
         u = rigid.to_displacement(motion, self._shape, offset=(0, 0, 0), spacing_mm=self.cell_mm, like=self._fixed)
         features, known = [], torch.ones_like(self._known)
         for volume, seen in self._movings:
             features.append(self._features(sample(volume, u, offset=(0, 0, 0), outside="border")))
-            known = known * (sample(seen, u, offset=(0, 0, 0), outside="zeros") > 0.5)
+            known = known * (warp(seen, u) > 0.5)
         return torch.cat(features, dim=1), known
 
     def score(self, pose: Pose, *, min_overlap: float) -> float:
@@ -191,7 +173,7 @@ class _Coarse:
     def climb(self, pose: Pose, *, min_overlap: float) -> Pose:
         """Pattern search: to the best of the twelve neighbors, while there is a better one, in ever smaller steps.
 
-        (The best and not the first that is better: which axis or direction comes first must not decide.)
+        (The best, not the first better one: the order of axes and directions must not decide.)
         """
         best = self.score(pose, min_overlap=min_overlap)
         for degrees, share in PATTERN:
@@ -239,7 +221,7 @@ class _Coarse:
             best = int(score.argmax())
             place = torch.unravel_index(torch.tensor(best), score.shape)
             moved = torch.stack([shift[at].cpu() for shift, at in zip(shifts, place, strict=True)]).double() * cell_mm
-            # What was found is the shift of the rotated image; rotating comes first, so it is turned as well.
+            # The shift is that of the rotated image; a pose rotates first, so the shift is rotated as well.
             x, y, z = (rigid.rotation_of(rotation) @ moved).tolist()
             found.append((float(score.flatten()[best]), Pose(rotation, (x, y, z))))
         return sorted(found, key=lambda item: -item[0])

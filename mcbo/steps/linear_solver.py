@@ -24,13 +24,9 @@ def laplacian(field: Tensor) -> Tensor:
 
 
 class CosineTransform:
-    """Diagonalizes the Laplacian: the preconditioner of the conjugate gradients.
+    """Diagonalizes the Laplacian on a grid of cells: the preconditioner of the conjugate gradients.
 
-    As products with the matrices of the orthonormal DCT-II, which every device does fast.
-
-    Args:
-        shape: cells.
-        like: a tensor of the device and type to use.
+    Products with the matrices of the orthonormal DCT-II, fast on every device; on the device and in the type of ``like``.
     """
 
     def __init__(self, shape: Shape, *, like: Tensor) -> None:
@@ -41,8 +37,7 @@ class CosineTransform:
             matrix = torch.cos(torch.pi / size * torch.outer(index, index + 0.5)) * (2 / size) ** 0.5
             matrix[0] /= 2**0.5
             self._matrices.append(matrix.to(like.dtype))
-            values = 2 - 2 * torch.cos(torch.pi * index / size)
-            eigenvalues += along_axis(values, axis)
+            eigenvalues += along_axis(2 - 2 * torch.cos(torch.pi * index / size), axis)
         self._eigenvalues = eigenvalues.to(like.dtype)
 
     def symbol(self, curvature: float, *, stretching: float = 0.0, bending: float = 0.0) -> Tensor:
@@ -55,21 +50,16 @@ class CosineTransform:
 
     def _apply(self, field: Tensor, *, inverse: bool) -> Tensor:
         for axis, matrix in enumerate(self._matrices, start=2):
-            rows = matrix.T if inverse else matrix
-            field = torch.tensordot(rows, field, dims=([1], [axis])).movedim(0, axis)
+            field = torch.tensordot(matrix.T if inverse else matrix, field, dims=([1], [axis])).movedim(0, axis)
         return field.contiguous()
 
 
 def conjugate_gradient(
     product: Callable[[Tensor], Tensor], right: Tensor, precondition: Callable[[Tensor], Tensor], *, rounds: int
 ) -> Tensor:
-    """Solves A·x = right to ``CG_TOLERANCE``, A being symmetric and positive.
+    """Solves A·x = right, of any shape, to ``CG_TOLERANCE``, in at most ``rounds`` iterations.
 
-    Args:
-        product: x to A·x.
-        right: any shape.
-        precondition: nearly the inverse of A, symmetric and positive.
-        rounds: at most.
+    ``product`` applies A, ``precondition`` nearly its inverse; both are symmetric and positive.
     """
 
     def dot(a: Tensor, b: Tensor) -> float:

@@ -1,8 +1,7 @@
 """Masked dense correlation and its coupled solution: steps 3 to 5 where parts of the images are unknown.
 
 Differs from ``cost_volume.py`` and ``convex.py`` in what a field of view needs: costs are means over the known part only, so
-that nothing is pulled towards an edge or a border; of equals the smallest displacement is taken; and minima are found between
-cells.
+that nothing is pulled towards an edge or a border; ties go to the smallest displacement; and minima are found between cells.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +16,9 @@ from mcbo.core.types import Displacement, Features, Kernels
 from mcbo.steps.cost_volume import candidates
 
 MIN_SUPPORT = 0.1
-"""A candidate is judged if the known part that it compares is more than this share of what no displacement compares."""
+"""A candidate counts if the known part that it compares is more than this share of that without displacement."""
 TIE_WEIGHT = 1e-6
-"""Coupling of the first pass to no displacement, per cell²: nothing but ties is decided by it."""
+"""Coupling of the first pass to zero displacement, per cell²: it only decides ties."""
 SMOOTHING_FLOOR = 1e-3
 """Weight of an unknown cell in box means over known ones."""
 BOX_ROUNDS = 2
@@ -52,21 +51,13 @@ def masked_cost(
     cost(p, c) = box(k·Σ over channels of (F(p) − M(p + c))²) / box(k), k = fixed_known(p)·moving_known(p + c), box being
     ``box_rounds`` 3×3×3 box sums. A candidate that compares too little (``MIN_SUPPORT``) gets the mean cost of the others.
 
-    Args:
-        fixed: ``(1, C, h, w, d)`` features.
-        moving: of the same shape.
-        fixed_known: ``(1, 1, h, w, d)`` from 0 to 1, how much of each cell is known.
-        moving_known: of the same shape.
-        search_radius: R, cells.
-        box_rounds: box sums that make up the window.
-
-    Returns:
-        ``(K, h, w, d)`` costs in the order of ``cost_volume.candidates``.
+    Features are ``(1, C, h, w, d)``; the known share of each cell, from 0 to 1, is ``(1, 1, h, w, d)``; R is in cells. Returns
+    ``(K, h, w, d)`` costs in the order of ``cost_volume.candidates``.
     """
     shape = shape_of(fixed)
     steps = candidates(search_radius).tolist()
     cost = fixed.new_empty((len(steps), *shape))
-    support = box_sum_3(fixed_known[0] * moving_known[0], rounds=box_rounds)[0]
+    support = box_sum(fixed_known[0, 0] * moving_known[0, 0], size=3, rounds=box_rounds)
     total, count = torch.zeros_like(support), torch.zeros_like(support)
     unjudged = torch.empty_like(cost, dtype=torch.bool)
     for k, step in enumerate(steps):
@@ -77,15 +68,14 @@ def masked_cost(
         known[here] = fixed_known[0, 0][here] * moving_known[0, 0][there]
         for f, m in zip(fixed[0], moving[0], strict=True):
             difference[here] += (f[here] - m[there]).square_()
-        weight, mean = box_sum_3(torch.stack([known, difference.mul_(known)]), rounds=box_rounds)
+        weight, mean = box_sum(torch.stack([known, difference.mul_(known)]), size=3, rounds=box_rounds)
         judged = weight > (MIN_SUPPORT * support).clamp(min=1e-6)
         torch.div(mean, weight.clamp(min=1e-6), out=cost[k])
         cost[k].mul_(judged)
         torch.logical_not(judged, out=unjudged[k])
         total += cost[k]
         count += judged
-    typical = total / count.clamp(min=1)
-    return torch.where(unjudged, typical, cost)
+    return torch.where(unjudged, total / count.clamp(min=1), cost)
 
 
 def solve_masked(
@@ -93,52 +83,30 @@ def solve_masked(
 ) -> Displacement:
     """Step 4 on a masked cost: pick, move to the minimum between cells, smooth over known cells; the mean over weights.
 
-    Args:
-        cost: of ``masked_cost``.
-        known: ``(1, 1, h, w, d)`` from 0 to 1, of the image that the cost lives on.
-        search_radius: R, cells.
-        coupling_weights: w of each pass, cost per cell².
-        kernels: the compute kernels.
-
-    Returns:
-        ``(1, 3, h, w, d)`` cells.
+    ``cost``: ``(K, h, w, d)``, of ``masked_cost``; ``known``: ``(1, 1, h, w, d)`` from 0 to 1, of the image that the cost lives
+    on; ``coupling_weights``: w of each pass, cost per cell². Returns ``(1, 3, h, w, d)`` cells.
     """
     slab = kernels.as_slab(cost)
     weights = known[0] + SMOOTHING_FLOOR
-    normalizer = box_sum_3(weights)
-
-    def smooth(picked: Tensor) -> Tensor:
-        return box_sum_3(picked * weights) / normalizer
-
+    normalizer = box_sum(weights, size=3)
     u = torch.zeros((3, *cost.shape[1:]), dtype=cost.dtype, device=cost.device)
     total = torch.zeros_like(u)
     for number, weight in enumerate((TIE_WEIGHT, *coupling_weights)):
         picked = kernels.coupled_argmin(
             slab, u, first=0, last=cost.shape[1], search_radius=search_radius, coupling_weight=weight
         )
-        u = smooth(between_cells(cost, picked, u, search_radius=search_radius, coupling_weight=weight))
+        moved = between_cells(cost, picked, u, search_radius=search_radius, coupling_weight=weight)
+        u = box_sum(moved * weights, size=3) / normalizer
         if number:
             total += u
     return (total / len(coupling_weights)).unsqueeze(0)
 
 
-def box_sum_3(volumes: Tensor, *, rounds: int = 1) -> Tensor:
-    """Repeated 3×3×3 box sums of each of ``(n, h, w, d)``, zero outside."""
-    for axis in (-3, -2, -1):
-        for _ in range(rounds):
-            volumes = box_sum(volumes, axis=axis, size=3)
-    return volumes
-
-
 def between_cells(cost: Tensor, picked: Tensor, displacement: Tensor, *, search_radius: int, coupling_weight: float) -> Tensor:
     """Moves each picked candidate to the minimum of a parabola through it and its neighbors, per axis, by half a cell at most.
 
-    Args:
-        cost: ``(K, h, w, d)``.
-        picked: ``(3, h, w, d)`` whole cells.
-        displacement: u, that the pick was coupled to, ``(3, h, w, d)`` cells.
-        search_radius: R, cells.
-        coupling_weight: w of that coupling, cost per cell².
+    ``cost`` is ``(K, h, w, d)``, ``picked`` ``(3, h, w, d)`` whole cells; ``displacement``, of that shape, and
+    ``coupling_weight``, cost per cell², are those that the pick was coupled by.
     """
     side = 2 * search_radius + 1
     place = (picked + search_radius).long()
@@ -174,24 +142,14 @@ def search(
     solve: Callable[..., Displacement] = solve_masked,
     box_rounds: int = BOX_ROUNDS,
 ) -> Displacement:
-    """Steps 3 to 5 both ways, made consistent.
+    """Steps 3 to 5 both ways, made consistent: ``(1, 3, h, w, d)`` cells, fixed to moving.
 
-    Args:
-        fixed: ``(1, C, h, w, d)`` features of cells; several modalities are so many channels more.
-        moving: of the same shape.
-        fixed_known: ``(1, 1, h, w, d)`` from 0 to 1.
-        moving_known: of the same shape.
-        search_radius: R, cells.
-        coupling_weights: of the passes.
-        consistency_rounds: of the inverse consistency.
-        kernels: the compute kernels.
-        solve: makes a displacement of a masked cost, called as ``solve_masked`` is.
-        box_rounds: box sums that make up the window of the cost.
-
-    Returns:
-        ``(1, 3, h, w, d)`` cells, fixed to moving.
+    The features of all modalities, ``(1, C, h, w, d)``, are concatenated as channels. ``solve`` makes a displacement of a
+    masked cost, called as ``solve_masked`` is; the rest is as for it and for ``masked_cost``. For consistency, displacements
+    continue beyond the grid as at its border: with zeros there, as ``consistency.py`` samples, cells that look beyond the grid
+    would lose half of their displacement.
     """
-    there, back = (
+    both = (
         solve(
             masked_cost(a, b, a_known, b_known, search_radius=search_radius, box_rounds=box_rounds),
             a_known,
@@ -201,21 +159,7 @@ def search(
         )
         for a, b, a_known, b_known in ((fixed, moving, fixed_known, moving_known), (moving, fixed, moving_known, fixed_known))
     )
-    return consistent(there, back, margin=search_radius + 1, rounds=consistency_rounds, kernels=kernels)
-
-
-def consistent(forward: Displacement, backward: Displacement, *, margin: int, rounds: int, kernels: Kernels) -> Displacement:
-    """The forward displacement made consistent with the backward one, both being continued beyond the grid by their border.
-
-    With zeros there, as ``consistency.py`` samples, cells that look beyond the grid would lose half of their displacement.
-
-    Args:
-        forward: ``(1, 3, h, w, d)`` cells.
-        backward: of the same shape.
-        margin: cells by which they are continued.
-        rounds: of the update.
-        kernels: the compute kernels.
-    """
-    longer = [functional.pad(field, [margin] * 6, mode="replicate") for field in (forward, backward)]
-    made, _ = kernels.make_consistent(*longer, rounds=rounds, stretch=False)
-    return made[..., margin:-margin, margin:-margin, margin:-margin].contiguous()
+    margin = search_radius + 1
+    padded = (functional.pad(displacement, [margin] * 6, mode="replicate") for displacement in both)
+    forward, _ = kernels.make_consistent(*padded, rounds=consistency_rounds, stretch=False)
+    return forward[..., margin:-margin, margin:-margin, margin:-margin].contiguous()

@@ -1,4 +1,4 @@
-"""MIND-SSC: features that look the same in every modality.
+"""MIND-SSC: features that do not depend on the modality.
 
 Source: Heinrich et al., MICCAI 2013 (self-similarity context); numbers from docs/method.md, step 1.
 """
@@ -46,12 +46,9 @@ class MindSettings:
 def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
     """MIND-SSC features of an image.
 
-    Invariant to scaling and shifting the intensities. Where an image is constant within reach, all features are 1.
-
-    Args:
-        volume: ``(1, 1, H, W, D)`` intensities, finite.
-        radius: of the patch, voxels; the patch has ``(2·radius + 1)``³ voxels.
-        dilation: distance of the six neighbors whose patches are compared, voxels.
+    Invariant to scaling and shifting the intensities, which have to be finite. Where an image is constant within reach, all
+    features are 1. Patches have ``(2·radius + 1)``³ voxels; ``dilation`` is the distance, voxels, of the six neighbors whose
+    patches are compared.
 
     Returns:
         ``(1, 12, H, W, D)`` float32 from 0 to 1.
@@ -75,15 +72,15 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
     mean_variance = variance.mean()
     low, high = VARIANCE_RANGE
     variance.clamp_(min=mean_variance * low, max=mean_variance * high)
-    # Only an image that is constant all over has a variance of zero; then 0/1 gives features of exp(0) = 1, not NaN.
+    # Only a constant image has a variance of zero; then 0/1 gives features of exp(0) = 1, not NaN.
     variance.masked_fill_(variance == 0, 1)
     return features.div_(variance).neg_().exp_()
 
 
 def scale_to_one(volume: Volume) -> Volume:
-    """The volume as float32, its largest magnitude brought between ½ and 1.
+    """The volume as float32, its largest magnitude scaled to between ½ and 1 by a power of two, which is exact.
 
-    Done by a power of two, which is exact; it keeps squares of very large or very small intensities inside float32.
+    It keeps squares of very large or very small intensities inside float32.
 
     Raises:
         ShapeError: if ``volume`` is not ``(1, 1, H, W, D)``.

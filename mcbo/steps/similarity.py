@@ -1,8 +1,8 @@
-"""How well two feature volumes agree, on a scale on which unrelated images score 0 and identical ones 1.
+"""Similarity of two feature volumes, on a scale on which unrelated images score 0 and identical ones 1.
 
-S = 1 − D/D₀. D is the mean feature distance over the known part; D₀ what it would be if the same features had nothing to do
-with each other: the squared difference of their means and both their variances. A wrong motion of right images scores within a
-few hundredths of 0, so S says whether a result can be believed, and which of several is the best.
+S = 1 − D/D₀. D is the mean feature distance over the known part; D₀ its value if the features were independent: the squared
+difference of their means plus both variances. A wrong motion of related images scores within a few hundredths of 0, so S is a
+confidence, and ranks results.
 """
 
 import torch
@@ -12,13 +12,7 @@ from mcbo.core.types import Features
 
 
 def similarity(fixed: Features, moved: Features, known: Tensor) -> float:
-    """S, at most 1; −1 where less than one cell is known.
-
-    Args:
-        fixed: ``(1, C, h, w, d)``.
-        moved: of the same shape.
-        known: ``(1, 1, h, w, d)`` weights.
-    """
+    """S of ``(1, C, h, w, d)`` features, at most 1; −1 if ``known``, ``(1, 1, h, w, d)`` weights, sums to less than 1."""
     weight = known.sum(dtype=torch.float64)
     if float(weight) < 1:
         return -1.0

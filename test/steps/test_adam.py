@@ -1,14 +1,13 @@
 from dataclasses import replace
 
-import pytest
 import torch
-from helpers import TOLERANCE, constant_field, paper_config, random_tensor
+from helpers import TOLERANCE, paper_config, random_tensor
 from torch import Tensor
 from torch.nn import functional
 
 from mcbo.core.field import box_mean, resize, warp
 from mcbo.kernels import REFERENCE
-from mcbo.steps.adam import add_roughness_gradient, refine, roughness
+from mcbo.steps.adam import add_roughness_gradient, refine
 
 _level = paper_config().levels[-1]
 assert _level.refinement is not None
@@ -18,13 +17,6 @@ SHAPE = (24, 20, 28)
 
 def smooth_features(seed: int) -> Tensor:
     return box_mean(random_tensor(1, 12, *SHAPE, seed=seed), size=5, rounds=2)
-
-
-def test_roughness_of_a_ramp() -> None:
-    ramp = torch.zeros(1, 3, 5, 6, 7)
-    ramp[0, 1] = 2 * torch.arange(7.0)  # slope 2 along axis 2, in one of three components: 4 / 3
-    assert float(roughness(ramp)) == pytest.approx(4 / 3)
-    assert float(roughness(constant_field((1, 2, 3), (5, 6, 7)))) == 0
 
 
 def test_the_gradient_of_the_roughness_is_that_of_autograd() -> None:
