@@ -76,8 +76,7 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
     height, width, depth = shape_of(fixed)
     side = 2 * search_radius + 1
     blocks = round_up(depth) // LANES
-    fixed_lines = _lines(fixed, margin=0, length=round_up(depth))
-    moving_lines = _lines(moving, margin=search_radius, length=round_up(depth))
+    fixed_lines, moving_lines = _lines(fixed, margin=0), _lines(moving, margin=search_radius)
     carried = aligned_floats(side * side, 2 * HALO, width, blocks, side, LANES)
     weights = _window_weights(height) / 9, _window_weights(width) / 81
     thickness = min(rows, height)
@@ -138,14 +137,14 @@ def coupled_argmin(
     return picked
 
 
-def _lines(features: Features, *, margin: int, length: int) -> Floats:
-    """``(1, C, h, w, d)`` features as ``(h, w, C, length)``, with a margin of zeros around h, w and length.
+def _lines(features: Features, *, margin: int) -> Floats:
+    """``(1, C, h, w, d)`` features as ``(h, w, C, length)``, d rounded up, with a margin of zeros around h, w and length.
 
     With a margin, lines are longer, so that each begins on a cache line and ``squares`` may read on.
     """
     _, channels, height, width, depth = features.shape
-    longer = round_up(length + 2 * margin) + LANES if margin else length
-    lines = aligned_floats(height + 2 * margin, width + 2 * margin, channels, longer)
+    length = round_up(round_up(depth) + 2 * margin) + LANES if margin else round_up(depth)
+    lines = aligned_floats(height + 2 * margin, width + 2 * margin, channels, length)
     lines.fill(0)
     inside = torch.from_numpy(lines)[margin : margin + height, margin : margin + width, :, margin : margin + depth]
     inside.copy_(features[0].permute(1, 2, 0, 3))
