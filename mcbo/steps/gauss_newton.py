@@ -59,11 +59,9 @@ class RefineStage:
 
 @dataclass(frozen=True)
 class Modality:
-    """A moving image on the grid of cells.
+    """A moving image on the grid of cells: ``(1, C, h, w, d)`` features, already warped by the displacement so far.
 
-    Attributes:
-        features: ``(1, C, h, w, d)``, already warped by the displacement so far.
-        known: ``(1, 1, h, w, d)`` from 0 to 1.
+    ``known`` is ``(1, 1, h, w, d)`` from 0 to 1.
     """
 
     features: Features

@@ -54,12 +54,7 @@ class InitializationSettings:
 
 @dataclass(frozen=True)
 class Pose:
-    """A rotation about the center of a volume, then a shift.
-
-    Attributes:
-        rotation_deg: rotation vector, axis times angle.
-        shift_mm: along axes 0, 1, 2.
-    """
+    """A rotation (vector, axis times angle) about the center of a volume, then a shift along axes 0, 1, 2."""
 
     rotation_deg: Triple
     shift_mm: Triple

@@ -26,12 +26,7 @@ BOX_ROUNDS = 2
 
 @dataclass(frozen=True)
 class SearchStage:
-    """A stage of the masked search for a rigid motion.
-
-    Attributes:
-        grid_spacing: g, voxels per cell.
-        search_radius: R, cells.
-    """
+    """A stage of the masked search for a rigid motion: g, voxels per cell, and R, cells."""
 
     grid_spacing: int
     search_radius: int

@@ -27,12 +27,7 @@ VARIANCE_RANGE = (1e-3, 1e3)
 
 @dataclass(frozen=True)
 class MindSettings:
-    """Scale of the features.
-
-    Attributes:
-        radius: of the patch, voxels.
-        dilation: distance of the neighbors whose patches are compared, voxels.
-    """
+    """Scale of the features, voxels: radius of the patch, and distance of the neighbors whose patches are compared."""
 
     radius: int
     dilation: int
