@@ -28,7 +28,7 @@ class PairScore:
         labels: the labels to which the numbers belong.
         initial: the landmark errors without any displacement, mm.
         initial_voxels, voxels: landmark errors in voxels instead of mm.
-        regularity: of the displacement, if asked for.
+        regularity: of the displacement, if requested.
         notes: what a reader of the score should know.
     """
 

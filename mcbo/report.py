@@ -187,9 +187,10 @@ def _read(path: Path) -> tuple[Any, RunReport]:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "the file"
-        found = "is unknown" if problem["type"] == "extra_forbidden" else "is missing or of another type"
+        is_unknown = problem["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+        found = "is unknown" if is_unknown else "is missing or of another type"
         raise InputError(
-            f"{path}: expected the report of a run, as mcbo {versions()['mcbo']} writes it, but {where} {found}"
+            f"{path}: expected a report written by this version of mcbo, but {where} {found}; run the registration again"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected the report of a run, but it cannot be read: {error}") from error

@@ -48,7 +48,7 @@ Demo: TypeAlias = Annotated[
 Task: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help=f"Task of the preset: {' or '.join(TASKS)}.")]
 DatasetTask: TypeAlias = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help=f"{' or '.join(TASKS)}. Default: the name in the dataset JSON or in the file names."),
+    typer.Option(metavar="NAME", help=f"{' or '.join(TASKS)}. Default: the name of the dataset."),
 ]
 Preset: TypeAlias = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Preset of the method: {' or '.join(_PRESETS)}. Default: {_PRESETS[0]}.")

@@ -57,4 +57,6 @@ def _plain(parameters: list[Any]) -> list[Any]:
         if isinstance(parameter, TyperOption) and parameter.is_flag:
             parameter.metavar = ""
             parameter.allow_from_autoenv &= not parameter.is_eager
+        if parameter.envvar is not None:  # else its parameter's name would be a second variable
+            parameter.allow_from_autoenv = False
     return parameters

@@ -114,7 +114,7 @@ def register_files(
         result.report.settings = settings
         for path in result.save(output, without=without or ()):
             log.info("%s", path)
-    log.info("visual report: python -m mcbo report %s", shlex.quote(str(output)))
+    log.info("visual report: mcbo report %s", shlex.quote(str(output)))
 
 
 def _check_apart(output: Path, files: Sequence[Path | None]) -> None:

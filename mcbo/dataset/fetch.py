@@ -146,7 +146,8 @@ def _open_system(url: str) -> tuple[Any, str]:
     """The file system of a URL, and the path there. fsspec keeps connections for the next file."""
     import fsspec
 
-    scheme = urlsplit(url).scheme
+    scheme = urlsplit(url).scheme  # in lower case, as fsspec knows it
+    url = scheme + url[len(scheme) :]
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme in ("http", "https"):
         import aiohttp
@@ -161,10 +162,10 @@ def _open_system(url: str) -> tuple[Any, str]:
         options |= {"config_kwargs": limits}
     elif scheme == "gs":
         options |= {"requests_timeout": READ_TIMEOUT_S}
-    system, path = fsspec.url_to_fs(url, **options)
+    system = fsspec.filesystem(scheme, **options)
     if scheme == "s3":
         system.retries = 2  # within each attempt of ours; its own 5 would take minutes
-    return system, path
+    return system, system._strip_protocol(url)  # not url_to_fs, for which "::" in a name chains another file system
 
 
 def explain(error: BaseException, url: str) -> FetchError:
@@ -176,7 +177,7 @@ def explain(error: BaseException, url: str) -> FetchError:
     if known:
         return known
     names = {kind.__name__ for link in chain for kind in type(link).__mro__}
-    # aiohttp calls it status and warns of code, which is what gcsfs calls it
+    # aiohttp calls the status "status", and deprecates "code", which is gcsfs' name for it
     found = (getattr(link, "status" if hasattr(link, "status") else "code", None) for link in chain)
     status = next((status for status in found if isinstance(status, int) and 400 <= status < 600), None)
     if status in (401, 403):

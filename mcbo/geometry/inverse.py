@@ -106,8 +106,8 @@ class Inverse:
     """An inverted displacement and how far it can be used.
 
     Attributes:
-        displacement: ``(1, 3, h, w, d)`` float32, in voxels of the grid that was asked for: from its points to fixed points.
-        outside: share of its voxels whose fixed point lies outside of the fixed grid; there it is that of
+        displacement: ``(1, 3, h, w, d)`` float32, in voxels of the requested grid: from its points to fixed points.
+        outside: share of its voxels whose fixed point lies outside of the fixed grid; there it is extrapolated by
             the affine part.
         folded: share of the others where the given displacement folds, so that there is no one fixed point.
         residual_voxels: the largest distance, in fixed voxels, between a voxel that is neither and where the given displacement

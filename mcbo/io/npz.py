@@ -37,7 +37,7 @@ def read_array(path: Path, what: str, *, name: str | None = None) -> NDArray[Any
         member = _member(archive, name)
         with archive.open(member) as stream:
             _check_claim(stream, member.file_size)
-        with archive.open(member) as stream:  # not rewound, which may end the check of its sum
+        with archive.open(member) as stream:  # opened again: rewinding may end the check of its CRC
             array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
     return array
 

@@ -152,7 +152,7 @@ def find_config(task: str, preset: str | None = None) -> Preset:
         InputError: for an unknown name; the message lists the known ones.
     """
     if task not in TASKS:
-        raise InputError(f"task {task!r} is not known: expected one of {', '.join(TASKS)} (say which with --task)")
+        raise InputError(f"task {task!r} is not known: expected one of {', '.join(TASKS)} (choose one with --task)")
     presets = TASKS[task].presets
     if preset is None:
         return next(iter(presets.values()))

@@ -49,7 +49,7 @@ _ALONE_S = 30.0
 """A warning follows if there is no worker for so long. One that its nanny restarts is back in seconds."""
 
 _DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-"""Run by each local worker: Ctrl-C reaches all processes of a terminal, and the client ends the others in order."""
+"""Run by each local worker: Ctrl-C reaches all processes of a terminal, and the client shuts the others down."""
 
 _SILENT = logging.CRITICAL + 1
 

@@ -10,7 +10,7 @@ from mcbo.core.types import Displacement
 def make_consistent(
     forward: Displacement, backward: Displacement, *, rounds: int, stretch: bool
 ) -> tuple[Displacement, Displacement]:
-    """Draws two displacements, f from fixed to moving and b back, towards each other's inverse; both ``(1, 3, h, w, d)`` cells.
+    """Draws two displacements, f from fixed to moving and b back, toward each other's inverse; both ``(1, 3, h, w, d)`` cells.
 
     Each round replaces, at once, f by ½(f − b∘(id + f)) and b by ½(b − f∘(id + b)). ``stretch`` samples as the published
     program does (``field.half_pixel_stretch``).

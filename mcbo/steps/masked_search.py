@@ -1,7 +1,7 @@
 """Masked dense correlation and its coupled solution: steps 3 to 5 where parts of the images are unknown.
 
 Differs from ``cost_volume.py`` and ``convex.py`` in what a field of view needs: costs are means over the known part only, so
-that nothing is pulled towards an edge or a border; ties go to the smallest displacement; and minima are found between cells.
+that nothing is pulled toward an edge or a border; ties go to the smallest displacement; and minima are found between cells.
 """
 
 from collections.abc import Callable, Sequence

@@ -42,6 +42,11 @@ def test_a_variable_reaches_its_option_and_no_command_but_the_container(
 ) -> None:
     monkeypatch.setenv("MCBO_VERSION", "1.2")  # as images of containers often have it
     monkeypatch.setenv("MCBO_HELP", "yes")
+    monkeypatch.setenv("MCBO_INPUT_FOLDER", str(tmp_path / "absent"))  # a parameter, but no option
+    monkeypatch.setenv("MCBO_INPUT", str(tmp_path))
+    assert process.main([]) == 1
+    assert str(tmp_path) in (said := capsys.readouterr().err)
+    assert "absent" not in said
     monkeypatch.setenv("MCBO_SPLIT", "dev")
     assert process.main([str(tmp_path)]) == 1
     assert "--split: expected one of val, test, train, got 'dev'" in capsys.readouterr().err

@@ -455,6 +455,24 @@ def test_memory_for_short(data: Path) -> None:
         system.rm("/archive", recursive=True)
 
 
+def test_a_name_with_two_colons_is_that_name_and_a_scheme_has_any_case() -> None:
+    """fsspec would take ``other::archive/…`` for a chain of file systems, and read an object that nobody named."""
+    system = fsspec.filesystem("memory")
+    pairs = [{"fixed": "other::archive/T_0001_0000.nii.gz", "moving": "other::archive/T_0001_0001.nii.gz"}]
+    try:
+        system.pipe_file("/archive/T_dataset.json", json.dumps({"name": "T", "registration_val": pairs}).encode())
+        system.pipe_file("/archive/other", b"an object that nobody named")
+        (case,) = open_url("MEMORY://archive/T_dataset.json", split="val").cases
+        with fetched(case, case.pairs) as here, pytest.raises(OSError, match="there is no such bucket, folder or object"):
+            Path(here.fixed)
+        assert (
+            fetch._open_system("s3://archive/other::archive/T_0001_0000.nii.gz")[1]
+            == "archive/other::archive/T_0001_0000.nii.gz"
+        )
+    finally:
+        system.rm("/archive", recursive=True)
+
+
 @pytest.mark.parametrize(
     ("text", "answer"), [("s3://a", True), ("s3:/a", True), ("/a/b", False), ("a:b", False), ("./s3:/a", False)]
 )

@@ -313,13 +313,14 @@ def test_a_foreign_report_is_refused_in_one_sentence(tmp_path: Path, content: st
             {"sanity": {NAME: SANITY | {"distance_after": "near"}}},
             f"sanity.{NAME}.distance_after is missing or of another type",
         ),
+        ({"sanity": {NAME: SANITY | {"finite": True}}}, f"sanity.{NAME}.finite is unknown"),
     ],
 )
 def test_a_report_of_another_version_is_refused_and_what_differs_is_named(
     tmp_path: Path, changes: dict[str, Any], where: str
 ) -> None:
     write_report(tmp_path, {"0001": changes})
-    with pytest.raises(InputError, match=f"expected the report of a run, as mcbo .* writes it, but cases.0001.{where}"):
+    with pytest.raises(InputError, match=f"expected a report written by this version of mcbo, but cases.0001.{where}"):
         look_at(tmp_path / "report.json")
 
 

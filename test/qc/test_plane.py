@@ -26,7 +26,7 @@ def test_axes_and_letters_of_a_known_affine() -> None:
 
 @given(st.permutations((0, 1, 2)), st.tuples(*[st.sampled_from((-1, 1))] * 3), st.integers(0, 2))
 def test_letters_stand_where_the_world_says(order: list[int], signs: tuple[int, ...], view: int) -> None:
-    """World coordinates, cut as a picture, grow towards the letters R, A and S, whatever the array's axes are."""
+    """World coordinates, cut as a picture, grow toward the letters R, A and S, whatever the array's axes are."""
     affine = np.eye(4)
     affine[:3, :3] = np.eye(3)[:, order] * np.array(signs) * (3.0, 0.5, 1.25)
     plane = planes_through((4, 7, 3), shape=SHAPE, affine=affine)[view]
