@@ -47,9 +47,7 @@ def select_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(index or 0) >= count:
         found = f"{count} CUDA device(s)" if count else "no CUDA device"
-        raise DeviceError(
-            f"device {name!r} is not there: found {found}; with Docker, was --gpus all given? --device cpu works without"
-        )
+        raise DeviceError(f"device {name!r} is not available: found {found}; with Docker, pass --gpus all, or use --device cpu")
     return torch.device(name)
 
 

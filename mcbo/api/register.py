@@ -56,7 +56,7 @@ def register(
     Args:
         fixed: a path, an array, a tensor, one of these paired with its affine, or a nibabel or SimpleITK image (``ImageLike``).
         movings: one such image, or a list of several of the same object.
-        preset: of the task; or ``auto``, its default on an isotropic grid chosen from the images.
+        preset: of the task; or ``auto``, to run its default on an isotropic grid chosen from the images.
         task: ``ReMIND2Reg`` or ``COMULIS3DCLEM``.
         affine: of arrays without their own: voxel to world, RAS mm.
         spacing: instead of ``affine``, where only the voxel size along axes 0, 1, 2 is known, mm.

@@ -64,7 +64,7 @@ def register_files(
     verbose: cli.Verbose = False,
     log_json: cli.LogJson = False,
 ) -> None:
-    """Register images of any grid, orientation, and format in world coordinates.
+    """Register 3D images that may differ in grid, orientation, and format.
 
     Reads NIfTI, NRRD, MetaImage, and TIFF stacks. Writes to --output:
     the displacement, from fixed to moving, in voxels of the fixed grid;
@@ -120,7 +120,9 @@ def register_files(
 def _check_apart(output: Path, files: Sequence[Path | None]) -> None:
     for path in files:
         if path is not None and path.resolve().parent == output.resolve():
-            raise InputError(f"--output: expected another folder than that of {path}, which might be overwritten")
+            raise InputError(
+                f"--output: expected a folder without inputs, found that of {path}, which could be overwritten; choose another"
+            )
 
 
 def _digest(path: Path | None) -> str | None:

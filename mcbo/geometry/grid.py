@@ -1,6 +1,6 @@
 """Where a volume lies in the world: its shape and its affine.
 
-World coordinates are millimeters, RAS: the first grows to the patient's right, the second to the front, the third upwards.
+World coordinates are millimeters, RAS: the first grows to the patient's right, the second to the front, the third upward.
 Everything here is float64; origins far away and oblique axes cost float32 more than a thousandth of a millimeter.
 """
 
@@ -57,7 +57,7 @@ class Grid:
 
     @property
     def orientation(self) -> str:
-        """Where each axis leads, nearest: ``RAS`` if to the right, to the front, upwards."""
+        """Where each axis leads, nearest: ``RAS`` if to the right, to the front, upward."""
         directions = self.affine[:3, :3] / np.array(self.spacing_mm)
         letters = ["", "", ""]
         for _ in range(3):

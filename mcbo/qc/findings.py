@@ -160,7 +160,7 @@ def _make_views(
     """The three planes, and the color scale of the displacement's length, mm, up to the longest vector."""
     angle = nearest_axes(affine)[2]
     if angle >= _OBLIQUE_DEGREES:
-        notes.append(f"The grid is rotated by {angle:.0f}° from the world axes: letters name the nearest direction.")
+        notes.append(f"The image is rotated {angle:.0f}° from the world axes; letters give the nearest anatomical direction.")
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     scale = Scale("cividis", 0.0, max(largest_mm(displacement, spacing_mm), 1e-6))
     planes = planes_through(_center(landmarks, images, displacement), shape=shape_of(displacement), affine=affine)

@@ -319,7 +319,7 @@ def test_errors_are_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["a.nii.gz", "b.nii.gz", "--preset", "mcbo2024", "--fixed-mask", "d.nii.gz"], "mcbo2024 does not use masks"),
         (["a.nii.gz", "b.nii.gz", "--without", "field"], "--without: expected one of transform, inverse, warped, got 'field'"),
         (["a.nii.gz", "b.nii.gz", "--quiet", "--verbose"], "expected --quiet or --verbose, got both"),
-        (["out/a.nii.gz", "b.nii.gz"], "--output: expected another folder than that of out/a.nii.gz"),
+        (["out/a.nii.gz", "b.nii.gz"], "--output: expected a folder without inputs, found that of out/a.nii.gz"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_sentence(

@@ -214,7 +214,7 @@ def test_folds_are_counted_and_marked(tmp_path: Path) -> None:
     assert axial.folded == SHAPE[0] * 3
     picture = np.array(Image.open(BytesIO(axial.jacobian)))
     assert (picture == 255).sum() / picture.size == pytest.approx(3 / SHAPE[1], abs=0.02)
-    assert f"{8 * 3 * 12} voxels fold" in make_page(results)[1].text
+    assert f"Folded voxels: {8 * 3 * 12}." in make_page(results)[1].text
 
 
 def test_hostile_names_and_sentences_are_escaped(tmp_path: Path) -> None:

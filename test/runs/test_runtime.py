@@ -29,7 +29,7 @@ def test_devices() -> None:
     for name in ("tpu", "cuda:x", "cuda0", ""):
         with pytest.raises(DeviceError, match="expected auto, cpu, cuda or cuda:N"):
             select_device(name)
-    with pytest.raises(DeviceError, match="'cuda:64' is not there"):
+    with pytest.raises(DeviceError, match="'cuda:64' is not available"):
         select_device("cuda:64")
 
 

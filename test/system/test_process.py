@@ -459,7 +459,7 @@ def test_nothing_is_written_outside_the_output(data: Path, tmp_path: Path) -> No
         (["{data}", "--case", "7"], "case 7 is not in the dataset"),
         (["{data}", "--moving", "0009"], "moving channel 0009 is not in the dataset"),
         (["{data}", "--device", "tpu"], "device 'tpu' is not known"),
-        (["{data}", "--device", "cuda:99"], "device 'cuda:99' is not there"),
+        (["{data}", "--device", "cuda:99"], "device 'cuda:99' is not available"),
         (["{data}", "--memory-gb", "0"], "--memory-gb: expected a number above 0"),
         (["{data}", "--memory-gb", "inf"], "--memory-gb: expected a number above 0"),
         (["{data}", "--case", "0099", "--moving", "0002"], "moving channel 0002 is not in the dataset: expected one of 0001"),
