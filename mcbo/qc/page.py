@@ -38,7 +38,8 @@ def report_page(run: RunFindings) -> str:
     script = _raw(pages, "report.js")
     count = len(run.cases)
     failures = [(pair.name, pair.error) for case in run.cases for pair in case.pairs if pair.error]
-    doubtful = run.report.config.get("doubtful_similarity")
+    settings = run.report.config.get("judgement")
+    doubtful = settings.get("doubtful_similarity") if isinstance(settings, dict) else None
     return pages.get_template("report.html").render(
         title=f"Registration of {count} {'case' if count == 1 else 'cases'}: {run.path.parent.resolve().name}",
         about=_about(run, failed=len(failures)),

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections import Counter
+from dataclasses import asdict
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from helpers import cascade_config
 from PIL import Image
 
 from mcbo.cli.main import main
@@ -111,7 +113,7 @@ def write_report(results: Path, cases: dict[str, Any]) -> None:
         "versions": {"mcbo": "0", "torch": "0"},
         "device": "cpu",
         "threads": 2,
-        "config": {"name": "cascade", "doubtful_similarity": 0.2},
+        "config": asdict(cascade_config()),
         "cases": cases,
     }
     (results / "report.json").write_text(json.dumps(content), encoding="ascii")
