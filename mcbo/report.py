@@ -190,7 +190,7 @@ def _read(path: Path) -> tuple[Any, RunReport]:
         is_unknown = problem["type"] in ("extra_forbidden", "unexpected_keyword_argument")
         found = "is unknown" if is_unknown else "is missing or of another type"
         raise InputError(
-            f"{path}: expected a report written by this version of mcbo, but {where} {found}; run the registration again"
+            f"{path}: expected the report of a run by this version of mcbo, but {where} {found}; run the registration again"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected the report of a run, but it cannot be read: {error}") from error

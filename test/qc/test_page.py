@@ -322,7 +322,7 @@ def test_a_report_of_another_version_is_refused_and_what_differs_is_named(
     tmp_path: Path, changes: dict[str, Any], where: str
 ) -> None:
     write_report(tmp_path, {"0001": changes})
-    with pytest.raises(InputError, match=f"expected a report written by this version of mcbo, but cases.0001.{where}"):
+    with pytest.raises(InputError, match=f"expected the report of a run by this version of mcbo, but cases.0001.{where}"):
         look_at(tmp_path / "report.json")
 
 
