@@ -63,9 +63,9 @@ def run_demo(options: Options, *, config: Preset) -> Outcome:
     return outcome
 
 
-def write_dataset(phantom: Phantom, folder: Path) -> Path:
-    """Writes a phantom, with voxels of 1 mm, as case 0001 of a Learn2Reg dataset folder; returns the path of its JSON."""
-    names = [f"{TASK}_0001_{channel}" for channel in CHANNELS]
+def write_dataset(phantom: Phantom, folder: Path, *, case: str = "0001") -> Path:
+    """Writes a phantom, with voxels of 1 mm, as a case of a Learn2Reg dataset folder; returns the path of its JSON."""
+    names = [f"{TASK}_{case}_{channel}" for channel in CHANNELS]
     points = (phantom.fixed_landmarks, phantom.moving_landmarks, phantom.moving_landmarks)
     for name, image, landmarks in zip(names, (phantom.fixed, phantom.cet1, phantom.t2), points, strict=True):
         write_volume(folder / "imagesTr" / f"{name}.nii.gz", image, np.eye(4))
