@@ -1,13 +1,16 @@
 """Fixtures."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from cuda_on_cpu import COMPILER, OnCpu
 
 from mcbo.core.types import Kernels
 from mcbo.kernels import REFERENCE
 from mcbo.kernels.cpu import COMPILED
+from mcbo.kernels.cuda import make_kernels
 from mcbo.studies.phantom import Phantom, make_phantom
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -21,11 +24,20 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
-@pytest.fixture(scope="module", params=[REFERENCE, COMPILED], ids=lambda kernels: kernels.name)
+@pytest.fixture(scope="session")
+def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> OnCpu:
+    """Launches the CUDA kernels, compiled as C++, on the CPU."""
+    if not shutil.which(COMPILER[0]):
+        pytest.skip(f"no {COMPILER[0]} here to compile the CUDA kernels as C++")
+    return OnCpu(tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture(scope="module", params=["torch", "numba", "cuda"])
 def kernels(request: pytest.FixtureRequest) -> Kernels:
-    """The plain torch code, and its compiled twin: what is true of one is true of the other."""
-    assert isinstance(request.param, Kernels)
-    return request.param
+    """The plain torch code, its compiled twin, and that for GPUs, run on the CPU: what is true of one is true of all."""
+    if request.param == "cuda":
+        return make_kernels(request.getfixturevalue("cuda_on_cpu"))
+    return REFERENCE if request.param == "torch" else COMPILED
 
 
 @pytest.fixture(scope="session")

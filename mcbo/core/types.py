@@ -43,24 +43,44 @@ class Kernels:
     Attributes:
         name: in logs and reports.
         max_rows: rows of the thickest slab that is worth its memory, over all solves that run at once.
+        slab_cells: cells of the thickest slab that is worth its memory.
+        is_ring: whether the costs of a solve lie in one ring of rows, each of which is dropped as soon as it can be.
         at_once: how many of the two solves of a level, forward and backward, ``both`` runs at once.
         lanes: the layout of costs pads axis 2 to multiples of so many cells.
         both: ``(one, other)`` calls both and returns both results.
-        cost_slabs, coupled_argmin, mind_ssc, make_consistent, gradient_of: as the functions of these names in ``steps``.
         as_slab: a whole cost volume ``(K, h, w, d)`` as one slab.
+        solve: ``convex.solve`` on these kernels.
+        box_mean: as in ``core.field``.
+        pool_known: as in ``geometry.cells``.
+        bent: ``gauss_newton.bent``, given Hessian and weight.
+        stretched: ``deformable_search.stretched``, given trust and weight.
+        others: as the functions of these names in ``steps``.
     """
 
     name: str
     max_rows: int
+    slab_cells: int
+    is_ring: bool
     at_once: int
     lanes: int
     both: Callable[[Callable[[], Any], Callable[[], Any]], tuple[Any, Any]]
     cost_slabs: Callable[..., Iterator[CostSlab]]
     coupled_argmin: Callable[..., Tensor]
-    mind_ssc: Callable[..., Features]
     as_slab: Callable[[Tensor], CostSlab]
+    solve: Callable[..., Displacement]
+    masked_cost: Callable[..., Tensor]
+    between_cells: Callable[..., Tensor]
+    sharpness: Callable[..., Tensor]
+    mind_ssc: Callable[..., Features]
+    pool_known: Callable[..., tuple[Features, Tensor]]
     make_consistent: Callable[..., tuple[Displacement, Displacement]]
     gradient_of: Callable[..., Callable[[Displacement], Displacement]]
+    box_mean: Callable[..., Tensor]
+    data_terms: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    information_of: Callable[..., Any]
+    conjugate_gradient: Callable[..., Tensor]
+    bent: Callable[..., Callable[[Tensor], Tensor]]
+    stretched: Callable[..., Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from mcbo.core.field import along_axis, shape_of
-from mcbo.core.types import Displacement, Shape
+from mcbo.core.types import Displacement, Mask, Shape
 
 KNOWN_CELL_SHARE = 0.45
 """A cell is taken for known if more than this share of it is. Not one half: cells that reach half over a border have just that,
 and rounding would decide."""
+
+WEIGHT_FLOOR = 1e-3
+"""Weight of unknown voxels in the means of cells: negligible, but it gives cells without known voxels a mean."""
 
 Spacing: TypeAlias = int | Shape
 """Voxels per cell: along every axis, or along axes 0, 1, 2."""
@@ -90,6 +93,13 @@ def pool(features: Tensor, weights: Tensor, spacing: Spacing) -> tuple[Tensor, T
         means[:, channel] = pool_sums(features[:, channel : channel + 1] * weights, spacing)[:, 0]
     means /= covered.clamp(min=1e-6)
     return means, covered / math.prod(per_axis(spacing))
+
+
+def pool_known(features: Tensor, mask: Mask, spacing: int) -> tuple[Tensor, Tensor]:
+    """Means of ``(1, C, H, W, D)`` over the known part of each cell, and how much of it is known, ``(1, 1, h, w, d)``, 0 to 1."""
+    known = mask.to(features.dtype)
+    means, _ = pool(features, known + WEIGHT_FLOOR, spacing)
+    return means, (pool_sums(known, spacing) / spacing**3).clamp(max=1)
 
 
 def to_cells(displacement: Displacement, spacing: int) -> Displacement:

@@ -303,6 +303,7 @@ def refine(case: CascadeCase, displacement: Displacement, config: CascadeConfig)
                     bending=config.refinement.bending * stage.grid_spacing,
                     iterations=stage.iterations,
                     cg_iterations=config.refinement.cg_iterations,
+                    kernels=case.kernels,
                 )
                 density /= stage.grid_spacing**5
                 if turn == 0 and density < most:

@@ -9,13 +9,10 @@ from torch import Tensor
 from mcbo.core.field import sample, shape_of
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Features, Kernels, Mask, Masks, Shape, Triple, Volume
-from mcbo.geometry import cells, rigid
+from mcbo.geometry import rigid
 from mcbo.geometry.mask import bounding_box, fill_outside
 from mcbo.steps.gauss_newton import Modality
 from mcbo.steps.mind import MindSettings
-
-WEIGHT_FLOOR = 1e-3
-"""Weight of unknown voxels in the means of cells: negligible, but it gives cells without known voxels a mean."""
 
 
 @dataclass
@@ -69,7 +66,7 @@ class CascadeCase:
         """Features of the fixed and of the warped moving images on a grid of cells."""
         fixed = self.fixed_features(mind)
         with self.timer.stage("features"):
-            pooled, known = _pool(fixed, self.mask, spacing)
+            pooled, known = self.kernels.pool_known(fixed, self.mask, spacing)
         modalities = [
             self._modality(moving, mask, displacement, spacing=spacing, mind=mind)
             for moving, mask in zip(self.movings, self.masks, strict=True)
@@ -85,7 +82,7 @@ class CascadeCase:
         with self.timer.stage("features"):
             warped = sample(moving, displacement, offset=self.offset, outside="border")
             seen = sample(mask.to(moving.dtype), displacement, offset=self.offset, outside="zeros") > 0.5
-            return Modality(*_pool(self._mind(warped, mind), seen, spacing))
+            return Modality(*self.kernels.pool_known(self._mind(warped, mind), seen, spacing))
 
 
 @dataclass(frozen=True)
@@ -131,10 +128,3 @@ def prepare(
         timer=timer,
         share=share,
     )
-
-
-def _pool(features: Features, mask: Mask, spacing: int) -> tuple[Features, Tensor]:
-    """Means over the known part of each cell, and how much of it is known."""
-    known = mask.to(features.dtype)
-    means, _ = cells.pool(features, known + WEIGHT_FLOOR, spacing)
-    return means, (cells.pool_sums(known, spacing) / spacing**3).clamp(max=1)

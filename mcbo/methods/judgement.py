@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mcbo.core.types import Displacement, Judgement
 from mcbo.geometry import cells
 from mcbo.methods.cascade_case import CascadeCase
-from mcbo.steps.gauss_newton import Information, information_of
+from mcbo.steps.gauss_newton import Information
 from mcbo.steps.mind import MindSettings
 from mcbo.steps.similarity import similarity
 
@@ -89,6 +89,8 @@ def _evidence(case: CascadeCase, displacement: Displacement, settings: Judgement
     """Correlation of the gradients of each modality with those of the fixed image."""
     grid = case.on_grid(displacement, spacing=settings.grid_spacing, mind=settings.evidence_mind)
     return [
-        information_of(grid.fixed, m.features, (grid.known > cells.KNOWN_CELL_SHARE) & (m.known > cells.KNOWN_CELL_SHARE))
+        case.kernels.information_of(
+            grid.fixed, m.features, (grid.known > cells.KNOWN_CELL_SHARE) & (m.known > cells.KNOWN_CELL_SHARE)
+        )
         for m in grid.modalities
     ]

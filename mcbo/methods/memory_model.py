@@ -44,11 +44,13 @@ class Slabs:
         rows: of a slab.
         at_once: solves that run at a time, 1 or 2.
         lanes: cells along axis 2 are filled up to multiples of it.
+        is_ring: costs lie in a ring of rows; nothing but them is kept for the next slab.
     """
 
     rows: int
     at_once: int = 1
     lanes: int = 1
+    is_ring: bool = False
 
 
 def held_bytes(shape: Shape, *, movings: int) -> int:
@@ -76,6 +78,8 @@ def solve_bytes(grid: Shape, *, search_radius: int, passes: int, slabs: Slabs) -
     rows = slabs.rows
     held = min(slabs_behind(passes, rows) + 1, -(-grid[0] // rows))
     cost_rows = held * rows + (4 if held > 1 else 2) * HALO + rows / 8
+    if slabs.is_ring:
+        cost_rows = min(rows + passes - 1, grid[0])
     filled = -(-grid[2] // slabs.lanes) * slabs.lanes / grid[2]
     row_floats = (2 * search_radius + 1) ** 3 * cost_rows * filled + 3 * (2 * passes + 4 * (rows + 2))
     cell_floats = FEATURE_CHANNELS * (2 + 2 * slabs.at_once * filled) + 3 * 2
@@ -163,19 +167,22 @@ def slabs_per_level(
     def choices(level: Level) -> Iterator[Slabs]:
         """The best first."""
         grid = tile_grid(shape, level)
-        rows = min(max_rows(grid), kernels.max_rows)
+        rows = min(max_rows(grid, kernels.slab_cells), kernels.max_rows)
         if kernels.at_once > 1 and grid[1] * grid[2] <= SMALL_ROW_CELLS:
-            yield Slabs(-(-rows // kernels.at_once), kernels.at_once, kernels.lanes)
-        yield from (Slabs(thinner, lanes=kernels.lanes) for thinner in range(rows, 0, -1))
+            yield Slabs(-(-rows // kernels.at_once), kernels.at_once, kernels.lanes, kernels.is_ring)
+        yield from (one_by_one(thinner) for thinner in range(rows, 0, -1))
 
-    least = max(needed(level, Slabs(1, lanes=kernels.lanes)) for level in levels)
+    def one_by_one(rows: int) -> Slabs:
+        return Slabs(rows, lanes=kernels.lanes, is_ring=kernels.is_ring)
+
+    least = max(needed(level, one_by_one(1)) for level in levels)
     check_budget(shape, movings=movings, needed=least, budget_bytes=budget_bytes)
     return [next(slabs for slabs in choices(level) if needed(level, slabs) <= budget_bytes) for level in levels]
 
 
-def max_rows(grid: Shape) -> int:
+def max_rows(grid: Shape, slab_cells: int = MAX_SLAB_CELLS) -> int:
     """Rows of the thickest slab that is worth its memory."""
-    return max(1, min(grid[0], MAX_SLAB_CELLS // (grid[1] * grid[2])))
+    return max(1, min(grid[0], slab_cells // (grid[1] * grid[2])))
 
 
 def _gb(count: int) -> str:

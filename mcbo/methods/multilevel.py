@@ -17,7 +17,6 @@ from mcbo.kernels import in_turn
 from mcbo.methods.config import MIN_CELLS, Group, Level, Preset, Registration, check_size
 from mcbo.methods.memory_model import Slabs, slabs_per_level, solved_bytes
 from mcbo.steps.adam import AdamSettings, refine
-from mcbo.steps.convex import solve
 from mcbo.steps.fusion import fuse_levels, fuse_modalities
 from mcbo.steps.mind import MindSettings
 
@@ -147,11 +146,10 @@ def _solve_level(fixed: Features, moving: Features, solver: _LevelSolver) -> Dis
         with timer.stage(f"{name} solve", work=share * _solve_work(shape_of(fixed[tile]), level)):
             f, m = _pool(fixed[tile], level.grid_spacing), _pool(moving[tile], level.grid_spacing)
             solve_one = partial(
-                solve,
+                solver.kernels.solve,
                 search_radius=level.search_radius,
                 coupling_weights=config.coupling_weights,
                 rows=solver.slabs.rows,
-                kernels=solver.kernels,
             )
             both = solver.kernels.both if solver.slabs.at_once > 1 else in_turn
             forward, backward = both(partial(solve_one, f, m), partial(solve_one, m, f))

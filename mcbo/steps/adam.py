@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mcbo.core.field import box_mean, half_pixel_stretch, resize, shape_of, warp
+from mcbo.core.field import half_pixel_stretch, resize, shape_of, warp
 from mcbo.core.types import Displacement, Features, Kernels
 
 
@@ -57,7 +57,7 @@ def refine(
     moving_cells = functional.avg_pool3d(moving, spacing, stride=spacing)
 
     def smooth(field: Tensor) -> Tensor:
-        return box_mean(field, size=settings.parameter_box, rounds=settings.parameter_rounds)
+        return kernels.box_mean(field, size=settings.parameter_box, rounds=settings.parameter_rounds)
 
     parameters = resize(displacement, shape_of(fixed_cells), scale=1 / spacing)
     adam = torch.optim.Adam([parameters], lr=settings.learning_rate)
@@ -70,7 +70,7 @@ def refine(
         parameters.grad = smooth(gradient)
         adam.step()
     fine = resize(smooth(parameters), shape_of(fixed), scale=spacing)
-    return box_mean(fine, size=settings.result_box, rounds=settings.result_rounds)
+    return kernels.box_mean(fine, size=settings.result_box, rounds=settings.result_rounds)
 
 
 def gradient_of(fixed: Features, moving: Features, *, stretch: bool) -> Callable[[Displacement], Displacement]:

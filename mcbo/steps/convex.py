@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mcbo.core.field import box_mean, shape_of
-from mcbo.core.types import CostSlab, Displacement, Features, Kernels
+from mcbo.core.types import CostSlab, Displacement, Features
 
 BOX_SIZE = 3
 """Width of the box mean that smooths the picked field, in cells."""
@@ -64,14 +64,16 @@ def solve(
     search_radius: int,
     coupling_weights: Sequence[float],
     rows: int,
-    kernels: Kernels,
+    cost_slabs: Callable[..., Iterator[CostSlab]],
+    coupled_argmin: Callable[..., Tensor],
 ) -> Displacement:
     """Finds the displacement of a level: pick by cost, then once per coupling weight pick and smooth; the mean of these.
 
     u₀ = box mean of the argmin of the cost. For each weight w (cost per cell²): pick by cost + w·|c − u|², u ← box mean of
     what was picked. The result, ``(1, 3, h, w, d)`` cells, fixed to moving, is the mean of all u but u₀.
 
-    Features are ``(1, C, h, w, d)``, the search radius is in cells. A pass needs what the pass before picked one row further
+    Features are ``(1, C, h, w, d)``, the search radius is in cells; ``cost_slabs`` and ``coupled_argmin`` are the functions of
+    these names, or twins of theirs. A pass needs what the pass before picked one row further
     on, and no more. So the passes follow each other over the rows, each one row behind the last: the cost of a slab of
     ``rows`` rows of axis 0 is made once, used by every pass, and dropped when the last pass has left it. Of what a pass
     picked, too, only the rows that the next one still needs are kept. The result does not depend on ``rows``.
@@ -84,8 +86,8 @@ def solve(
     done = [0] * (passes + 1)  # the last turn picks no more, it only smooths
     keep = slabs_behind(passes, rows)
     held: deque[tuple[int, CostSlab]] = deque()  # with the row that each begins with
-    slabs = kernels.cost_slabs(fixed, moving, search_radius=search_radius, rows=rows, keep=keep)
-    pick = partial(kernels.coupled_argmin, search_radius=search_radius)
+    slabs = cost_slabs(fixed, moving, search_radius=search_radius, rows=rows, keep=keep)
+    pick = partial(coupled_argmin, search_radius=search_radius)
     for start, slab in zip(range(0, height, rows), slabs, strict=True):
         held.append((start, slab))
         for k in range(passes + 1):

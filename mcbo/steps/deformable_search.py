@@ -4,7 +4,7 @@ Like step 4 of the paper, but not coupled by a box mean: along each axis separat
 is a sharp valley; where it is flat, the neighbors decide.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement, Kernels
-from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient, laplacian
-from mcbo.steps.masked_search import TIE_WEIGHT, between_cells
+from mcbo.steps.linear_solver import CosineTransform, laplacian
+from mcbo.steps.masked_search import TIE_WEIGHT
 from mcbo.steps.mind import MindSettings
 
 EDGE_TRUST = 0.1
@@ -22,7 +22,8 @@ EDGE_TRUST = 0.1
 COST_BOX_ROUNDS = 1
 """Box sums that make up the window of the cost."""
 CG_ROUNDS = 60
-_RIDGE = 1e-6
+RIDGE = 1e-6
+"""Keeps the equations solvable where nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ def solve_stretched(
             search_radius=search_radius,
             coupling_weight=weight if number else TIE_WEIGHT,
         )
-        target = between_cells(cost, picked, u[0], search_radius=search_radius, coupling_weight=0.0)
-        trust = (sharpness(cost, picked, search_radius=search_radius) * known[0])[None]
-        symbol = transform.symbol(float(trust.mean()) + _RIDGE, stretching=stretching)
-        u = conjugate_gradient(
-            partial(_stretched, trust=trust, stretching=stretching),
+        target = kernels.between_cells(cost, picked, u[0], search_radius=search_radius, coupling_weight=0.0)
+        trust = (kernels.sharpness(cost, picked, search_radius=search_radius) * known[0])[None]
+        symbol = transform.symbol(float(trust.mean()) + RIDGE, stretching=stretching)
+        u = kernels.conjugate_gradient(
+            kernels.stretched(trust, stretching),
             trust * target[None],
             partial(transform.solve, symbol=symbol),
             rounds=CG_ROUNDS,
@@ -80,8 +81,9 @@ def solve_stretched(
     return u
 
 
-def _stretched(field: Tensor, *, trust: Tensor, stretching: float) -> Tensor:
-    return (trust + _RIDGE) * field + stretching * laplacian(field)
+def stretched(trust: Tensor, stretching: float) -> Callable[[Displacement], Displacement]:
+    """The left side of the equations of a pass, as a function of u: ``trust``, h, is of its shape ``(1, 3, h, w, d)``."""
+    return lambda field: (trust + RIDGE) * field + stretching * laplacian(field)
 
 
 def sharpness(cost: Tensor, picked: Tensor, *, search_radius: int) -> Tensor:

@@ -14,7 +14,7 @@ noise in the moving image it drifts.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from mcbo.core.field import along_axis, box_sum, sample, shape_of, warp
-from mcbo.core.types import Displacement, Features
+from mcbo.core.types import Displacement, Features, Kernels
 from mcbo.geometry.cells import KNOWN_CELL_SHARE
-from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient, laplacian
+from mcbo.steps.linear_solver import CosineTransform, laplacian
 from mcbo.steps.mind import MindSettings
 
 RESIDUAL_FLOOR = 1e-3
@@ -37,7 +37,8 @@ MAX_STEP = 1.0
 """Cells: the most that one iteration moves."""
 SMALL_STEP = 0.02
 """Cells: an iteration whose mean step is smaller is the last."""
-_RIDGE = 1e-6
+RIDGE = 1e-6
+"""Keeps the equations solvable where nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def refine_by_gauss_newton(
     bending: float,
     iterations: int,
     cg_iterations: int,
+    kernels: Kernels,
 ) -> tuple[Displacement, float]:
     """Finds v, ``(1, 3, h, w, d)`` cells, starting from zero.
 
@@ -113,6 +115,7 @@ def refine_by_gauss_newton(
     v = torch.zeros_like(deviation)
     preconditioner = CosineTransform(shape_of(fixed), like=fixed)
     inside = fixed_known > KNOWN_CELL_SHARE
+    is_known = bool(inside.any())
     informations: list[Information] = []
     density = 0.0
     for iteration in range(iterations):
@@ -121,10 +124,10 @@ def refine_by_gauss_newton(
         for number, modality in enumerate(modalities):
             moved = sample(modality.features, v, offset=(0, 0, 0), outside="border")
             known = fixed_known * (warp(modality.known, v) > KNOWN_CELL_SHARE) * stays_inside(v)
-            g, h, distance = data_terms(fixed, moved)
+            g, h, distance = kernels.data_terms(fixed, moved)
             mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR
             if iteration == 0:
-                informations.append(information_of(fixed, moved, known > KNOWN_CELL_SHARE))
+                informations.append(kernels.information_of(fixed, moved, known > KNOWN_CELL_SHARE))
             gain, cells = informations[number].gain, informations[number].correlation_cells
             weight = known * robust_weight(distance, known, mean) / mean
             if iteration == 0:
@@ -133,17 +136,17 @@ def refine_by_gauss_newton(
             gradient += g * weight * (gain / cells)
             hessian += h * weight[0] * (gain**2 / cells)
         right = -(gradient + bending * bending_gradient(deviation + v))
-        mean_curvature = float(((hessian[0] + hessian[3] + hessian[5]) / 3)[inside[0, 0]].mean()) if bool(inside.any()) else 0.0
-        symbol = preconditioner.symbol(mean_curvature + _RIDGE, bending=bending)
-        step = conjugate_gradient(
-            partial(_bent, hessian=hessian, bending=bending),
+        mean_curvature = float(((hessian[0] + hessian[3] + hessian[5]) / 3)[inside[0, 0]].mean()) if is_known else 0.0
+        symbol = preconditioner.symbol(mean_curvature + RIDGE, bending=bending)
+        step = kernels.conjugate_gradient(
+            kernels.bent(hessian, bending),
             right,
             partial(preconditioner.solve, symbol=symbol),
             rounds=cg_iterations,
         )
         length = step.norm(dim=1, keepdim=True)
         v += step * (MAX_STEP / length.clamp(min=MAX_STEP))
-        if bool(inside.any()) and float(length[inside].mean()) < SMALL_STEP:
+        if is_known and float(length[inside].mean()) < SMALL_STEP:
             break
     return v, density
 
@@ -242,8 +245,13 @@ def bending_gradient(displacement: Displacement) -> Displacement:
     return laplacian(laplacian(displacement))
 
 
-def _bent(field: Displacement, *, hessian: Tensor, bending: float) -> Displacement:
+def bent(hessian: Tensor, bending: float) -> Callable[[Displacement], Displacement]:
+    """The left side of the normal equations, as a function of the step; ``hessian`` is that of ``data_terms``."""
     h00, h01, h02, h11, h12, h22 = hessian
-    x, y, z = field[0]
-    product = torch.stack([h00 * x + h01 * y + h02 * z, h01 * x + h11 * y + h12 * z, h02 * x + h12 * y + h22 * z])[None]
-    return product + bending * bending_gradient(field) + _RIDGE * field
+
+    def product(field: Displacement) -> Displacement:
+        x, y, z = field[0]
+        data = torch.stack([h00 * x + h01 * y + h02 * z, h01 * x + h11 * y + h12 * z, h02 * x + h12 * y + h22 * z])[None]
+        return data + bending * bending_gradient(field) + RIDGE * field
+
+    return product

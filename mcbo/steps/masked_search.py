@@ -90,7 +90,7 @@ def solve_masked(
         picked = kernels.coupled_argmin(
             slab, u, first=0, last=cost.shape[1], search_radius=search_radius, coupling_weight=weight
         )
-        moved = between_cells(cost, picked, u, search_radius=search_radius, coupling_weight=weight)
+        moved = kernels.between_cells(cost, picked, u, search_radius=search_radius, coupling_weight=weight)
         u = box_sum(moved * weights, size=3) / normalizer
         if number:
             total += u
@@ -146,7 +146,7 @@ def search(
     """
     both = (
         solve(
-            masked_cost(a, b, a_known, b_known, search_radius=search_radius, box_rounds=box_rounds),
+            kernels.masked_cost(a, b, a_known, b_known, search_radius=search_radius, box_rounds=box_rounds),
             a_known,
             search_radius=search_radius,
             coupling_weights=coupling_weights,

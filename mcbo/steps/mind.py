@@ -80,11 +80,16 @@ def scale_to_one(volume: Volume) -> Volume:
     Raises:
         ShapeError: if ``volume`` is not ``(1, 1, H, W, D)``.
     """
-    if volume.dim() != 5 or volume.shape[:2] != (1, 1):
-        raise ShapeError(f"mind_ssc: expected a volume of shape (1, 1, H, W, D), got {tuple(volume.shape)}")
+    check_volume(volume)
     volume = volume.float()
     _, exponent = torch.frexp(volume.abs().max())
     return torch.ldexp(volume, -exponent)
+
+
+def check_volume(volume: Volume) -> None:
+    """Raises ShapeError unless a volume is ``(1, 1, H, W, D)``."""
+    if volume.dim() != 5 or volume.shape[:2] != (1, 1):
+        raise ShapeError(f"mind_ssc: expected a volume of shape (1, 1, H, W, D), got {tuple(volume.shape)}")
 
 
 def _patch_mean(volume: Tensor, *, radius: int) -> Tensor:

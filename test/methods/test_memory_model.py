@@ -14,7 +14,6 @@ from mcbo.kernels.cpu import COMPILED, correlation
 from mcbo.kernels.simd import aligned_floats
 from mcbo.methods.config import Level
 from mcbo.methods.memory_model import Slabs, check_budget, max_rows, slabs_per_level, solve_bytes, solved_bytes, tile_grid
-from mcbo.steps.convex import solve
 from mcbo.studies.phantom import make_phantom
 
 CONFIG = paper_config()
@@ -84,7 +83,7 @@ def test_the_model_agrees_with_the_arrays_of_the_compiled_solve(
 
     monkeypatch.setattr(correlation, "aligned_floats", counting)
     fixed, moving = random_tensor(1, 12, *shape, seed=1), random_tensor(1, 12, *shape, seed=2)
-    solve(fixed, moving, search_radius=4, coupling_weights=(0.1,) * 6, rows=slabs.rows, kernels=COMPILED)
+    COMPILED.solve(fixed, moving, search_radius=4, coupling_weights=(0.1,) * 6, rows=slabs.rows)
     counted = slabs.at_once * sum(made) + 2 * 4 * 12 * math.prod(shape)
     model = solve_bytes(shape, search_radius=4, passes=7, slabs=slabs)
     assert counted == pytest.approx(model, rel=0.2)

@@ -15,7 +15,6 @@ from mcbo.core.types import Kernels
 from mcbo.methods.config import Level
 from mcbo.methods.multilevel import tiles
 from mcbo.steps.adam import refine
-from mcbo.steps.convex import solve
 from mcbo.steps.cost_volume import cost_slabs
 from mcbo.steps.fusion import fuse_levels, fuse_modalities
 
@@ -55,13 +54,12 @@ def pooled(features: Tensor, level: Level) -> Tensor:
 
 
 def solve_level(fixed: Tensor, moving: Tensor, level: Level, kernels: Kernels) -> Tensor:
-    return solve(
+    return kernels.solve(  # type: ignore[no-any-return]
         fixed,
         moving,
         search_radius=level.search_radius,
         coupling_weights=CONFIG.coupling_weights,
         rows=5,
-        kernels=kernels,
     )
 
 

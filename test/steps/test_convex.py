@@ -1,13 +1,13 @@
 import pytest
 import torch
-from helpers import random_tensor
+from helpers import random_tensor, skip_unless_it_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcbo.core.field import box_mean
 from mcbo.core.types import Kernels
 from mcbo.kernels import REFERENCE
-from mcbo.steps.convex import coupled_argmin, solve
+from mcbo.steps.convex import coupled_argmin
 from mcbo.steps.cost_volume import candidates
 
 WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -60,18 +60,17 @@ def naive_solve(fixed: torch.Tensor, moving: torch.Tensor, radius: int) -> torch
 @settings(deadline=None, max_examples=30)
 def test_the_passes_over_slabs_equal_the_formula(kernels: Kernels, shape: tuple[int, int, int], rows: int) -> None:
     fixed, moving = random_tensor(1, 12, *shape, seed=5), random_tensor(1, 12, *shape, seed=6)
-    kwargs = {"search_radius": 1, "coupling_weights": WEIGHTS, "kernels": kernels}
-    found = solve(fixed, moving, rows=rows, **kwargs)  # type: ignore[arg-type]
-    assert torch.equal(found, solve(fixed, moving, rows=shape[0], **kwargs))  # type: ignore[arg-type]
+    kwargs = {"search_radius": 1, "coupling_weights": WEIGHTS}
+    found = kernels.solve(fixed, moving, rows=rows, **kwargs)
+    assert torch.equal(found, kernels.solve(fixed, moving, rows=shape[0], **kwargs))
     assert torch.allclose(found, naive_solve(fixed, moving, 1), atol=1e-6)
 
 
 def test_a_known_shift_of_cells_is_found_inside(device: torch.device, kernels: Kernels) -> None:
     """Box means that count zeros outside shrink the field near the border; the middle is right."""
-    if kernels.name == "numba" and device.type != "cpu":
-        pytest.skip("the compiled kernels are for the CPU")
+    skip_unless_it_runs(kernels, device)
     features = random_tensor(1, 12, 20, 18, 16).to(device)
     shifted = torch.roll(features, (2, -1, 3), dims=(2, 3, 4))
-    found = solve(features, shifted, search_radius=4, coupling_weights=WEIGHTS, rows=7, kernels=kernels)
+    found = kernels.solve(features, shifted, search_radius=4, coupling_weights=WEIGHTS, rows=7)
     middle = found[0, :, 8:12, 7:11, 6:10].mean(dim=(1, 2, 3)).cpu()
     assert torch.allclose(middle, torch.tensor([2.0, -1.0, 3.0]), atol=0.05)

@@ -2,23 +2,17 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from helpers import TOLERANCE, TURNS, constant_field, random_tensor, turned, turned_field
+from helpers import TOLERANCE, TURNS, constant_field, random_tensor, skip_unless_it_runs, turned, turned_field
 from hypothesis import given, settings
 from torch import Tensor
 from torch.nn import functional
 
 from mcbo.core.types import Features, Kernels, Shape
-from mcbo.steps.convex import coupled_argmin
 from mcbo.steps.cost_volume import candidates
-from mcbo.steps.masked_search import MIN_SUPPORT, between_cells, masked_cost, search, solve_masked
+from mcbo.steps.masked_search import MIN_SUPPORT, search, solve_masked
 
 SHAPE = (9, 11, 13)
 WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-
-
-def skip_unless_it_runs(kernels: Kernels, device: torch.device) -> None:
-    if kernels.name == "numba" and device.type != "cpu":
-        pytest.skip("the compiled kernels are for the CPU")
 
 
 def two_cuts(vector: Sequence[int], shape: Shape) -> tuple[Features, Features]:
@@ -62,31 +56,35 @@ def cost_by_the_formula(fixed: Tensor, moving: Tensor, fixed_known: Tensor, movi
     return torch.where(judged, cost, cost.nanmean(dim=0).nan_to_num())
 
 
-def test_cost_by_the_formula(device: torch.device) -> None:
+def test_cost_by_the_formula(device: torch.device, kernels: Kernels) -> None:
+    skip_unless_it_runs(kernels, device)
     shape = (5, 6, 7)
     fixed, moving = random_tensor(1, 3, *shape), random_tensor(1, 3, *shape, seed=1)
     fixed_known, moving_known = random_tensor(1, 1, *shape, seed=2), random_tensor(1, 1, *shape, seed=3)
     fixed_known[..., :2] = 0
     moving_known[..., 3:, :, :] = 0
     inputs = (fixed, moving, fixed_known, moving_known)
-    found = masked_cost(*(tensor.to(device) for tensor in inputs), search_radius=2).cpu()
+    found = kernels.masked_cost(*(tensor.to(device) for tensor in inputs), search_radius=2).cpu()
     assert torch.allclose(found, cost_by_the_formula(*inputs, 2).float(), atol=TOLERANCE["device"])
 
 
 def test_of_equals_the_smallest_displacement_is_taken(kernels: Kernels) -> None:
     flat, known = torch.ones(1, 12, *SHAPE), torch.ones(1, 1, *SHAPE)
-    cost = masked_cost(flat, flat, known, known, search_radius=2)
+    cost = kernels.masked_cost(flat, flat, known, known, search_radius=2)
     found = solve_masked(cost, known, search_radius=2, coupling_weights=WEIGHTS, kernels=kernels)
     assert torch.equal(found, torch.zeros(1, 3, *SHAPE))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 4.0])
-def test_the_minimum_of_a_quadratic_cost_is_found_between_cells(device: torch.device, weight: float) -> None:
+def test_the_minimum_of_a_quadratic_cost_is_found_between_cells(device: torch.device, kernels: Kernels, weight: float) -> None:
     """|c − t|² + w·|c − u|² is least at (t + w·u)/(1 + w)."""
+    skip_unless_it_runs(kernels, device)
     target, u = 2.8 * random_tensor(3, *SHAPE) - 1.4, 2.8 * random_tensor(3, *SHAPE, seed=1) - 1.4
     cost = (candidates(2).view(-1, 3, 1, 1, 1) - target).square().sum(dim=1).to(device)
-    picked = coupled_argmin(cost, u.to(device), first=0, last=SHAPE[0], search_radius=2, coupling_weight=weight)
-    found = between_cells(cost, picked, u.to(device), search_radius=2, coupling_weight=weight)
+    picked = kernels.coupled_argmin(
+        kernels.as_slab(cost), u.to(device), first=0, last=SHAPE[0], search_radius=2, coupling_weight=weight
+    )
+    found = kernels.between_cells(cost, picked, u.to(device), search_radius=2, coupling_weight=weight)
     assert torch.allclose(found.cpu(), (target + weight * u) / (1 + weight), atol=TOLERANCE["rounding"])
 
 
@@ -94,7 +92,7 @@ def test_a_known_shift_is_found_up_to_the_border(device: torch.device, kernels: 
     skip_unless_it_runs(kernels, device)
     fixed, moving = (features.to(device) for features in two_cuts((1, -1, 1), SHAPE))
     known = torch.ones(1, 1, *SHAPE, device=device)
-    cost = masked_cost(fixed, moving, known, known, search_radius=2)
+    cost = kernels.masked_cost(fixed, moving, known, known, search_radius=2)
     found = solve_masked(cost, known, search_radius=2, coupling_weights=WEIGHTS, kernels=kernels)
     assert (found.cpu() - constant_field((1, -1, 1), SHAPE)).abs().max() < 0.15
 
@@ -108,7 +106,7 @@ def test_edges_of_masks_do_not_hold_what_moves(device: torch.device, kernels: Ke
     fixed, moving = (torch.where(known > 0, features, 1.0).to(device) for features in (fixed, moving))
 
     def error(seen: Tensor) -> float:
-        cost = masked_cost(fixed, moving, seen, seen, search_radius=2)
+        cost = kernels.masked_cost(fixed, moving, seen, seen, search_radius=2)
         found = solve_masked(cost, seen, search_radius=2, coupling_weights=WEIGHTS, kernels=kernels)
         return float((found.cpu() - constant_field((1, -1, 1), SHAPE))[..., :7].abs().max())
 

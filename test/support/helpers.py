@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Kernels, Shape
 from mcbo.io.files import digest
 from mcbo.io.nifti import read_displacement
+from mcbo.kernels import REFERENCE
 from mcbo.methods.cascade import CascadeConfig
 from mcbo.methods.config import Preset, Registration
 from mcbo.methods.multilevel import MultilevelConfig
@@ -49,6 +51,12 @@ def _told(path: Path) -> str:
     voxels = read_displacement(path).numpy()
     total = np.abs(voxels).sum(dtype=np.float64)
     return f"file {digest(path)}, voxels {hashlib.sha256(voxels.tobytes()).hexdigest()[:16]}, {total:.9g} in all"
+
+
+def skip_unless_it_runs(kernels: Kernels, device: torch.device) -> None:
+    """Skips a test if kernels cannot be used on a device: but for the reference, those of the fixture are for the CPU."""
+    if kernels is not REFERENCE and device.type != "cpu":
+        pytest.skip(f"the kernels {kernels.name!r} of this test are for the CPU")
 
 
 def random_tensor(*shape: int, seed: int = 0) -> Tensor:

@@ -1,12 +1,17 @@
 """The compiled kernels. Importing them imports numba."""
 
-from mcbo.core.types import Kernels
+from dataclasses import replace
+from functools import partial
+
+from mcbo.kernels import REFERENCE
 from mcbo.kernels.cpu.correlation import as_slab, cost_slabs, coupled_argmin
 from mcbo.kernels.cpu.features import mind_ssc
 from mcbo.kernels.cpu.sampling import gradient_of, make_consistent
 from mcbo.kernels.simd import LANES, side_by_side
+from mcbo.steps.convex import solve
 
-COMPILED = Kernels(
+COMPILED = replace(
+    REFERENCE,
     name="numba",
     max_rows=8,  # a solve of 64³ cells, R = 4, takes 0.57, 0.48, 0.52 s with 4, 8, 16 (two cores, AMD EPYC, 2026-11-24)
     at_once=2,
@@ -15,6 +20,7 @@ COMPILED = Kernels(
     cost_slabs=cost_slabs,
     coupled_argmin=coupled_argmin,
     as_slab=as_slab,
+    solve=partial(solve, cost_slabs=cost_slabs, coupled_argmin=coupled_argmin),
     mind_ssc=mind_ssc,
     make_consistent=make_consistent,
     gradient_of=gradient_of,

@@ -13,6 +13,9 @@ from mcbo.core.types import Shape
 Argument: TypeAlias = Tensor | int | float
 """A tensor is passed as the address of its first number (it has to be contiguous), an int as ``int``, a float as ``float``."""
 
+THREADS = 256
+"""Of a block of a kernel with one thread per cell."""
+
 
 @dataclass(frozen=True)
 class Module:
@@ -20,7 +23,7 @@ class Module:
 
     Attributes:
         file: a ``.cu`` file of this folder.
-        constants: preprocessor definitions, such as ``(("SIDE", 9),)``.
+        constants: preprocessor definitions, such as ``(("SIDE", 9),)``. With ``("EXACT", 1)``, products and sums are not fused.
     """
 
     file: str
@@ -32,3 +35,8 @@ class Launch(Protocol):
 
     def __call__(self, module: Module, kernel: str, blocks: Shape, threads: Shape, *arguments: Argument) -> None:
         """Launches ``kernel`` of a module on a grid of ``blocks`` of ``threads``, both along x, y, z."""
+
+
+def per_cell(launch: Launch, module: Module, kernel: str, cells: int, *arguments: Argument, times: int = 1) -> None:
+    """Launches a kernel with a thread per cell, ``times`` over (``blockIdx.y``)."""
+    launch(module, kernel, (-(-cells // THREADS), times, 1), (THREADS, 1, 1), *arguments)
