@@ -15,6 +15,7 @@ from mcbo.core.errors import InputError, naming
 from mcbo.core.field import format_shape
 from mcbo.core.log import log
 from mcbo.core.timing import StageTimer
+from mcbo.core.types import Kernels
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.resample import resample
 from mcbo.io.files import digest
@@ -89,7 +90,7 @@ def register(
             given = zip((fixed, *several), (fixed_mask, *masks), names, strict=True)
             images = [_place(image, mask, name, Geometry(affine, spacing), on) for image, mask, name in given]
         motion = _initial(initial, center, images)
-        working = _working_grid(images, motion, preset, config, budget, select_kernels(on).lanes)
+        working = _working_grid(images, motion, preset, config, budget, select_kernels(on))
         with naming(name_of(fixed, "fixed image")):
             registration, checks = register_in_world(
                 images[0],
@@ -163,7 +164,7 @@ def _initial(initial: NDArray[np.generic] | str | Path | None, center: bool, ima
 
 
 def _working_grid(
-    images: Sequence[Placed], motion: NDArray[np.float64], preset: str, config: Preset, budget: int, lanes: int
+    images: Sequence[Placed], motion: NDArray[np.float64], preset: str, config: Preset, budget: int, kernels: Kernels
 ) -> Grid:
     """The fixed grid, or for ``auto`` an isotropic one."""
     fixed, *movings = (image.grid for image in images)
@@ -175,7 +176,7 @@ def _working_grid(
     joint = config.joint(len(movings))
 
     def fits(shape: tuple[int, int, int]) -> bool:
-        return config.least_bytes(shape, movings=joint, lanes=lanes) <= budget
+        return config.least_bytes(shape, movings=joint, kernels=kernels) <= budget
 
     working, is_coarser = working_grid(fixed, movings, initial=motion, fits=fits)
     check_size(working.shape)

@@ -51,7 +51,10 @@ class Kernels:
         as_slab: a whole cost volume ``(K, h, w, d)`` as one slab.
         solve: ``convex.solve`` on these kernels.
         box_mean: as in ``core.field``.
+        streamed_mind: ``(volume, radius=…, dilation=…)`` gives a ``mind.FeatureSource`` that holds no features but makes them
+            again where they are needed; None if these kernels cannot.
         pool_known: as in ``geometry.cells``.
+        cosine_transform: ``linear_solver.CosineTransform``.
         bent: ``gauss_newton.bent``, given Hessian and weight.
         stretched: ``deformable_search.stretched``, given trust and weight.
         others: as the functions of these names in ``steps``.
@@ -72,6 +75,7 @@ class Kernels:
     between_cells: Callable[..., Tensor]
     sharpness: Callable[..., Tensor]
     mind_ssc: Callable[..., Features]
+    streamed_mind: Callable[..., Any] | None
     pool_known: Callable[..., tuple[Features, Tensor]]
     make_consistent: Callable[..., tuple[Displacement, Displacement]]
     gradient_of: Callable[..., Callable[[Displacement], Displacement]]
@@ -79,6 +83,7 @@ class Kernels:
     data_terms: Callable[..., tuple[Tensor, Tensor, Tensor]]
     information_of: Callable[..., Any]
     conjugate_gradient: Callable[..., Tensor]
+    cosine_transform: Callable[..., Any]
     bent: Callable[..., Callable[[Tensor], Tensor]]
     stretched: Callable[..., Callable[[Tensor], Tensor]]
 

@@ -96,7 +96,7 @@ def pool(features: Tensor, weights: Tensor, spacing: Spacing) -> tuple[Tensor, T
 
 
 def pool_known(features: Tensor, mask: Mask, spacing: int) -> tuple[Tensor, Tensor]:
-    """Means of ``(1, C, H, W, D)`` over the known part of each cell, and how much of it is known, ``(1, 1, h, w, d)``, 0 to 1."""
+    """Means of ``(1, C, H, W, D)`` over the known part of each cell, and how much is known of it, ``(1, 1, h, w, d)``."""
     known = mask.to(features.dtype)
     means, _ = pool(features, known + WEIGHT_FLOOR, spacing)
     return means, (pool_sums(known, spacing) / spacing**3).clamp(max=1)

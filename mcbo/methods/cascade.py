@@ -126,7 +126,8 @@ class CascadeConfig(Preset):
         timer: StageTimer,
     ) -> Registration:
         shape, joint = shape_of(fixed), len(groups[0].movings)
-        check_budget(shape, movings=joint, needed=self.peak_bytes(shape, movings=joint), budget_bytes=budget_bytes)
+        needed = self.peak_bytes(shape, movings=joint, kernels=kernels)
+        check_budget(shape, movings=joint, needed=needed, budget_bytes=budget_bytes)
         share = 1 / len(groups)
         results = [
             register_cascade(
@@ -137,13 +138,14 @@ class CascadeConfig(Preset):
         displacements, judgements = zip(*(result for result in results for _ in range(joint)), strict=True)
         return Registration(displacements, config=self, judgements=judgements)
 
-    def least_bytes(self, shape: Shape, *, movings: int, lanes: int) -> int:
-        del lanes  # the model counts those of the compiled kernels
-        return self.peak_bytes(shape, movings=movings)
+    def least_bytes(self, shape: Shape, *, movings: int, kernels: Kernels) -> int:
+        return self.peak_bytes(shape, movings=movings, kernels=kernels)
 
-    def peak_bytes(self, shape: Shape, *, movings: int) -> int:
+    def peak_bytes(self, shape: Shape, *, movings: int, kernels: Kernels) -> int:
         check_size(shape)
-        return cascade_bytes(shape, movings=movings, searches=self._searches, refinements=self.refinement.stages)
+        return cascade_bytes(
+            shape, movings=movings, searches=self._searches, refinements=self.refinement.stages, kernels=kernels
+        )
 
     def search_range(self, shape: Shape) -> Triple:
         """What ``min_overlap`` leaves of an axis, plus R cells of each later stage, up to the whole axis.

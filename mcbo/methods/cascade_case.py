@@ -11,8 +11,9 @@ from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Features, Kernels, Mask, Masks, Shape, Triple, Volume
 from mcbo.geometry import rigid
 from mcbo.geometry.mask import bounding_box, fill_outside
+from mcbo.kernels import features_source
 from mcbo.steps.gauss_newton import Modality
-from mcbo.steps.mind import MindSettings
+from mcbo.steps.mind import FeatureSource, MindSettings
 
 
 @dataclass
@@ -44,7 +45,8 @@ class CascadeCase:
     timer: StageTimer
     share: float
     motion: rigid.Rigid = field(default_factory=rigid.identity)
-    _features: dict[MindSettings, Features] = field(default_factory=dict)
+    _source: tuple[MindSettings, FeatureSource] | None = None
+    _pooled: tuple[tuple[MindSettings, int], tuple[Features, Tensor]] | None = None
 
     @property
     def shape(self) -> Shape:
@@ -54,27 +56,24 @@ class CascadeCase:
         """The motion so far, ``(1, 3, h, w, d)`` voxels."""
         return rigid.to_displacement(self.motion, self.shape, offset=self.offset, spacing_mm=self.spacing_mm, like=self.fixed)
 
-    def fixed_features(self, mind: MindSettings) -> Features:
-        """Features of the fixed image; those of the last scale are kept."""
-        if mind not in self._features:
-            self._features.clear()
-            with self.timer.stage("features"):
-                self._features[mind] = self._mind(self.fixed, mind)
-        return self._features[mind]
+    def _pooled_fixed(self, mind: MindSettings, spacing: int) -> tuple[Features, Tensor]:
+        """The fixed image's features on a grid of cells, and what is known there; those of the last scale and grid are kept."""
+        if self._source is None or self._source[0] != mind:
+            self._source = None  # before memory is needed for the next
+            self._source = mind, features_source(self.fixed, mind, self.kernels)
+        if self._pooled is None or self._pooled[0] != (mind, spacing):
+            self._pooled = (mind, spacing), self._source[1].pooled_known(self.mask, spacing)
+        return self._pooled[1]
 
     def on_grid(self, displacement: Displacement, *, spacing: int, mind: MindSettings) -> "OnGrid":
         """Features of the fixed and of the warped moving images on a grid of cells."""
-        fixed = self.fixed_features(mind)
         with self.timer.stage("features"):
-            pooled, known = self.kernels.pool_known(fixed, self.mask, spacing)
+            pooled, known = self._pooled_fixed(mind, spacing)
         modalities = [
             self._modality(moving, mask, displacement, spacing=spacing, mind=mind)
             for moving, mask in zip(self.movings, self.masks, strict=True)
         ]
         return OnGrid(pooled, known, modalities)
-
-    def _mind(self, volume: Volume, mind: MindSettings) -> Features:
-        return self.kernels.mind_ssc(volume, radius=mind.radius, dilation=mind.dilation)
 
     def _modality(
         self, moving: Volume, mask: Mask, displacement: Displacement, *, spacing: int, mind: MindSettings
@@ -82,7 +81,7 @@ class CascadeCase:
         with self.timer.stage("features"):
             warped = sample(moving, displacement, offset=self.offset, outside="border")
             seen = sample(mask.to(moving.dtype), displacement, offset=self.offset, outside="zeros") > 0.5
-            return Modality(*self.kernels.pool_known(self._mind(warped, mind), seen, spacing))
+            return Modality(*features_source(warped, mind, self.kernels).pooled_known(seen, spacing))
 
 
 @dataclass(frozen=True)

@@ -104,20 +104,20 @@ class Preset(ABC):
         """Registers groups of moving images to a fixed image; see ``pipeline.register``, which is how to call it."""
 
     @abstractmethod
-    def least_bytes(self, shape: Shape, *, movings: int, lanes: int) -> int:
+    def least_bytes(self, shape: Shape, *, movings: int, kernels: Kernels) -> int:
         """The memory model: bytes of all tensors of a case at their peak, computed as thriftily as possible.
 
         Args:
             shape: voxels.
             movings: moving images that share a displacement.
-            lanes: of the kernels.
+            kernels: the compute kernels.
 
         Raises:
             InputError: if the shape is too small for the preset.
         """
 
     @abstractmethod
-    def peak_bytes(self, shape: Shape, *, movings: int) -> int:
+    def peak_bytes(self, shape: Shape, *, movings: int, kernels: Kernels) -> int:
         """The same where memory is no concern."""
 
     @abstractmethod

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mcbo.core.errors import MemoryBudgetError
 from mcbo.core.field import format_shape
 from mcbo.core.types import Kernels, Shape
+from mcbo.kernels.cuda.features import CHUNK_VOXELS
 from mcbo.methods.config import Level
 from mcbo.steps.convex import slabs_behind
 from mcbo.steps.cost_volume import HALO
@@ -28,9 +29,6 @@ MASKED_COST_FLOATS = 2.3
 LAID_OUT_COST_FLOATS = 1.1
 """The same again as the compiled kernels lay it out, whose lines of cells are filled up to multiples of ``COST_LANES``."""
 COST_LANES = 16
-MAX_SLAB_CELLS = 2**16
-"""Thicker slabs leave the processor's caches. Seconds for R = 4 on two cores (AMD EPYC, 2026-11-23, medians of 3):
-64×60×68 cells with 16, 8, 4, 2 rows 2.35, 2.51, 2.82, 3.45; 40×128×128 cells 7.96, 7.16, 5.61, 6.29."""
 SMALL_ROW_CELLS = 2**12
 """Two solves run at a time only if their rows have no more cells. Seconds for both, R = 4, in turn and at a time, on two cores
 (AMD EPYC, 2026-11-24): 32³ cells 0.076, 0.057; 64³ 0.58, 0.55; 128³ 4.8, 5.2."""
@@ -53,19 +51,27 @@ class Slabs:
     is_ring: bool = False
 
 
-def held_bytes(shape: Shape, *, movings: int) -> int:
+def held_bytes(shape: Shape, *, movings: int, streamed: bool = False) -> int:
     """Bytes that a case of the multilevel method holds throughout.
 
-    Per voxel: an image and 12 features for the fixed and every moving image, a displacement for every moving image, and the
-    fused one.
+    Per voxel: an image and, unless they are streamed, 12 features for the fixed and every moving image, a displacement for
+    every moving image, and the fused one.
     """
-    floats = (1 + movings) * (1 + FEATURE_CHANNELS) + 3 * (movings + 1)
-    return FLOAT_BYTES * floats * _cells(shape)
+    floats = (1 + movings) * (1 + (0 if streamed else FEATURE_CHANNELS)) + 3 * (movings + 1)
+    return FLOAT_BYTES * floats * _cells(shape) + (chunk_bytes(shape) if streamed else 0)
 
 
-def refine_bytes(shape: Shape) -> int:
-    """Bytes that making features, upsampling or refining a displacement needs on top, whichever is most: 22 floats a voxel."""
-    return FLOAT_BYTES * 22 * _cells(shape)
+def chunk_bytes(shape: Shape) -> int:
+    """Bytes of streamed features in the making: of some rows, and their means over cells of one voxel."""
+    return FLOAT_BYTES * FEATURE_CHANNELS * (min(CHUNK_VOXELS, _cells(shape)) + shape[1] * shape[2])
+
+
+def refine_bytes(shape: Shape, *, streamed: bool = False) -> int:
+    """Bytes that making features, upsampling or refining a displacement needs on top, whichever is most.
+
+    Per voxel, 22 floats; 13 where features are streamed.
+    """
+    return FLOAT_BYTES * (13 if streamed else 22) * _cells(shape)
 
 
 def solve_bytes(grid: Shape, *, search_radius: int, passes: int, slabs: Slabs) -> int:
@@ -87,35 +93,50 @@ def solve_bytes(grid: Shape, *, search_radius: int, passes: int, slabs: Slabs) -
 
 
 def solved_bytes(
-    shape: Shape, levels: Sequence[Level], *, passes: int, movings: int, slabs: Sequence[Slabs] | None = None
+    shape: Shape,
+    levels: Sequence[Level],
+    *,
+    passes: int,
+    movings: int,
+    kernels: Kernels,
+    slabs: Sequence[Slabs] | None = None,
+    streamed: bool = False,
 ) -> int:
     """Bytes of all tensors of a case of the multilevel method at their peak.
 
     ``levels`` fit the shape, ``movings`` are fused; ``slabs`` are those of every level, by default the thickest worth it.
     """
-    peaks = [refine_bytes(shape)]
+    peaks = [refine_bytes(shape, streamed=streamed)]
     for k, level in enumerate(levels):
         grid = tile_grid(shape, level)
-        its_slabs = slabs[k] if slabs else Slabs(max_rows(grid))
+        its_slabs = slabs[k] if slabs else in_turn(thickest(grid, kernels), kernels)
         peaks.append(solve_bytes(grid, search_radius=level.search_radius, passes=passes, slabs=its_slabs))
-    return held_bytes(shape, movings=movings) + max(peaks)
+    return held_bytes(shape, movings=movings, streamed=streamed) + max(peaks)
 
 
 def cascade_bytes(
-    shape: Shape, *, movings: int, searches: Sequence[SearchStage | DeformStage], refinements: Sequence[RefineStage]
+    shape: Shape,
+    *,
+    movings: int,
+    searches: Sequence[SearchStage | DeformStage],
+    refinements: Sequence[RefineStage],
+    kernels: Kernels,
 ) -> int:
     """Bytes of all tensors of a case of the cascade at their peak; ``movings`` share a displacement.
 
-    Per voxel: the images, filled and masked; 12 features of the fixed image; four displacements. On top, whichever is most: the
-    features of a moving image in the making; or, on a grid of cells, all features twice over and the costs of all candidates.
+    Per voxel: the images, filled and masked; unless they are streamed, 12 features of the fixed image; four displacements. On
+    top, whichever is most: the features of a moving image in the making; or, on a grid of cells, all features twice over and
+    the costs of all candidates.
     """
     voxels = _cells(shape)
-    held = voxels * (2 * (1 + movings) + FEATURE_CHANNELS + 3 * 4 + 4)
-    peaks = [voxels * (FEATURE_CHANNELS + 4.0)]
+    streamed = kernels.streamed_mind is not None
+    held = voxels * (2 * (1 + movings) + (0 if streamed else FEATURE_CHANNELS) + 3 * 4 + 4)
+    peaks = [voxels * (8.0 if streamed else FEATURE_CHANNELS + 4.0) + (chunk_bytes(shape) / FLOAT_BYTES if streamed else 0)]
     for stage in searches:
         depth = -(-shape[2] // stage.grid_spacing)
         filled = -(-depth // COST_LANES) * COST_LANES / depth
-        candidates = (2 * stage.search_radius + 1) ** 3 * (MASKED_COST_FLOATS + LAID_OUT_COST_FLOATS * filled)
+        costs = 1.0 if streamed else MASKED_COST_FLOATS + LAID_OUT_COST_FLOATS * filled  # streaming kernels make one array
+        candidates = (2 * stage.search_radius + 1) ** 3 * costs
         peaks.append(voxels / stage.grid_spacing**3 * (candidates + 2 * FEATURE_CHANNELS * 2 * movings + 30))
     peaks += [voxels / stage.grid_spacing**3 * (FEATURE_CHANNELS * (2 + 3 * movings) + 60) for stage in refinements]
     return int(FLOAT_BYTES * (held + max(peaks)))
@@ -150,39 +171,59 @@ def tile_grid(shape: Shape, level: Level) -> Shape:
     return height, width, depth
 
 
-def slabs_per_level(
+def plan(
     shape: Shape, levels: Sequence[Level], *, passes: int, movings: int, budget_bytes: int, kernels: Kernels
+) -> tuple[bool, list[Slabs]]:
+    """Whether features are streamed: where the kernels can, and it is that or thinner slabs; and ``slabs_per_level``."""
+    whole = solved_bytes(shape, levels, passes=passes, movings=movings, kernels=kernels)
+    streamed = kernels.streamed_mind is not None and whole > budget_bytes
+    return streamed, slabs_per_level(
+        shape, levels, passes=passes, movings=movings, budget_bytes=budget_bytes, kernels=kernels, streamed=streamed
+    )
+
+
+def slabs_per_level(
+    shape: Shape,
+    levels: Sequence[Level],
+    *,
+    passes: int,
+    movings: int,
+    budget_bytes: int,
+    kernels: Kernels,
+    streamed: bool = False,
 ) -> list[Slabs]:
     """Per level the thickest slabs that fit, and both solves at a time where the kernels can and it pays and fits.
 
     Raises:
         MemoryBudgetError: if slabs of one row do not fit; the message says how much would do.
     """
-    held = held_bytes(shape, movings=movings)
+    held = held_bytes(shape, movings=movings, streamed=streamed)
 
     def needed(level: Level, slabs: Slabs) -> int:
         solving = solve_bytes(tile_grid(shape, level), search_radius=level.search_radius, passes=passes, slabs=slabs)
-        return held + max(solving, refine_bytes(shape))
+        return held + max(solving, refine_bytes(shape, streamed=streamed))
 
     def choices(level: Level) -> Iterator[Slabs]:
         """The best first."""
         grid = tile_grid(shape, level)
-        rows = min(max_rows(grid, kernels.slab_cells), kernels.max_rows)
+        rows = thickest(grid, kernels)
         if kernels.at_once > 1 and grid[1] * grid[2] <= SMALL_ROW_CELLS:
             yield Slabs(-(-rows // kernels.at_once), kernels.at_once, kernels.lanes, kernels.is_ring)
-        yield from (one_by_one(thinner) for thinner in range(rows, 0, -1))
+        yield from (in_turn(thinner, kernels) for thinner in range(rows, 0, -1))
 
-    def one_by_one(rows: int) -> Slabs:
-        return Slabs(rows, lanes=kernels.lanes, is_ring=kernels.is_ring)
-
-    least = max(needed(level, one_by_one(1)) for level in levels)
+    least = max(needed(level, in_turn(1, kernels)) for level in levels)
     check_budget(shape, movings=movings, needed=least, budget_bytes=budget_bytes)
     return [next(slabs for slabs in choices(level) if needed(level, slabs) <= budget_bytes) for level in levels]
 
 
-def max_rows(grid: Shape, slab_cells: int = MAX_SLAB_CELLS) -> int:
+def thickest(grid: Shape, kernels: Kernels) -> int:
     """Rows of the thickest slab that is worth its memory."""
-    return max(1, min(grid[0], slab_cells // (grid[1] * grid[2])))
+    return max(1, min(grid[0], kernels.slab_cells // (grid[1] * grid[2]), kernels.max_rows))
+
+
+def in_turn(rows: int, kernels: Kernels) -> Slabs:
+    """Slabs of so many rows for solves that run in turn."""
+    return Slabs(rows, lanes=kernels.lanes, is_ring=kernels.is_ring)
 
 
 def _gb(count: int) -> str:

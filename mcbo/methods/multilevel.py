@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Self
 
-from torch.nn import functional
+import torch
 
 from mcbo.core.errors import InputError
 from mcbo.core.field import check_finite, format_shape, resize, shape_of
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Displacement, Features, Kernels, Shape, Triple, Volume
-from mcbo.kernels import in_turn
+from mcbo.core.types import Displacement, Kernels, Shape, Triple, Volume
+from mcbo.kernels import features_source, in_turn
+from mcbo.methods import memory_model
 from mcbo.methods.config import MIN_CELLS, Group, Level, Preset, Registration, check_size
-from mcbo.methods.memory_model import Slabs, slabs_per_level, solved_bytes
+from mcbo.methods.memory_model import Slabs, plan, solved_bytes
 from mcbo.steps.adam import AdamSettings, refine
 from mcbo.steps.fusion import fuse_levels, fuse_modalities
-from mcbo.steps.mind import MindSettings
+from mcbo.steps.mind import Box, FeatureSource, MindSettings
 
 # Estimated nanoseconds on two CPU cores; only their ratios matter, and only to the progress shown.
 _FEATURES_NS_PER_VOXEL = 700.0
@@ -89,20 +90,23 @@ class MultilevelConfig(Preset):
         del spacing_mm  # everything is in voxels
         shape, joint = shape_of(fixed), len(groups[0].movings)
         fitted, dropped = self.fit(shape)
-        slabs = slabs_per_level(
+        streamed, slabs = plan(
             shape, fitted.levels, passes=self.passes, movings=joint, budget_bytes=budget_bytes, kernels=kernels
         )
         share = 1 / _total_work(shape, joint * len(groups), fitted.levels)
 
-        def features_of(image: Volume) -> Features:
+        def features_of(image: Volume) -> FeatureSource:
             with timer.stage("features", work=share * _features_work(shape)):
-                return kernels.mind_ssc(image, radius=self.mind.radius, dilation=self.mind.dilation)
+                return features_source(image, self.mind, kernels, streamed=streamed)
 
         fixed_features = features_of(fixed)
         results: list[Displacement] = []
         for group in groups:
             moving_features = [features_of(image) for image in group.movings]
-            solvers = [_LevelSolver(fitted, *pair, kernels, timer, share) for pair in zip(fitted.levels, slabs, strict=True)]
+            solvers = [
+                _LevelSolver(fitted, shape, fixed.device, *pair, kernels, timer, share)
+                for pair in zip(fitted.levels, slabs, strict=True)
+            ]
             fused = fuse_levels(
                 (fuse_modalities([_solve_level(fixed_features, m, solver) for m in moving_features]) for solver in solvers),
                 [level.weight for level in fitted.levels],
@@ -110,13 +114,14 @@ class MultilevelConfig(Preset):
             results += [fused] * joint
         return Registration(tuple(results), config=fitted, levels=fitted.levels, dropped=dropped)
 
-    def least_bytes(self, shape: Shape, *, movings: int, lanes: int) -> int:
-        fitted, _ = self.fit(shape)
-        slabs = [Slabs(1, lanes=lanes)] * len(fitted.levels)
-        return solved_bytes(shape, fitted.levels, passes=self.passes, movings=movings, slabs=slabs)
+    def least_bytes(self, shape: Shape, *, movings: int, kernels: Kernels) -> int:
+        levels = self.fit(shape)[0].levels
+        streamed = kernels.streamed_mind is not None
+        slabs = [memory_model.in_turn(1, kernels)] * len(levels)
+        return solved_bytes(shape, levels, passes=self.passes, movings=movings, kernels=kernels, slabs=slabs, streamed=streamed)
 
-    def peak_bytes(self, shape: Shape, *, movings: int) -> int:
-        return solved_bytes(shape, self.fit(shape)[0].levels, passes=self.passes, movings=movings)
+    def peak_bytes(self, shape: Shape, *, movings: int, kernels: Kernels) -> int:
+        return solved_bytes(shape, self.fit(shape)[0].levels, passes=self.passes, movings=movings, kernels=kernels)
 
     def search_range(self, shape: Shape) -> Triple:
         """The weighted mean of what the levels look: Σ w·g·R. Adam may add a little at the finest one."""
@@ -127,9 +132,11 @@ class MultilevelConfig(Preset):
 
 @dataclass(frozen=True)
 class _LevelSolver:
-    """What a level is solved with: its numbers, slabs, compute kernels, clock, and the case's share of a unit of work."""
+    """What a level is solved with: numbers, shape and device of the volume, slabs, kernels, clock, the case's share of work."""
 
     config: MultilevelConfig
+    shape: Shape
+    device: torch.device
     level: Level
     slabs: Slabs
     kernels: Kernels
@@ -137,14 +144,14 @@ class _LevelSolver:
     share: float
 
 
-def _solve_level(fixed: Features, moving: Features, solver: _LevelSolver) -> Displacement:
+def _solve_level(fixed: FeatureSource, moving: FeatureSource, solver: _LevelSolver) -> Displacement:
     """Displacement of one level and one moving image, ``(1, 3, H, W, D)`` voxels."""
     config, level, timer, share = solver.config, solver.level, solver.timer, solver.share
-    name = f"level {level.grid_spacing}"
-    field = fixed.new_empty((1, 3, *fixed.shape[2:]))
-    for tile in tiles(shape_of(fixed), level.tiles):
-        with timer.stage(f"{name} solve", work=share * _solve_work(shape_of(fixed[tile]), level)):
-            f, m = _pool(fixed[tile], level.grid_spacing), _pool(moving[tile], level.grid_spacing)
+    name, shape = f"level {level.grid_spacing}", solver.shape
+    field = torch.empty((1, 3, *shape), device=solver.device)
+    for tile in tiles(shape, level.tiles):
+        with timer.stage(f"{name} solve", work=share * _solve_work(shape_of(field[tile]), level)):
+            f, m = (source.pooled(_box(tile), level.grid_spacing) for source in (fixed, moving))
             solve_one = partial(
                 solver.kernels.solve,
                 search_radius=level.search_radius,
@@ -161,15 +168,17 @@ def _solve_level(fixed: Features, moving: Features, solver: _LevelSolver) -> Dis
             field[tile] = resize(forward, shape_of(field[tile]), scale=level.grid_spacing)
     check_finite(field, f"{name} solve")
     if level.refinement:
-        with timer.stage(f"{name} refine", work=share * _refine_work(shape_of(fixed), level.refinement)):
-            field = refine(fixed, moving, field, settings=level.refinement, stretch=config.stretch, kernels=solver.kernels)
+        with timer.stage(f"{name} refine", work=share * _refine_work(shape, level.refinement)):
+            f, m = (source.pooled(_box(tiles(shape, 1)[0]), level.refinement.grid_spacing) for source in (fixed, moving))
+            field = refine(f, m, field, settings=level.refinement, stretch=config.stretch, kernels=solver.kernels)
         check_finite(field, f"{name} refine")
     return field
 
 
-def _pool(features: Features, spacing: int) -> Features:
-    """Means over cells; no copy where a cell is a voxel."""
-    return features if spacing == 1 else functional.avg_pool3d(features, spacing, stride=spacing)
+def _box(tile: tuple[slice, ...]) -> Box:
+    """A tile as the first voxel and the one after the last along axes 0, 1, 2."""
+    i, j, k = ((span.start, span.stop) for span in tile[-3:])
+    return i, j, k
 
 
 def tiles(shape: Shape, parts: int) -> list[tuple[slice, ...]]:

@@ -6,13 +6,12 @@ from mcbo.core.errors import naming
 from mcbo.core.field import format_shape, shape_of, warp
 from mcbo.core.timing import StageTimer
 from mcbo.geometry.grid import voxel_size_mm
-from mcbo.kernels import REFERENCE
 from mcbo.methods.config import Registration
 from mcbo.methods.pipeline import register
 from mcbo.methods.quality import examine
 from mcbo.runs.case import CaseRun
 from mcbo.runs.outputs import check_case_room
-from mcbo.runtime import budget_bytes, select_kernels
+from mcbo.runtime import budget_bytes
 
 
 def compute(run: CaseRun, *, timer: StageTimer, reserved_bytes: int = 0) -> None:
@@ -23,7 +22,7 @@ def compute(run: CaseRun, *, timer: StageTimer, reserved_bytes: int = 0) -> None
     if run.fixed is None:
         return
     options, device, result = run.setup.options, run.setup.device, run.result
-    kernels = REFERENCE if options.reference else select_kernels(device)
+    kernels = run.setup.kernels
     names = [pair.field_name for pair in run.requested if pair.field_name in run.movings]
     with run.span("compute"), run.failing():
         check_case_room(len(names), shape_of(run.fixed.volume), options)

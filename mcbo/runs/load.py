@@ -17,7 +17,7 @@ from mcbo.report import CaseReport
 from mcbo.runs.case import CaseResult, CaseRun
 from mcbo.runs.options import Setup
 from mcbo.runs.resume import done_before, input_digests, used_pairs
-from mcbo.runtime import budget_bytes, select_kernels
+from mcbo.runtime import budget_bytes
 
 
 def load(case: Case, setup: Setup, *, earlier: Sequence[CaseReport], timer: StageTimer, ahead: bool = False) -> CaseRun:
@@ -57,7 +57,7 @@ def _check_memory(case: Case, setup: Setup) -> None:
     joint = setup.config.joint(sum(pair.moving.is_file() for pair in used_pairs(case, setup)))
     budget = budget_bytes(setup.device, setup.options.memory_gb)
     with naming(case.fixed):
-        least = setup.config.least_bytes(shape, movings=joint, lanes=select_kernels(setup.device).lanes)
+        least = setup.config.least_bytes(shape, movings=joint, kernels=setup.kernels)
         check_budget(shape, movings=joint, needed=least, budget_bytes=budget)
 
 

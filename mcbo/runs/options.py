@@ -5,8 +5,11 @@ from pathlib import Path
 
 import torch
 
+from mcbo.core.types import Kernels
+from mcbo.kernels import REFERENCE
 from mcbo.methods.config import Preset
 from mcbo.report import REPORT
+from mcbo.runtime import select_kernels
 
 ON_FAILURE = ("none", "zero")
 """What a failed pair gets: no file, or a zero displacement."""
@@ -59,3 +62,8 @@ class Setup:
     config: Preset
     options: Options
     device: torch.device
+
+    @property
+    def kernels(self) -> Kernels:
+        """The compute kernels: the fastest for the device, or the reference where the options say so."""
+        return REFERENCE if self.options.reference else select_kernels(self.device)

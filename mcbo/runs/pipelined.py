@@ -28,7 +28,7 @@ from mcbo.runs.load import load
 from mcbo.runs.options import Setup
 from mcbo.runs.resume import used_pairs
 from mcbo.runs.write import write
-from mcbo.runtime import budget_bytes, select_kernels, tidy_memory, wait_for
+from mcbo.runtime import budget_bytes, tidy_memory, wait_for
 
 
 class PipelinedRunner:
@@ -113,8 +113,7 @@ class PipelinedRunner:
             needed = result_bytes(shape, pairs=there, warped=options.warped)
             if on_cpu:
                 with contextlib.suppress(InputError):  # reported when it is computed
-                    lanes = select_kernels(device).lanes
-                    needed += config.least_bytes(shape, movings=config.joint(there), lanes=lanes)
+                    needed += config.least_bytes(shape, movings=config.joint(there), kernels=self._setup.kernels)
         if needed + neighbors > budget_bytes(torch.device("cpu"), options.memory_gb if on_cpu else None):
             return None
         return neighbors if on_cpu else 0

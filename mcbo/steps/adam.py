@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mcbo.core.field import half_pixel_stretch, resize, shape_of, warp
 from mcbo.core.types import Displacement, Features, Kernels
@@ -46,22 +45,21 @@ def refine(
     stretch: bool,
     kernels: Kernels,
 ) -> Displacement:
-    """Refines a displacement on a grid ``settings.grid_spacing`` times coarser than the features.
+    """Refines a displacement on a grid of cells of ``settings.grid_spacing`` voxels.
 
-    Features are ``(1, C, H, W, D)``, the displacement to start from and the result ``(1, 3, H, W, D)`` voxels. ``stretch``
-    samples as the published program does (``field.half_pixel_stretch``). The result is the smoothed field at the last of
-    ``settings.iterations`` evaluations; the step after it would not be applied, so that evaluation itself is left out.
+    Features are means over these cells, ``(1, C, h, w, d)``, the displacement to start from and the result ``(1, 3, H, W, D)``
+    voxels. ``stretch`` samples as the published program does (``field.half_pixel_stretch``). The result is the smoothed field
+    at the last of ``settings.iterations`` evaluations; the step after it would not be applied, so that evaluation itself is
+    left out.
     """
     spacing = settings.grid_spacing
-    fixed_cells = functional.avg_pool3d(fixed, spacing, stride=spacing)
-    moving_cells = functional.avg_pool3d(moving, spacing, stride=spacing)
 
     def smooth(field: Tensor) -> Tensor:
         return kernels.box_mean(field, size=settings.parameter_box, rounds=settings.parameter_rounds)
 
-    parameters = resize(displacement, shape_of(fixed_cells), scale=1 / spacing)
+    parameters = resize(displacement, shape_of(fixed), scale=1 / spacing)
     adam = torch.optim.Adam([parameters], lr=settings.learning_rate)
-    distance_gradient = kernels.gradient_of(fixed_cells, moving_cells, stretch=stretch)
+    distance_gradient = kernels.gradient_of(fixed, moving, stretch=stretch)
     for _ in range(settings.iterations - 1):
         smoothed = smooth(parameters)
         gradient = distance_gradient(smoothed)
@@ -69,7 +67,7 @@ def refine(
         # The box mean is its own adjoint, so it carries the gradient from the smoothed field to the parameters.
         parameters.grad = smooth(gradient)
         adam.step()
-    fine = resize(smooth(parameters), shape_of(fixed), scale=spacing)
+    fine = resize(smooth(parameters), shape_of(displacement), scale=spacing)
     return kernels.box_mean(fine, size=settings.result_box, rounds=settings.result_rounds)
 
 

@@ -30,13 +30,13 @@ class CosineTransform:
     """
 
     def __init__(self, shape: Shape, *, like: Tensor) -> None:
-        self._matrices = []
+        self.matrices = []
         eigenvalues = like.new_zeros(shape, dtype=torch.float64)
         for axis, size in enumerate(shape):
             index = torch.arange(size, dtype=torch.float64, device=like.device)
             matrix = torch.cos(torch.pi / size * torch.outer(index, index + 0.5)) * (2 / size) ** 0.5
             matrix[0] /= 2**0.5
-            self._matrices.append(matrix.to(like.dtype))
+            self.matrices.append(matrix.to(like.dtype))
             eigenvalues += along_axis(2 - 2 * torch.cos(torch.pi * index / size), axis)
         self._eigenvalues = eigenvalues.to(like.dtype)
 
@@ -46,10 +46,11 @@ class CosineTransform:
 
     def solve(self, right: Tensor, symbol: Tensor) -> Tensor:
         """Divides ``(1, 3, h, w, d)`` by a symbol in the space of cosines."""
-        return self._apply(self._apply(right, inverse=False) / symbol, inverse=True)
+        return self.apply(self.apply(right, inverse=False) / symbol, inverse=True)
 
-    def _apply(self, field: Tensor, *, inverse: bool) -> Tensor:
-        for axis, matrix in enumerate(self._matrices, start=2):
+    def apply(self, field: Tensor, *, inverse: bool) -> Tensor:
+        """Cosines of ``(1, 3, h, w, d)``, or back."""
+        for axis, matrix in enumerate(self.matrices, start=2):
             field = torch.tensordot(matrix.T if inverse else matrix, field, dims=([1], [axis])).movedim(0, axis)
         return field.contiguous()
 

@@ -4,16 +4,21 @@ Source: Heinrich et al., MICCAI 2013 (self-similarity context); numbers from doc
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mcbo.core.errors import ShapeError
-from mcbo.core.types import Features, Volume
+from mcbo.core.types import Features, Mask, Volume
 
-Offset = tuple[int, int, int]
+Offset: TypeAlias = tuple[int, int, int]
+
+Box: TypeAlias = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Part of a volume: the first voxel and the one after the last along axes 0, 1, 2."""
 
 FACE_NEIGHBORS: tuple[Offset, ...] = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
 PAIRS: tuple[tuple[Offset, Offset], ...] = tuple(
@@ -36,6 +41,32 @@ class MindSettings:
     def reach(self) -> int:
         """Voxels from a voxel to the farthest that its features depend on."""
         return self.radius + self.dilation
+
+
+class FeatureSource(Protocol):
+    """The features of an image, to be had on a grid of cells."""
+
+    def pooled(self, box: Box, spacing: int) -> Features:
+        """Means over cells of ``spacing``³ voxels of a box, without the voxels at its end that fill no cell."""
+
+    def pooled_known(self, mask: Mask, spacing: int) -> tuple[Features, Tensor]:
+        """As ``cells.pool_known``."""
+
+
+@dataclass(frozen=True)
+class WholeFeatures:
+    """All features of an image, ``(1, C, H, W, D)``, and how they are pooled where some are unknown."""
+
+    features: Features
+    pool_known: Callable[..., tuple[Features, Tensor]]
+
+    def pooled(self, box: Box, spacing: int) -> Features:
+        i, j, k = (slice(*span) for span in box)
+        part = self.features[..., i, j, k]
+        return part if spacing == 1 else functional.avg_pool3d(part, spacing, stride=spacing)
+
+    def pooled_known(self, mask: Mask, spacing: int) -> tuple[Features, Tensor]:
+        return self.pool_known(self.features, mask, spacing)
 
 
 def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:

@@ -17,8 +17,9 @@ from mcbo.io.nifti import write_volume
 from mcbo.methods.config import Preset
 from mcbo.methods.memory_model import PROCESS_GB
 from mcbo.report import CaseReport, read_report
-from mcbo.runs.options import Options
+from mcbo.runs.options import Options, Setup
 from mcbo.runs.runner import run
+from mcbo.runtime import select_device
 from mcbo.studies.phantom import make_phantom
 
 MIN_SIZE = 16
@@ -95,13 +96,14 @@ def _measure_one(size: int, config: Preset, options: Options, movings: int, repe
         for name in done[0].stages
     }
     seconds = statistics.median(case.seconds for case in done)
+    kernels = Setup(config, options, select_device(options.device)).kernels
     return Measurement(
         shape=shape,
         movings=movings,
         seconds=seconds,
         microseconds_per_voxel=1e6 * seconds / size**3,
         peak_memory_gb=max(stage.peak_memory_gb for stage in stages.values()),
-        model_gb=config.peak_bytes(shape, movings=config.joint(movings)) / 1e9,
+        model_gb=config.peak_bytes(shape, movings=config.joint(movings), kernels=kernels) / 1e9,
         stages=stages,
     )
 

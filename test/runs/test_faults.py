@@ -28,7 +28,7 @@ import process
 from mcbo.io import files
 from mcbo.io.files import digest
 from mcbo.io.nifti import read_displacement
-from mcbo.kernels.simd import LANES
+from mcbo.kernels.cpu import COMPILED
 from mcbo.report import write_report
 from mcbo.runs import ledger, outputs
 from mcbo.studies.phantom import make_phantom
@@ -217,7 +217,7 @@ def test_memory_for_half_of_a_case_refuses_it_and_no_other(
     phantom = make_phantom(large, seed=2)
     for channel, image in enumerate((phantom.fixed, phantom.cet1)):
         write_nifti(data / "imagesTr" / f"ReMIND2Reg_0002_000{channel}.nii.gz", image[0, 0].numpy().astype(np.int16))
-    half = paper_config().least_bytes(large, movings=1, lanes=LANES) / 2
+    half = paper_config().least_bytes(large, movings=1, kernels=COMPILED) / 2
     out = tmp_path / "out"
     assert process.main([*arguments(data, out), "--memory-gb", f"{half / 1e9}"]) == process.SOME_FAILED
     error = capsys.readouterr().err
@@ -231,7 +231,7 @@ def test_memory_that_the_system_denies_costs_that_case_and_no_other(data: Path, 
     noise = np.random.default_rng(0).integers(1, 200, large, dtype=np.int16)
     for channel in range(2):
         write_nifti(data / "imagesTr" / f"ReMIND2Reg_0001_000{channel}.nii.gz", noise)
-    half = paper_config().least_bytes(large, movings=1, lanes=LANES) // 2
+    half = paper_config().least_bytes(large, movings=1, kernels=COMPILED) // 2
     program = f"""
 import resource, sys
 sys.path.insert(0, {str(Path(process.__file__).parent)!r})

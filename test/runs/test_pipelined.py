@@ -17,7 +17,7 @@ from mcbo.core.errors import OutputError
 from mcbo.core.timing import StageTimer
 from mcbo.dataset.learn2reg import open_input
 from mcbo.io.lock import hold
-from mcbo.kernels.simd import LANES
+from mcbo.kernels.cpu import COMPILED
 from mcbo.methods.memory_model import image_bytes
 from mcbo.report import earlier_cases
 from mcbo.runs import pipelined
@@ -105,7 +105,7 @@ def test_without_memory_for_neighbors_cases_take_turns(
     config = paper_config()
     fitted = replace(config, levels=config.levels[2:])
     images, results = image_bytes(SHAPE, movings=1), 12 * 20 * 18 * 22
-    budget = fitted.least_bytes(SHAPE, movings=1, lanes=LANES) + 2 * results + images - (0 if neighbors else results + 1)
+    budget = fitted.least_bytes(SHAPE, movings=1, kernels=COMPILED) + 2 * results + images - (0 if neighbors else results + 1)
     outcome = run(
         open_input(data, split="val").cases, config, Options(tmp_path / "out", device="cpu", memory_gb=(budget + 0.5) / 1e9)
     )

@@ -19,6 +19,10 @@ def smooth_features(seed: int) -> Tensor:
     return box_mean(random_tensor(1, 12, *SHAPE, seed=seed), size=5, rounds=2)
 
 
+def pooled(features: Tensor) -> Tensor:
+    return functional.avg_pool3d(features, SETTINGS.grid_spacing)
+
+
 def test_the_gradient_of_the_roughness_is_that_of_autograd() -> None:
     field = random_tensor(1, 3, 5, 6, 1).requires_grad_()  # an axis of one voxel has no differences
     steps = field.diff(dim=2).square().mean() + field.diff(dim=3).square().mean()
@@ -31,7 +35,12 @@ def test_the_gradient_of_the_roughness_is_that_of_autograd() -> None:
 def test_one_evaluation_only_smooths() -> None:
     start = random_tensor(1, 3, *SHAPE)
     found = refine(
-        smooth_features(1), smooth_features(2), start, settings=replace(SETTINGS, iterations=1), stretch=True, kernels=REFERENCE
+        pooled(smooth_features(1)),
+        pooled(smooth_features(2)),
+        start,
+        settings=replace(SETTINGS, iterations=1),
+        stretch=True,
+        kernels=REFERENCE,
     )
     cells = box_mean(resize(start, (12, 10, 14), scale=0.5), size=3, rounds=3)
     assert torch.allclose(found, box_mean(resize(cells, SHAPE, scale=2), size=5, rounds=3), atol=TOLERANCE["rounding"])
@@ -41,7 +50,7 @@ def test_steps_equal_plain_autograd_through_average_pooling(device: torch.device
     """The same optimization written the textbook way: one graph, gradients to the parameters by autograd alone."""
     fixed, moving = smooth_features(1).to(device), smooth_features(2).to(device)
     start = (random_tensor(1, 3, *SHAPE, seed=3) - 0.5).to(device)
-    f, m = functional.avg_pool3d(fixed, 2), functional.avg_pool3d(moving, 2)
+    f, m = pooled(fixed), pooled(moving)
     parameters = functional.interpolate(start, size=(12, 10, 14), mode="trilinear").div(2).requires_grad_()
     adam = torch.optim.Adam([parameters], lr=SETTINGS.learning_rate)
     for _ in range(4):
@@ -56,14 +65,16 @@ def test_steps_equal_plain_autograd_through_average_pooling(device: torch.device
     expected = resize(s.detach(), SHAPE, scale=2)
     for _ in range(3):
         expected = functional.avg_pool3d(expected, 5, stride=1, padding=2)
-    found = refine(fixed, moving, start, settings=replace(SETTINGS, iterations=4), stretch=False, kernels=REFERENCE)
+    found = refine(f, m, start, settings=replace(SETTINGS, iterations=4), stretch=False, kernels=REFERENCE)
     assert torch.allclose(found, expected, atol=1e-3)
 
 
 def test_it_lowers_the_feature_distance_of_a_small_shift() -> None:
     fixed = smooth_features(1)
     moving = torch.roll(fixed, 2, dims=2)
-    found = refine(fixed, moving, torch.zeros(1, 3, *SHAPE), settings=SETTINGS, stretch=False, kernels=REFERENCE)
+    found = refine(
+        pooled(fixed), pooled(moving), torch.zeros(1, 3, *SHAPE), settings=SETTINGS, stretch=False, kernels=REFERENCE
+    )
     middle = (..., slice(6, -6), slice(6, -6), slice(6, -6))
 
     def distance(u: Tensor) -> float:
@@ -75,5 +86,5 @@ def test_it_lowers_the_feature_distance_of_a_small_shift() -> None:
 def test_the_start_is_left_alone() -> None:
     start = random_tensor(1, 3, *SHAPE)
     before = start.clone()
-    refine(smooth_features(1), smooth_features(2), start, settings=SETTINGS, stretch=True, kernels=REFERENCE)
+    refine(pooled(smooth_features(1)), pooled(smooth_features(2)), start, settings=SETTINGS, stretch=True, kernels=REFERENCE)
     assert torch.equal(start, before)

@@ -63,8 +63,9 @@ def _launcher(kernel: tuple[str, str]) -> str:
     """C++ that runs a kernel on a grid."""
     name, parameters = kernel
     names = ", ".join(re.findall(r"(\w+)\s*(?:,|$)", parameters))
+    sizes = ", ".join(f"int {size}" for size in ("gx", "gy", "gz", "bx", "by", "bz"))
     return (
-        f'extern "C" __attribute__((visibility("default"))) void launch_{name}(int gx, int gy, int gz, int bx, int by, int bz, {" ".join(parameters.split())}) {{\n'
+        f'extern "C" __attribute__((visibility("default"))) void launch_{name}({sizes}, {" ".join(parameters.split())}) {{\n'
         f"    run_grid({{gx, gy, gz}}, {{bx, by, bz}}, [=] {{ {name}({names}); }});\n}}\n"
     )
 

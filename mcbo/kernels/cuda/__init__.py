@@ -37,6 +37,7 @@ def make_kernels(launch: Launch) -> Kernels:
         between_cells=partial(search.between_cells, launch),
         sharpness=partial(search.sharpness, launch),
         mind_ssc=partial(features.mind_ssc, launch),
+        streamed_mind=partial(features.StreamedFeatures, launch),
         pool_known=partial(fields.pool_known, launch),
         make_consistent=partial(fields.make_consistent, launch),
         gradient_of=partial(fields.gradient_of, launch),
@@ -44,6 +45,7 @@ def make_kernels(launch: Launch) -> Kernels:
         data_terms=partial(system.data_terms, launch),
         information_of=system.information_of,
         conjugate_gradient=system.conjugate_gradient,
+        cosine_transform=system.CosineTransform,
         bent=partial(system.bent, launch),
         stretched=partial(system.stretched, launch),
     )

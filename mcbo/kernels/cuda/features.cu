@@ -20,31 +20,32 @@ static __device__ inline float neighbor(const float* image, const int* offset, i
 }
 
 // Mean squared difference of the patches at both ends of each pair of offsets. images: (batch, height, width, depth), each to
-// be multiplied by its scale, (batch,); pairs: (PAIRS, 2, 3); distances: (batch, PAIRS, height, width, depth). A block has a
-// tile along axes 1 and 2 of one pair, and marches through `rows` rows.
+// be multiplied by its scale, (batch,); pairs: (PAIRS, 2, 3); distances: (batch, PAIRS, h, w, d), of the box of that size that
+// begins at (i0, j0, k0). A block has a tile along axes 1 and 2 of one pair, and marches through `rows` rows.
 extern "C" __global__ void __launch_bounds__(THREADS)
 fill_distances(const float* __restrict__ images, const float* __restrict__ scales, const int* __restrict__ pairs,
-               float* __restrict__ distances, int height, int width, int depth, int dilation, int rows) {
+               float* __restrict__ distances, int height, int width, int depth, int dilation, int i0, int j0, int k0, int h, int w, int d, int rows) {
     __shared__ float squares[WIDE_1][WIDE_2];
     __shared__ float lines[WIDE_1][TILE_2];
-    const int tiles = (depth + TILE_2 - 1) / TILE_2;
-    const int first_j = blockIdx.x / tiles * TILE_1, first_k = blockIdx.x % tiles * TILE_2;
+    const int tiles = (d + TILE_2 - 1) / TILE_2;
+    const int first_j = blockIdx.x / tiles * TILE_1, first_k = blockIdx.x % tiles * TILE_2;  // in the box
     const int pair = blockIdx.y % PAIRS, number = blockIdx.y / PAIRS;
-    const int first = blockIdx.z * rows, last = min(first + rows, height);
+    const int first = blockIdx.z * rows, last = min(first + rows, h);
     const int thread = threadIdx.x;
     const int own_j = thread / TILE_2, own_k = thread % TILE_2;
     const int j = first_j + own_j, k = first_k + own_k;
     const long long volume = (long long)height * width * depth;
     const float* image = images + number * volume;
-    float* result = distances + (number * (long long)PAIRS + pair) * volume;
+    float* result = distances + (number * (long long)PAIRS + pair) * h * w * d;
     const float scale = scales[number];
     float ring[SIZE];
     for (int r = 0; r < SIZE; ++r) ring[r] = 0.0f;
     for (int row = first - RADIUS; row < last + RADIUS; ++row) {
-        const int i = clamped(row, height);
+        const int i = clamped(i0 + row, height);
         for (int spot = thread; spot < WIDE_1 * WIDE_2; spot += THREADS) {
             const int wide_j = spot / WIDE_2, wide_k = spot % WIDE_2;
-            const int at_j = clamped(first_j - RADIUS + wide_j, width), at_k = clamped(first_k - RADIUS + wide_k, depth);
+            const int at_j = clamped(j0 + first_j - RADIUS + wide_j, width);
+            const int at_k = clamped(k0 + first_k - RADIUS + wide_k, depth);
             const float a = neighbor(image, pairs + 6 * pair, dilation, i, at_j, at_k, height, width, depth);
             const float b = neighbor(image, pairs + 6 * pair + 3, dilation, i, at_j, at_k, height, width, depth);
             const float difference = a * scale - b * scale;
@@ -70,8 +71,8 @@ fill_distances(const float* __restrict__ images, const float* __restrict__ scale
         }
         ring[SIZE - 1] = sum;
         const int done = row - RADIUS;
-        if (done >= first && j < width && k < depth)
-            result[((long long)done * width + j) * depth + k] = patch / (SIZE * SIZE * SIZE);
+        if (done >= first && j < w && k < d)
+            result[((long long)done * w + j) * d + k] = patch / (SIZE * SIZE * SIZE);
     }
 }
 

@@ -105,17 +105,18 @@ static __device__ inline float tap_weight(const Span& span, int tap) {
 }
 
 // Means of features over the known part of each cell of g³ voxels, unknown voxels counting `weight_floor`, and (in the last
-// blockIdx.y) how much of a cell is known. features: (channels, height, width, depth), mask: bool, means: (channels, h, w, d),
-// known: (h, w, d).
+// blockIdx.y) how much of a cell is known. mask: bool (height, width, depth); features: (channels, rows, width, depth), rows of
+// the volume from `first_row` on; means: (channels, h, w, d), known: (h, w, d), of which `cells` from `first_cell` on are made.
 extern "C" __global__ void pool_known(const float* __restrict__ features, const unsigned char* __restrict__ mask,
                                       float* __restrict__ means, float* __restrict__ known, int channels, int height, int width,
-                                      int depth, int h, int w, int d, int g, float weight_floor) {
-    const int cell = thread_number();
-    if (cell >= h * w * d) return;
+                                      int depth, int rows, int first_row, int h, int w, int d, int first_cell, int cells, int g,
+                                      float weight_floor) {
+    if (thread_number() >= cells) return;
+    const int cell = first_cell + thread_number();
     const int channel = blockIdx.y;
     const Place at = place_of(cell, w, d);
     const Span si = span_of(at.i, h, height, g), sj = span_of(at.j, w, width, g), sk = span_of(at.k, d, depth, g);
-    const float* its = features + (long long)channel * height * width * depth;
+    const float* its = features + ((long long)channel * rows - first_row) * width * depth;
     float sum = 0.0f, covered = 0.0f, seen = 0.0f;
     for (int a = 0; a < si.taps; ++a)
         for (int b = 0; b < sj.taps; ++b)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mcbo.core.field import shape_of, stretch_factors
-from mcbo.core.types import Displacement, Features, Mask
+from mcbo.core.types import Displacement, Features, Mask, Shape
 from mcbo.geometry.cells import WEIGHT_FLOOR, cell_shape
 from mcbo.kernels.cuda.launch import Launch, Module, per_cell
 
@@ -59,11 +59,36 @@ def box_mean(launch: Launch, tensor: Tensor, *, size: int, rounds: int = 1) -> T
 
 def pool_known(launch: Launch, features: Features, mask: Mask, spacing: int) -> tuple[Features, Tensor]:
     """Twin of ``cells.pool_known``."""
-    channels, shape = features.shape[1], shape_of(features)
+    pooled = empty_cells(features, shape_of(mask), spacing)
+    pool_rows(launch, features, mask, pooled, spacing, first_row=0, cells=(0, pooled[1].shape[2]))
+    return pooled
+
+
+def empty_cells(like: Tensor, shape: Shape, spacing: int, *, channels: int | None = None) -> tuple[Features, Tensor]:
+    """Memory for the means of cells, ``(1, C, h, w, d)``, and for what is known of them; contents undefined."""
     cells = cell_shape(shape, spacing)
-    means = torch.empty((1, channels, *cells), dtype=torch.float32, device=features.device)
-    known = torch.empty((1, 1, *cells), dtype=torch.float32, device=features.device)
-    fields = features.contiguous(), mask.contiguous(), means, known
-    sizes = channels, *shape, *cells, spacing
-    per_cell(launch, MODULE, "pool_known", known.numel(), *fields, *sizes, WEIGHT_FLOOR, times=channels + 1)
-    return means, known
+    means = torch.empty((1, channels or like.shape[1], *cells), dtype=torch.float32, device=like.device)
+    return means, torch.empty((1, 1, *cells), dtype=torch.float32, device=like.device)
+
+
+def pool_rows(
+    launch: Launch,
+    features: Features,
+    mask: Mask,
+    pooled: tuple[Features, Tensor],
+    spacing: int,
+    *,
+    first_row: int,
+    cells: tuple[int, int],
+) -> None:
+    """Pools the rows ``[first, last)`` of cells into ``pooled``.
+
+    ``features``, ``(1, C, n, W, D)``, are those rows of the volume of ``mask`` that the cells cover, from ``first_row`` on.
+    """
+    channels, rows = features.shape[1:3]
+    _, known = pooled
+    plane = known.shape[3] * known.shape[4]
+    sizes = channels, *shape_of(mask), rows, first_row, *shape_of(known), cells[0] * plane, (cells[1] - cells[0]) * plane
+    fields = features.contiguous(), mask.contiguous(), *pooled
+    arguments = *fields, *sizes, spacing, WEIGHT_FLOOR
+    per_cell(launch, MODULE, "pool_known", (cells[1] - cells[0]) * plane, *arguments, times=channels + 1)
