@@ -26,6 +26,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib \
     NUMBA_CACHE_DIR=/tmp/numba \
+    MCBO_CUDA_PREBUILT=/opt/app/kernels \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     NVIDIA_VISIBLE_DEVICES=all \
@@ -35,8 +36,14 @@ COPY --from=build /opt/venv /opt/venv
 COPY LICENSE process.py ./
 COPY evaluation evaluation
 COPY mcbo mcbo
+# The CUDA kernels, for T4, A100, RTX 30, RTX 40 and L40, H100, B200, RTX 50: a container that lives for one case must not compile
+# them. That needs no GPU; an older NVRTC does not know the last two. A torch without CUDA needs none of it.
 # Modes come from whoever made the clone; any user has to read it.
-RUN chmod -R a+rX . && python -m compileall -q .
+RUN if python -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then \
+      python -m mcbo.kernels.cuda.build --skip-unknown --output kernels \
+        --arch sm_75 --arch sm_80 --arch sm_86 --arch sm_89 --arch sm_90 --arch sm_100 --arch sm_120; \
+    fi \
+ && chmod -R a+rX . && python -m compileall -q .
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="MCBO" \

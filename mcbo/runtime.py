@@ -1,4 +1,4 @@
-"""The machine: devices, free memory, versions. The only module that uses CUDA directly."""
+"""The machine: devices, free memory, versions. Only this module and ``kernels/cuda/device.py`` use CUDA directly."""
 
 import ctypes
 import os
@@ -13,7 +13,8 @@ from typing import Self
 import torch
 
 from mcbo._version import __version__
-from mcbo.core.errors import DeviceError
+from mcbo.core.errors import DeviceError, KernelError
+from mcbo.core.log import log
 from mcbo.core.timing import PeakMeter
 from mcbo.core.types import Kernels
 from mcbo.kernels import REFERENCE
@@ -86,12 +87,62 @@ def is_gpu_unused(device: torch.device) -> bool:
 
 
 def select_kernels(device: torch.device) -> Kernels:
-    """The fastest kernels that run on a device."""
-    if device.type != "cpu":
-        return REFERENCE
-    from mcbo.kernels.cpu import COMPILED  # here, because a run on a GPU has no use for numba
+    """The fastest kernels that run on a device; on a GPU, they are compiled and checked at the first call, once per process.
 
-    return COMPILED
+    Where that fails, a warning says why, and the torch reference is used.
+
+    Raises:
+        DeviceError: if the check left a GPU unable to compute anything.
+        torch.OutOfMemoryError: if the check finds no memory on a GPU; the next call tries again.
+    """
+    if device.type == "cpu":
+        from mcbo.kernels.cpu import COMPILED  # here, because a run on a GPU has no use for numba
+
+        return COMPILED
+    if device.type == "cuda":
+        return _cuda_kernels(torch.cuda.current_device() if device.index is None else device.index)
+    return REFERENCE
+
+
+_checking = threading.Lock()
+_checked: dict[int, Kernels] = {}
+"""By the number of the GPU."""
+
+
+def _cuda_kernels(index: int) -> Kernels:
+    with _checking:  # the next case is read while one is computed, and both ask
+        if index not in _checked:
+            device = torch.device("cuda", index)
+            try:
+                _checked[index] = _compile_and_check(device)
+            except KernelError as error:
+                _check_alive(device, error)
+                log.warning("%s: using plain torch, which is several times slower than the CUDA kernels: %s", device, error)
+                _checked[index] = REFERENCE
+        return _checked[index]
+
+
+def _compile_and_check(device: torch.device) -> Kernels:
+    """The CUDA kernels on a device, or ``KernelError``."""
+    from mcbo.kernels.cuda import MODULES, make_kernels  # here, because a run on a CPU has no use for them
+    from mcbo.kernels.cuda.check import agree
+    from mcbo.kernels.cuda.device import DeviceLaunch
+
+    launch = DeviceLaunch(device)
+    launch.prepare(MODULES)
+    kernels = make_kernels(launch)
+    agree(kernels, device)
+    return kernels
+
+
+def _check_alive(device: torch.device, error: KernelError) -> None:
+    """Raises ``DeviceError`` if nothing runs on a device any more, as after a kernel that wrote where it must not."""
+    try:
+        torch.zeros(1, device=device).item()
+    except RuntimeError as fault:
+        raise DeviceError(
+            f"{device}: the self-check left the GPU unusable for this process ({error}): use --device cpu, and report this"
+        ) from fault
 
 
 def budget_bytes(device: torch.device, memory_gb: float | None) -> int:

@@ -20,6 +20,10 @@ class DeviceError(McboError):
     """The requested device is not available."""
 
 
+class KernelError(McboError):
+    """The compiled kernels of a device do not compile, do not launch, or differ from the reference."""
+
+
 class MemoryBudgetError(McboError):
     """A case cannot be computed within the memory that it may use."""
 

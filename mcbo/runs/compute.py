@@ -22,9 +22,9 @@ def compute(run: CaseRun, *, timer: StageTimer, reserved_bytes: int = 0) -> None
     if run.fixed is None:
         return
     options, device, result = run.setup.options, run.setup.device, run.result
-    kernels = run.setup.kernels
     names = [pair.field_name for pair in run.requested if pair.field_name in run.movings]
     with run.span("compute"), run.failing():
+        kernels = run.setup.kernels
         check_case_room(len(names), shape_of(run.fixed.volume), options)
         budget = budget_bytes(device, options.memory_gb) - reserved_bytes
         fixed = run.fixed.volume.to(device)

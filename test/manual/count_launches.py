@@ -1,7 +1,7 @@
 """Counts what a GPU would be told in one case, without a GPU: kernel launches, host synchronizations, copies.
 
 ``python test/manual/count_launches.py DATASET.json PRESET [CASE]`` registers a case with the CUDA kernels, compiled as C++ and
-run on the CPU, on tensors that count the operations of torch. It takes minutes; the times mean nothing, the displacement is right.
+run on the CPU, on tensors that count the operations of torch. It takes minutes; times mean nothing, the displacement is right.
 """
 
 import sys
@@ -14,18 +14,18 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1] / "support")]
 
-from counted_device import counted_device
-from cuda_on_cpu import OnCpu
+from counted_device import counted_device  # noqa: E402
+from cuda_on_cpu import OnCpu  # noqa: E402
 
-from mcbo.core.timing import StageTimer
-from mcbo.core.types import Shape
-from mcbo.dataset.learn2reg import open_input
-from mcbo.geometry.grid import voxel_size_mm
-from mcbo.io.nifti import read_image
-from mcbo.kernels.cuda import make_kernels
-from mcbo.kernels.cuda.launch import Argument, Module
-from mcbo.methods.pipeline import register
-from mcbo.methods.presets import find_config
+from mcbo.core.timing import StageTimer  # noqa: E402
+from mcbo.core.types import Shape  # noqa: E402
+from mcbo.dataset.learn2reg import open_input  # noqa: E402
+from mcbo.geometry.grid import voxel_size_mm  # noqa: E402
+from mcbo.io.nifti import read_image  # noqa: E402
+from mcbo.kernels.cuda import make_kernels  # noqa: E402
+from mcbo.kernels.cuda.launch import Argument, Module  # noqa: E402
+from mcbo.methods.pipeline import register  # noqa: E402
+from mcbo.methods.presets import find_config  # noqa: E402
 
 
 def main(dataset: str, preset: str, number: str = "1") -> None:
