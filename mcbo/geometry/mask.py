@@ -33,12 +33,10 @@ def field_of_view(volume: Volume) -> Mask:
     image = volume[0, 0].cpu().numpy()
     faces = np.concatenate([np.take(image, (0, -1), axis=axis).ravel() for axis in range(3)])
     values, counts = np.unique(faces, return_counts=True)
-    whole = torch.ones_like(volume, dtype=torch.bool)
-    if counts.max() < MIN_BORDER_SHARE * faces.size:
-        return whole
-    inside = _enclosed(image, values[counts.argmax()])
+    has_background = counts.max() >= MIN_BORDER_SHARE * faces.size
+    inside = _enclosed(image, values[counts.argmax()]) if has_background else np.ones(image.shape, dtype=bool)
     if not MIN_BACKGROUND_SHARE < (inside.size - np.count_nonzero(inside)) / inside.size < 1:
-        return whole
+        inside[...] = True
     return torch.from_numpy(inside)[None, None].to(volume.device)
 
 
