@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, InstanceOf, ValidationError
 
 from mcbo.core.errors import InputError
-from mcbo.core.timing import StageTimer
+from mcbo.core.timing import StageRecord, StageTimer
 from mcbo.core.types import Judgement, Shape
 from mcbo.io.files import digest, write_whole
 from mcbo.methods.config import Level, Preset
@@ -130,11 +130,15 @@ class RunReport(BaseModel, extra="forbid"):
 
 
 def stages_of(*timers: StageTimer) -> dict[str, Stage]:
-    """What each stage took, in order."""
+    """What each stage took, in order; one that several timers measured, the parts of which follow each other, took the sum."""
+    joined: dict[str, StageRecord] = {}
+    for name, record in (item for timer in timers for item in timer.records.items()):
+        total = joined.setdefault(name, StageRecord())
+        total.seconds += record.seconds
+        total.peak_bytes = max(total.peak_bytes, record.peak_bytes)
     return {
         name: Stage(seconds=round(record.seconds, 3), peak_memory_mb=round(record.peak_bytes / 1e6))
-        for timer in timers
-        for name, record in timer.records.items()
+        for name, record in joined.items()
     }
 
 

@@ -1,19 +1,24 @@
 """The machine: devices, free memory, versions. Only this module and ``kernels/cuda/device.py`` use CUDA directly."""
 
 import ctypes
+import gc
 import os
 import platform
+import re
 import sys
 import threading
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
+from torch import Tensor
 
 from mcbo._version import __version__
-from mcbo.core.errors import DeviceError, KernelError
+from mcbo.core.errors import DeviceError, DeviceMemoryError, KernelError
 from mcbo.core.log import log
 from mcbo.core.timing import PeakMeter
 from mcbo.core.types import Kernels
@@ -37,19 +42,55 @@ SAMPLE_EVERY_S = 0.02
 """How often resident memory is sampled."""
 
 
+LEAST_DRIVER = {"12": "525", "13": "580"}
+"""By CUDA's first number, of the drivers that run its builds of torch (NVIDIA, "CUDA minor version compatibility")."""
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+Result = TypeVar("Result")
+
+
 def select_device(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``DeviceError`` if there is none."""
+    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``DeviceError``, with the reason, if there is none."""
     check_device_name(name)
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    index = name.partition(":")[2]
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(index or 0) >= count:
-        found = f"{count} CUDA device(s)" if count else "no CUDA device"
-        raise DeviceError(f"device {name!r} is not available: found {found}; with Docker, pass --gpus all, or use --device cpu")
+    count = _gpu_count()
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    if not count:
+        raise DeviceError(f"device {name!r} is not available: {why_no_gpu()}; or use --device cpu")
+    if int(name.partition(":")[2] or 0) >= count:
+        raise DeviceError(f"device {name!r} is not available: expected a number below {count}, the number of GPUs here")
     return torch.device(name)
+
+
+def _gpu_count() -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of an old driver at length; ``why_no_gpu`` does
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def why_no_gpu() -> str:
+    """Why torch finds no GPU, and what would help."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a build without CUDA: install one for your driver (docs/challenge.md)"
+    try:
+        found = re.search(r"\b\d{3,}\.[\d.]+", _DRIVER.read_text())
+        driver = f"the NVIDIA driver{f', {found[0]},' if found else ''}"
+    except OSError:
+        return "no NVIDIA driver was found: install one; with Docker, pass --gpus all"
+    try:
+        torch.cuda.current_device()
+    except (RuntimeError, AssertionError) as error:
+        if "too old" in str(error):
+            least = LEAST_DRIVER.get(torch.version.cuda.partition(".")[0])
+            expected = f"expected {least} or newer" if least else "expected a newer one"
+            return (
+                f"{driver} is too old for torch {torch.__version__} with CUDA {torch.version.cuda}, {expected}: update it, "
+                "or install torch for an older CUDA (docs/challenge.md)"
+            )
+    return f"{driver} shows this process no GPU: with Docker, pass --gpus all; see also CUDA_VISIBLE_DEVICES"
 
 
 def check_device_name(name: str) -> None:
@@ -61,10 +102,10 @@ def check_device_name(name: str) -> None:
 
 def visible_gpus() -> list[str]:
     """The GPUs that torch can use, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    if not torch.cuda.is_available():
+    if not (count := _gpu_count()):
         return []
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return named[: torch.cuda.device_count()] or [str(index) for index in range(torch.cuda.device_count())]
+    return named[:count] or [str(index) for index in range(count)]
 
 
 def describe_device(device: torch.device) -> str:
@@ -83,7 +124,7 @@ def describe_machine() -> str:
 
 def is_gpu_unused(device: torch.device) -> bool:
     """Whether the CPU is used in spite of an NVIDIA driver: it is too old, or torch has no CUDA."""
-    return device.type == "cpu" and Path("/proc/driver/nvidia/version").exists()
+    return device.type == "cpu" and _DRIVER.exists()
 
 
 def select_kernels(device: torch.device) -> Kernels:
@@ -145,6 +186,111 @@ def _check_alive(device: torch.device, error: KernelError) -> None:
         ) from fault
 
 
+_warming: dict[torch.device, threading.Thread] = {}
+
+
+def warm_up(device: torch.device) -> None:
+    """Makes a GPU's context and kernels in the background, while images are read, once in a process. Nothing on a CPU.
+
+    What goes wrong is left to ``ready_kernels``, where it goes wrong again.
+    """
+    if device.type != "cpu" and device not in _warming:
+        _warming[device] = threading.Thread(target=_warm, args=(device,), name="mcbo-warm-up")
+        _warming[device].start()
+
+
+def _warm(device: torch.device) -> None:
+    with suppress(Exception):
+        wait_for(device)  # which makes the context
+        select_kernels(device)
+
+
+def ready_kernels(device: torch.device) -> Kernels:
+    """``select_kernels``, after ``warm_up`` if it was called."""
+    if device in _warming:
+        _warming[device].join()
+    return select_kernels(device)
+
+
+def start_copy(tensor: Tensor) -> Callable[[], Tensor]:
+    """Starts to copy a tensor to the CPU, while the device goes on; returns what waits for the copy and returns that."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu
+    try:
+        copy = torch.empty_like(tensor, device="cpu", pin_memory=True)  # only such memory is written in the background
+    except RuntimeError:  # the host has none
+        return cache(tensor.cpu)
+    copy.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.current_stream(tensor.device).record_event()
+
+    def finished() -> Tensor:
+        copied.synchronize()
+        return copy
+
+    return finished
+
+
+def within_memory(
+    attempt: Callable[[int], Result],
+    *,
+    who: object,
+    device: torch.device,
+    budget_bytes: int,
+    least_bytes: Callable[[], int],
+    warn: Callable[[str], None],
+) -> Result:
+    """What ``attempt`` returns within a budget or, if a GPU runs out of memory all the same, within half of it.
+
+    Other programs may have taken what was free, or much of it lies in pieces.
+
+    Args:
+        attempt: called with a budget, bytes.
+        who: in front of messages.
+        device: that computes; on a CPU, errors are left as they are.
+        budget_bytes: of the first attempt.
+        least_bytes: what the case needs according to the memory model; the second budget is at least that.
+        warn: is told why there is a second attempt.
+
+    Raises:
+        DeviceMemoryError: if the second attempt runs out of memory, too.
+    """
+    budget = budget_bytes
+    for retry in (False, True):
+        try:
+            return attempt(budget)
+        except Exception as error:  # libraries for CUDA have errors of their own
+            if not _is_out_of_memory(error, device):
+                raise
+        # Only here, since the error holds on to the tensors of the attempt.
+        free, least = _freed_bytes(device), least_bytes()
+        figures = (
+            f"{who}: {device} ran out of memory within a budget of {_gb(budget)}; at least {_gb(least)} are needed, "
+            f"{_gb(free)} are free now"
+        )
+        if not retry:
+            budget = max(budget // 2, least)
+            warn(f"{figures}: trying once more within {_gb(budget)}")
+    raise DeviceMemoryError(f"{figures}: end other programs on it, or use another --device")
+
+
+def _is_out_of_memory(error: Exception, device: torch.device) -> bool:
+    """Whether an error of a GPU's libraries means that its memory is full; their kinds differ, their texts hardly."""
+    text = str(error).lower().replace("_", " ")
+    return device.type != "cpu" and ("out of memory" in text or "alloc failed" in text)
+
+
+def _freed_bytes(device: torch.device) -> int:
+    """Free bytes after all that nobody uses was given back."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return free_bytes(device)
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
 def budget_bytes(device: torch.device, memory_gb: float | None) -> int:
     """Memory that a case may use: the given limit, or a share of what is free now."""
     return int(MEMORY_SHARE * free_bytes(device) if memory_gb is None else memory_gb * 1e9)
@@ -186,9 +332,13 @@ def _c_library() -> ctypes.CDLL | None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes free on a device; on the CPU, within the limits of both the machine and the container."""
+    """Bytes free on a device; on the CPU, within the limits of both the machine and the container.
+
+    On a GPU, what torch keeps for its next tensors is free, too; what other processes use is not.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     give_back_memory()  # so that it counts as free
     meminfo = Path("/proc/meminfo").read_text()
     available = next(int(line.split()[1]) * 1024 for line in meminfo.splitlines() if line.startswith("MemAvailable"))

@@ -28,7 +28,17 @@ from mcbo.methods.working_grid import MAX_RATIO, working_grid
 from mcbo.methods.world import Placed, center_of_mass, register_in_world
 from mcbo.progress import show_progress
 from mcbo.report import CaseReport, WorkingGrid, stages_of
-from mcbo.runtime import budget_bytes, describe_device, peak_meter, select_device, select_kernels, tidy_memory, wait_for
+from mcbo.runtime import (
+    budget_bytes,
+    describe_device,
+    peak_meter,
+    ready_kernels,
+    select_device,
+    tidy_memory,
+    wait_for,
+    warm_up,
+    within_memory,
+)
 
 AUTO = "auto"
 """The task's default preset on a working grid of its own (``working_grid.py``) instead of the fixed grid."""
@@ -80,6 +90,7 @@ def register(
     config = wanted_config(preset, task)
     _check_options(config, masks=(fixed_mask, *masks), both_starts=initial is not None and center, memory_gb=memory_gb)
     on = select_device(device)
+    warm_up(on)
     budget = budget_bytes(on, memory_gb)
     labels = labels_of([name_of(image, "") for image in several])
     with show_progress(1) as view, peak_meter(on) as meter:
@@ -90,18 +101,30 @@ def register(
             given = zip((fixed, *several), (fixed_mask, *masks), names, strict=True)
             images = [_place(image, mask, name, Geometry(affine, spacing), on) for image, mask, name in given]
         motion = _initial(initial, center, images)
-        working = _working_grid(images, motion, preset, config, budget, select_kernels(on))
-        with naming(name_of(fixed, "fixed image")):
-            registration, checks = register_in_world(
-                images[0],
-                images[1:],
-                initial=motion,
-                working=working,
-                config=config,
-                kernels=select_kernels(on),
-                budget_bytes=budget,
-                timer=timer,
-            )
+        kernels = ready_kernels(on)
+        working = _working_grid(images, motion, preset, config, budget, kernels)
+
+        def attempt(budget: int) -> tuple[Registration, list[Sanity]]:
+            with naming(name_of(fixed, "fixed image")):
+                return register_in_world(
+                    images[0],
+                    images[1:],
+                    initial=motion,
+                    working=working,
+                    config=config,
+                    kernels=kernels,
+                    budget_bytes=budget,
+                    timer=timer,
+                )
+
+        registration, checks = within_memory(
+            attempt,
+            who=name_of(fixed, "fixed image"),
+            device=on,
+            budget_bytes=budget,
+            least_bytes=lambda: config.least_bytes(working.shape, movings=config.joint(len(several)), kernels=kernels),
+            warn=log.warning,
+        )
         view.end_case()
     shared = {id(u): u.cpu() for u in registration.displacements}
     transforms = [

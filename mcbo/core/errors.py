@@ -28,6 +28,10 @@ class MemoryBudgetError(McboError):
     """A case cannot be computed within the memory that it may use."""
 
 
+class DeviceMemoryError(McboError):
+    """A device ran out of memory while it computed a case, and again within half of the budget."""
+
+
 class NonFiniteError(McboError):
     """A stage produced NaN or infinity; its name is in the message."""
 

@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from mcbo.core.errors import DiskSpaceError, InputError, OutputError, ShapeError
 from mcbo.io.source import File
@@ -29,8 +30,13 @@ _SYNC_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL
 """Errors of file systems that cannot sync a file or a folder; any other is a failed write."""
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+Result = TypeVar("Result")
+
+
+def write_whole(path: Path, write: Callable[[Path], Result]) -> Result:
     """Has ``write`` write under another name in the same folder, then renames it: ``path`` is whole even after a power cut.
+
+    Returns what ``write`` returns.
 
     Raises:
         OutputError: if that fails; no partial file stays.
@@ -38,7 +44,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _partial(path) as (partial, descriptor):
-            write(partial)
+            result = write(partial)
             _sync(descriptor)
             partial.replace(path)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -48,6 +54,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             os.close(folder)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return result
 
 
 def prepare_folder(folder: Path) -> None:
@@ -209,3 +216,21 @@ def digest(path: File) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
+
+
+class Digesting:
+    """A file that is written from beginning to end, and what ``digest`` will say of it, without reading it again."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._sha256 = file, hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._sha256.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def digest(self) -> str:
+        """SHA-256 of what was written so far."""
+        return self._sha256.hexdigest()

@@ -1,6 +1,9 @@
 """Volumes and displacements in the files of the challenge, NIfTI and ``.npz``; volumes in whatever else nibabel reads."""
 
+import io
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,20 +11,26 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from isal import igzip
+from isal import igzip_threaded
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.errors import InputError
 from mcbo.core.types import Displacement, Shape, Volume
-from mcbo.io.files import reading, regular_size, write_whole
-from mcbo.io.nifti_header import MAX_VOXELS, UNREADABLE, Header, read_header, read_values
+from mcbo.io.files import Digesting, digest, reading, regular_size, write_whole
+from mcbo.io.nifti_header import BLOCK_VALUES, MAX_VOXELS, UNREADABLE, Header, copy_reordered, read_header, read_values
 from mcbo.io.npz import read_array
 from mcbo.io.source import File
 
 FORMATS = ("nii.gz", "npz")
 """File formats of displacements."""
+
+BLOCK_BYTES = 2**20
+"""Compressed at a time. What a file contains depends on it, but not on the number of threads."""
+
+MAX_THREADS = 8
+"""That compress a file: they take its values as fast as one thread can hand them out."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,9 @@ def read_image(path: File) -> Image:
 
 def check_finite(volume: Volume, name: object) -> None:
     """Raises ``InputError``, beginning with a name, if intensities are not finite."""
-    broken = volume.numel() - sum(int(plane.isfinite().sum()) for plane in volume[0, 0])  # by planes, to save memory
-    if broken:
+    values = volume.numpy()  # whose operations take one thread, while each thread that reads would get several from torch
+    if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        broken = values.size - sum(int(np.isfinite(plane).sum()) for plane in values[0, 0])  # by planes, to save memory
         raise InputError(
             f"{name}: expected finite intensities, found {broken} voxel(s) that are NaN, infinite or beyond float32"
         )
@@ -58,8 +68,9 @@ def check_finite(volume: Volume, name: object) -> None:
 
 def check_structure(volume: Volume, name: object) -> None:
     """Raises ``InputError``, beginning with a name, if all intensities are the same."""
-    if volume.min() == volume.max():
-        raise InputError(f"{name}: expected an image with structure to register, found only the value {float(volume.min()):g}")
+    values = volume.numpy()
+    if (low := values.min()) == values.max():
+        raise InputError(f"{name}: expected an image with structure to register, found only the value {float(low):g}")
 
 
 def check_image(header: Header) -> Shape:
@@ -77,20 +88,27 @@ def read_grid(path: File) -> tuple[Shape, NDArray[np.float64]]:
     return check_image(header), header.affine
 
 
-def write_displacement(path: Path, displacement: Displacement, affine: NDArray[np.float64]) -> None:
+def write_displacement(path: Path, displacement: Displacement, affine: NDArray[np.float64]) -> str | None:
     """Writes a displacement ``(1, 3, H, W, D)`` in voxels as the challenge wants it: ``(H, W, D, 3)`` float32 voxels.
 
     ``.nii.gz`` and ``.nii`` get the affine of the fixed image; ``.npz`` has one array and no affine.
 
+    Returns:
+        The digest of the file.
+
     Raises:
         OutputError: if it cannot be written; no partial file stays under that name.
     """
-    # NIfTI stores axis 0 fastest and components slowest; in this order the array is written without another copy.
-    array = displacement[0].float().cpu().permute(0, 3, 2, 1).contiguous().numpy().transpose(3, 2, 1, 0)
+    array = displacement[0].float().cpu().numpy()
     if path.suffix == ".npz":
-        write_whole(path, lambda file: np.savez_compressed(file, array))
-    else:
-        write_whole(path, lambda file: _save(nibabel.Nifti1Image(array, affine), file))
+        return write_whole(path, lambda file: _save_npz(file, np.moveaxis(array, 0, -1)))
+    shape = (*array.shape[1:], 3)
+    return write_whole(path, lambda file: _save(file, list(array), _head(shape, array.dtype, affine)))
+
+
+def in_file_order(tensor: Tensor) -> Tensor:
+    """The same tensor, ``(1, C, H, W, D)``, laid out in memory as files have it, axis 0 fastest: written without a copy."""
+    return tensor.permute(0, 1, 4, 3, 2).contiguous().permute(0, 1, 4, 3, 2)
 
 
 def read_displacement(path: Path) -> Displacement:
@@ -152,11 +170,14 @@ def _whole_type(dtype: np.dtype[Any]) -> type[np.int32 | np.int64]:
     return np.int32 if dtype.itemsize < 4 or dtype == np.int32 else np.int64
 
 
-def write_volume(path: Path, volume: Volume, affine: NDArray[np.float64]) -> None:
-    """Writes an image ``(1, 1, H, W, D)`` as NIfTI, float32 or in the smallest integer type; raises ``OutputError``."""
+def write_volume(path: Path, volume: Volume, affine: NDArray[np.float64]) -> str:
+    """Writes an image ``(1, 1, H, W, D)`` as NIfTI, float32 or in the smallest integer type; raises ``OutputError``.
+
+    Returns the digest of the file.
+    """
     array = volume[0, 0].cpu().numpy()
-    array = array.astype(np.float32 if array.dtype.kind == "f" else smallest_type(array))
-    write_whole(path, lambda file: _save(nibabel.Nifti1Image(array, affine, dtype=array.dtype), file))
+    dtype = np.dtype(np.float32) if array.dtype.kind == "f" else smallest_type(array)
+    return write_whole(path, lambda file: _save(file, [array.astype(dtype, copy=False)], _head(array.shape, dtype, affine)))
 
 
 def smallest_type(labels: NDArray[np.generic]) -> np.dtype[np.generic]:
@@ -166,13 +187,49 @@ def smallest_type(labels: NDArray[np.generic]) -> np.dtype[np.generic]:
     return np.dtype(next(fits, np.int64))
 
 
-def _save(image: nibabel.Nifti1Image, path: Path) -> None:
-    """Writes NIfTI, compressed if the name says so; the same image makes the same bytes.
+def _head(shape: tuple[int, ...], dtype: np.dtype[Any], affine: NDArray[np.float64]) -> bytes:
+    """What precedes the values of a NIfTI file."""
+    image = nibabel.Nifti1Image(np.broadcast_to(np.zeros((), dtype), shape), affine, dtype=dtype)
+    image.header.set_slope_inter(1, 0)
+    head = io.BytesIO()
+    image.header.write_to(head)
+    return head.getvalue()
 
-    ISA-L at level 1 takes a ninth of zlib's time for the same size; higher levels of either gain less than 1 %.
+
+def _save(path: Path, volumes: Sequence[NDArray[Any]], head: bytes) -> str:
+    """Writes volumes ``(H, W, D)`` one behind the other, compressed if the name says so; returns the digest of the file.
+
+    The same image makes the same bytes, however many threads compress it. ISA-L at level 1 takes a ninth of zlib's time for the
+    same size; higher levels of either gain less than 1 %.
     """
-    if path.suffix != ".gz":
-        nibabel.save(image, path)
-        return
-    with path.open("wb") as file, igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as compressed:
-        image.to_stream(compressed)
+    threads = min(torch.get_num_threads(), MAX_THREADS)
+    with path.open("wb") as file:
+        whole = Digesting(file)
+        with (
+            igzip_threaded.open(whole, "wb", compresslevel=1, threads=threads, block_size=BLOCK_BYTES)
+            if path.suffix == ".gz"
+            else nullcontext(whole)
+        ) as stream:
+            stream.write(head)
+            for block in (block for volume in volumes for block in _blocks(volume)):
+                stream.write(block.data)
+    return whole.digest()
+
+
+def _blocks(volume: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """A volume ``(H, W, D)`` in slabs ``(d, W, H)``, as they follow each other in a file."""
+    height, width, depth = volume.shape
+    thick = max(1, BLOCK_VALUES // (height * width))
+    for first in range(0, depth, thick):
+        slab = volume[..., first : first + thick]
+        if slab.T.flags.c_contiguous:
+            yield slab.T
+        else:
+            block = np.empty(slab.shape[::-1], slab.dtype)
+            copy_reordered(block.T, slab)
+            yield block
+
+
+def _save_npz(path: Path, array: NDArray[np.float32]) -> str | None:
+    np.savez_compressed(path, array)
+    return digest(path)

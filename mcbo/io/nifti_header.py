@@ -41,6 +41,9 @@ _STREAM_BYTES = 2**16
 BLOCK_VALUES = 2**20
 """Values read at a time: 16 slices of 256², so that the scattered writes fill whole cache lines."""
 
+_STRIP = 4
+"""Of axis 1, copied at a time: what is read of a block for one index of axis 0 is still in the cache for the next."""
+
 _GZIP_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stubs take the class for an instance
 UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, _GZIP_ERROR)
 """Errors of the libraries at broken files."""
@@ -117,11 +120,18 @@ def read_values(header: Header, *, dtype: type[np.float32 | np.int32 | np.int64]
             for low in range(0, last, thick):
                 high = min(low + thick, last)
                 block = _read_exactly(stream, math.prod(lead) * (high - low) * header.dtype.itemsize)
-                values[..., low:high] = _scaled(np.frombuffer(block, header.dtype), header).reshape(
-                    (*lead, high - low), order="F"
-                )
+                part = _scaled(np.frombuffer(block, header.dtype), header).reshape((*lead, high - low), order="F")
+                copy_reordered(values[..., low:high], part)
             stream.read(1)  # lets gzip compare its checksum, if the file ends here
     return values
+
+
+def copy_reordered(into: NDArray[Any], array: NDArray[Any]) -> None:
+    """Copies an array into one of the same shape, of which one has the first axis fastest in memory, the other the last."""
+    for row in range(0, into.shape[1], _STRIP) if into.ndim > 2 else ():
+        into[:, row : row + _STRIP] = array[:, row : row + _STRIP]
+    if into.ndim <= 2:
+        into[...] = array
 
 
 def _scaled(values: NDArray[Any], header: Header) -> NDArray[Any]:

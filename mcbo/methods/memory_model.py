@@ -24,6 +24,8 @@ FLOAT_BYTES = 4
 PROCESS_GB = (0.4, 1.6)
 """What a process takes beside its tensors, least and most, as above."""
 FEATURE_CHANNELS = 12
+MASK_BYTES = 4
+"""Per voxel: a mask, one byte, and what ``mask.field_of_view`` holds while it makes it."""
 MASKED_COST_FLOATS = 2.3
 """Per candidate and cell of a masked search: its cost, the cost once filled up, and, in bytes, whether it is judged."""
 LAID_OUT_COST_FLOATS = 1.1
@@ -142,9 +144,9 @@ def cascade_bytes(
     return int(FLOAT_BYTES * (held + max(peaks)))
 
 
-def image_bytes(shape: Shape, *, movings: int) -> int:
-    """Bytes of the images of a case as they are read: a fixed and ``movings`` moving ones."""
-    return FLOAT_BYTES * (1 + movings) * _cells(shape)
+def image_bytes(shape: Shape, *, movings: int, masks: bool = False) -> int:
+    """Bytes of the images of a case as they are read, a fixed and ``movings`` moving ones, and of ``masks`` in the making."""
+    return (FLOAT_BYTES + (MASK_BYTES if masks else 0)) * (1 + movings) * _cells(shape)
 
 
 def result_bytes(shape: Shape, *, pairs: int, warped: bool) -> int:

@@ -154,12 +154,12 @@ def folded_share(displacement: Displacement) -> float:
     """
     height, width, depth = shape_of(displacement)
     inner = slice(_BORDER, -_BORDER)
-    folded = 0
+    folded = displacement.new_zeros((), dtype=torch.int64)  # on the device, which is not waited for
     for first in range(_BORDER, height - _BORDER, _ROWS):
         last = min(first + _ROWS, height - _BORDER)
         found = determinants(displacement[:, :, first - 1 : last + 1])[:, :, 1:-1, inner, inner]
-        folded += int((found <= 0).sum())
-    return folded / ((height - 2 * _BORDER) * (width - 2 * _BORDER) * (depth - 2 * _BORDER))
+        folded += (found <= 0).sum()
+    return int(folded) / ((height - 2 * _BORDER) * (width - 2 * _BORDER) * (depth - 2 * _BORDER))
 
 
 def largest(displacement: Displacement) -> Triple:

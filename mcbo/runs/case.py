@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mcbo.core.errors import DiskSpaceError, InputError, McboError, MemoryBudgetError
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Displacement, Volume
+from mcbo.core.types import Displacement, Masks, Volume
 from mcbo.dataset.learn2reg import Case, Pair, wanted
 from mcbo.io.nifti import Image
 from mcbo.report import CaseReport, stages_of
@@ -63,6 +63,7 @@ class CaseRun:
         result: what is known so far.
         fixed: the fixed image; None if there is nothing to register: it was done before, or its input is broken.
         movings: the readable moving images, by displacement name.
+        masks: where these images are known, on the CPU; None if the preset does not use masks.
         displacements: ``(1, 3, H, W, D)`` voxels on the CPU, by name.
         warped: moving images ``(1, 1, H, W, D)`` on the CPU, by name, if requested.
         affine: of the fixed image.
@@ -75,6 +76,7 @@ class CaseRun:
     result: CaseResult = field(default_factory=CaseResult)
     fixed: Image | None = None
     movings: dict[str, Image] = field(default_factory=dict)
+    masks: Masks | None = None
     displacements: dict[str, Displacement] = field(default_factory=dict)
     warped: dict[str, Volume] = field(default_factory=dict)
     affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
@@ -107,7 +109,7 @@ class CaseRun:
             for pair in self.requested:
                 if output_files(pair, self.setup.options)[0] not in result.written:
                     result.failed[pair.field_name] = message
-            self.fixed, self.movings, self.displacements, self.warped = None, {}, {}, {}
+            self.fixed, self.movings, self.masks, self.displacements, self.warped = None, {}, None, {}, {}
 
     def report_times(self, *timers: StageTimer, since: float) -> None:
         """Puts into the report what the case took, by the timers of its steps, in order.

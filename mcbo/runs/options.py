@@ -9,7 +9,7 @@ from mcbo.core.types import Kernels
 from mcbo.kernels import REFERENCE
 from mcbo.methods.config import Preset
 from mcbo.report import REPORT
-from mcbo.runtime import select_kernels
+from mcbo.runtime import ready_kernels
 
 ON_FAILURE = ("none", "zero")
 """What a failed pair gets: no file, or a zero displacement."""
@@ -66,4 +66,4 @@ class Setup:
     @property
     def kernels(self) -> Kernels:
         """The compute kernels: the fastest for the device, or the reference where the options say so."""
-        return REFERENCE if self.options.reference else select_kernels(self.device)
+        return REFERENCE if self.options.reference else ready_kernels(self.device)

@@ -1,6 +1,7 @@
 """The files of a case: their names, whether there is room for them, how they are written, and placeholders."""
 
 import contextlib
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mcbo.core.errors import InputError, MemoryBudgetError
 from mcbo.core.log import log
 from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.dataset.learn2reg import Case, Pair, wanted
-from mcbo.io.files import check_room, format_bytes, free_disk_bytes
+from mcbo.io.files import check_room, format_bytes, free_disk_bytes, write_whole
 from mcbo.io.nifti import read_grid, write_displacement, write_volume
 from mcbo.io.source import File
 from mcbo.methods.memory_model import result_bytes
@@ -72,17 +73,35 @@ def warn_of_room(cases: Iterable[Case], options: Options) -> None:
 
 
 def write_pair(
-    pair: Pair, displacement: Displacement, warped: Volume | None, affine: NDArray[np.float64], options: Options
-) -> Path:
+    pair: Pair,
+    displacement: Displacement,
+    warped: Volume | None,
+    affine: NDArray[np.float64],
+    options: Options,
+    *,
+    same: tuple[Path, str | None] | None,
+) -> dict[Path, str | None]:
     """Writes the displacement ``(1, 3, H, W, D)`` of a pair, voxels, and the warped image ``(1, 1, H, W, D)``, if requested.
 
-    The displacement comes last, so that the pair is complete where it exists. Returns its path. Raises ``OutputError``.
+    The displacement comes last, so that the pair is complete where it exists. One that ``same``, a file and its digest, has
+    already is copied, which takes a fraction of the time.
+
+    Returns:
+        The digests of the files, by path.
+
+    Raises:
+        OutputError: if a file cannot be written.
     """
     path, *warped_path = output_files(pair, options)
+    digests: dict[Path, str | None] = {}
     if warped is not None:
-        write_volume(warped_path[0], warped, affine)
-    write_displacement(path, displacement, affine)
-    return path
+        digests[warped_path[0]] = write_volume(warped_path[0], warped, affine)
+    if same is None:
+        digests[path] = write_displacement(path, displacement, affine)
+    else:
+        source, digests[path] = same
+        write_whole(path, lambda file: shutil.copyfile(source, file))
+    return digests
 
 
 def write_placeholder(pair: Pair, options: Options, *, budget_bytes: int) -> Path:

@@ -4,6 +4,7 @@ At most three cases are in memory. If they do not fit, they take turns.
 """
 
 import contextlib
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
@@ -24,7 +25,7 @@ from mcbo.progress import ProgressView
 from mcbo.runs.case import CaseRun
 from mcbo.runs.compute import compute
 from mcbo.runs.ledger import Ledger
-from mcbo.runs.load import load
+from mcbo.runs.load import IMAGES_AT_ONCE, load, reading_threads
 from mcbo.runs.options import Setup
 from mcbo.runs.resume import used_pairs
 from mcbo.runs.write import write
@@ -32,7 +33,7 @@ from mcbo.runtime import budget_bytes, tidy_memory, wait_for
 
 
 class PipelinedRunner:
-    """Computes in this thread; one thread reads at most one case ahead, and another one writes.
+    """Computes in this thread; one thread reads at most one case ahead, with some more for its images, and another one writes.
 
     Only the writing thread uses ``ledger``. There is a memory meter for each thread (reading, computing, writing), since each
     is reset when a stage of its own starts.
@@ -44,8 +45,12 @@ class PipelinedRunner:
         self._ledger, self._setup, self._view, self._meters = ledger, setup, view, meters
         self._reader = ThreadPoolExecutor(1, "mcbo-read")
         self._writer = ThreadPoolExecutor(1, "mcbo-write")
+        self._images = reading_threads()
         for thread in (self._reader, self._writer):
             thread.submit(lambda: None)  # so that it exists before a case leaves no memory for its stack
+        all_there = threading.Barrier(IMAGES_AT_ONCE)
+        for _ in range(IMAGES_AT_ONCE):
+            self._images.submit(all_there.wait)
         self._ahead: Future[tuple[CaseRun, StageTimer]] | None = None
         self._writing: Future[None] | None = None
         self._writing_bytes = 0
@@ -57,6 +62,7 @@ class PipelinedRunner:
     def __exit__(self, *error: object) -> None:
         """Lets the case that is being written be finished and reported; what was read ahead is dropped."""
         self._reader.shutdown(wait=True, cancel_futures=True)
+        self._images.shutdown(wait=True)
         self._writer.shutdown(wait=True)
 
     def do(self, case: Case, following: Case | None) -> None:
@@ -93,7 +99,8 @@ class PipelinedRunner:
 
     def _load(self, case: Case, ahead: bool) -> tuple[CaseRun, StageTimer]:
         timer = StageTimer(meter=self._meters[0])
-        return load(case, self._setup, earlier=self._ledger.earlier(case), timer=timer, ahead=ahead), timer
+        earlier = self._ledger.earlier(case)
+        return load(case, self._setup, earlier=earlier, timer=timer, ahead=ahead, threads=self._images), timer
 
     def _write(self, run: CaseRun, *timers: StageTimer) -> None:
         timer = StageTimer(meter=self._meters[2])
@@ -137,4 +144,4 @@ def _images_of(case: Case, setup: Setup, *, like: Shape | None) -> int:
         if like is None or not isinstance(case.fixed, Source):
             return 0
         shape = like
-    return image_bytes(shape, movings=len(used_pairs(case, setup)))
+    return image_bytes(shape, movings=len(used_pairs(case, setup)), masks=setup.config.uses_masks)

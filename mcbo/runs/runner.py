@@ -16,7 +16,16 @@ from mcbo.runs.ledger import Ledger, Outcome
 from mcbo.runs.options import Options, Setup
 from mcbo.runs.outputs import check_inputs_stay, warn_of_room
 from mcbo.runs.pipelined import PipelinedRunner
-from mcbo.runtime import CpuPeakMeter, check_device_name, describe_device, is_gpu_unused, peak_meter, select_device
+from mcbo.runtime import (
+    CpuPeakMeter,
+    check_device_name,
+    describe_device,
+    is_gpu_unused,
+    peak_meter,
+    select_device,
+    warm_up,
+    why_no_gpu,
+)
 
 
 def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
@@ -44,6 +53,7 @@ def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
     with hold(options.output / f".{options.report_name}.lock"):
         _refuse_beside(options)
         if not on_cluster:
+            warm_up(device)
             log.info("device: %s", describe_device(device))
         log.info("preset %s, %d case(s), output to %s", config.name, len(cases), options.output)
         warn_of_room(cases, options)
@@ -52,7 +62,7 @@ def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
 
             return run_on_cluster(cases, config, options)
         if options.device == "auto" and is_gpu_unused(device):
-            log.warning("found an NVIDIA driver, but torch cannot use it (see docs/challenge.md): running on the CPU")
+            log.warning("running on the CPU: %s", why_no_gpu())
         return _run_here(cases, Setup(config, options, device))
 
 

@@ -34,6 +34,7 @@ from mcbo.runtime import (
     select_device,
     versions,
     wait_for,
+    warm_up,
 )
 
 _TIMED_OUT = 75
@@ -77,6 +78,7 @@ def do_case(assignment: Assignment, *, memory_limit: int | None = None) -> CaseR
         raise OutputError(f"{options.output}: no such folder for the worker in {who}; client and workers need the same paths")
     with _one_at_a_time:
         device = select_device(options.device)
+        warm_up(device)
         if memory_limit and options.memory_gb is None and device.type == "cpu":
             left_bytes = MEMORY_SHARE * max(memory_limit - resident_bytes(), 0)
             options = replace(options, memory_gb=min(left_bytes, budget_bytes(device, None)) / 1e9)

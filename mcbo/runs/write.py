@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from pathlib import Path
 
 import torch
 
@@ -9,7 +10,6 @@ from mcbo.core.errors import McboError, OutputError
 from mcbo.core.timing import StageTimer
 from mcbo.dataset.learn2reg import Case, Pair
 from mcbo.dataset.remote import fetched
-from mcbo.io.files import digest
 from mcbo.runs.case import CaseResult, CaseRun
 from mcbo.runs.options import ON_FAILURE, Setup
 from mcbo.runs.outputs import output_files, write_pair, write_placeholder
@@ -21,22 +21,29 @@ def write(run: CaseRun, *, timer: StageTimer) -> CaseResult:
     result, options = run.result, run.setup.options
     if not result.is_fresh:
         return result
+    digests: dict[Path, str | None] = {}
     with run.span("write"), timer.stage("write"):
         with run.failing():
+            there: dict[int, tuple[Path, str | None]] = {}  # by displacement, which several pairs may share
             for pair in run.requested:
                 name = pair.field_name
                 if name in run.displacements:
+                    displacement, path = run.displacements[name], output_files(pair, options)[0]
                     try:
-                        written = write_pair(pair, run.displacements[name], run.warped.get(name), run.affine, options)
-                        result.written.append(written)
+                        digests |= write_pair(
+                            pair, displacement, run.warped.get(name), run.affine, options, same=there.get(id(displacement))
+                        )
                     except OutputError as error:
                         result.failed[name] = str(error)
+                        continue
+                    result.written.append(path)
+                    there[id(displacement)] = path, digests[path]
         run.displacements, run.warped = {}, {}
         for pair in run.requested:
             if pair.field_name in result.failed:
                 _clear_up(pair, run)
         done = [pair for pair in run.requested if pair.field_name not in result.failed]
-        result.report.written = {path.name: digest(path) for pair in done for path in output_files(pair, options)}
+        result.report.written = {path.name: digests.get(path) for pair in done for path in output_files(pair, options)}
     result.report.device = describe_device(run.setup.device)
     result.report.failed = result.failed
     result.report.placeholder = {

@@ -1,15 +1,22 @@
 import gzip
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from helpers import write_nifti
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mcbo.core.errors import InputError
-from mcbo.io.nifti import read_displacement, read_image, write_displacement
+from mcbo.io import nifti, nifti_header
+from mcbo.io.files import digest
+from mcbo.io.nifti import in_file_order, read_displacement, read_image, read_voxels, write_displacement, write_volume
+from mcbo.io.nifti_header import read_header, read_values
 
 RAMP = np.arange(4 * 5 * 6).reshape(4, 5, 6)
 
@@ -113,7 +120,7 @@ def test_displacements_come_back_as_written(tmp_path: Path, suffix: str) -> None
     field = torch.rand((1, 3, 4, 5, 6), generator=torch.Generator().manual_seed(0))
     affine = np.diag([0.5, 1, 2, 1])
     path = tmp_path / "new" / f"disp.{suffix}"
-    write_displacement(path, field, affine)
+    assert write_displacement(path, field, affine) == digest(path)
     assert torch.equal(read_displacement(path), field)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     if suffix != "npz":
@@ -127,3 +134,70 @@ def test_what_is_no_displacement_is_refused(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "a.nii.gz", RAMP.astype(np.float32))
     with pytest.raises(InputError, match=r"expected a displacement of shape \(H, W, D, 3\), found \(4, 5, 6\)"):
         read_displacement(path)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Lets a test set the number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_file_has_the_same_bytes_whatever_compresses_it_and_every_program_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nifti, "BLOCK_BYTES", 2**12)  # some 70 blocks
+    monkeypatch.setattr(nifti, "BLOCK_VALUES", 2**11)
+    rng = torch.Generator().manual_seed(0)
+    field = torch.rand((1, 3, 25, 30, 33), generator=rng).cumsum(-1)
+    plain = tmp_path / "plain.nii"
+    write_displacement(plain, field, np.eye(4))
+    seen: set[bytes] = set()
+    for count in (1, 2, 3, 16):
+        torch.set_num_threads(count)
+        for laid_out in (field, in_file_order(field), field.double()):
+            path = tmp_path / f"{len(seen)}.nii.gz"
+            write_displacement(path, laid_out, np.eye(4))
+            seen.add(path.read_bytes())
+    assert len(seen) == 1
+    assert gzip.decompress(seen.pop()) == plain.read_bytes()
+    assert path.read_bytes()[3:8] == bytes(5)  # neither a name nor a time
+    subprocess.run(["gzip", "-t", path], check=True)  # noqa: S607
+    array = field[0].movedim(0, -1).numpy()
+    assert np.array_equal(np.asarray(nibabel.load(path).dataobj), array)  # type: ignore[attr-defined]
+    by_itk = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))  # axes in reverse
+    assert np.array_equal(by_itk.T, array)
+
+
+def test_in_file_order_axis_0_is_the_fastest_and_nothing_else_changes() -> None:
+    field = torch.rand((1, 3, 4, 5, 6), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(in_file_order(field), field)
+    assert in_file_order(field).stride()[1:] == (120, 1, 4, 20)
+
+
+TURNED = np.array([[0, 2, 0, -7], [1, 0, 0, 3], [0, 0, -3, 1], [0, 0, 0, 1.0]])
+
+
+@pytest.mark.parametrize("affine", [np.diag([0.5, 1, 2, 1]), TURNED])
+@pytest.mark.parametrize("values", [torch.rand(1, 1, 4, 5, 6), 300 * torch.ones(1, 1, 4, 5, 6, dtype=torch.int64), RAMP])
+def test_an_image_has_the_bytes_that_nibabel_gives_it(tmp_path: Path, values: Tensor, affine: NDArray[np.float64]) -> None:
+    volume = torch.as_tensor(values).view(1, 1, 4, 5, 6)
+    path = tmp_path / "a.nii"
+    assert write_volume(path, volume, affine) == digest(path)
+    read, _ = read_voxels(path)
+    assert torch.equal(read, volume)
+    array = volume[0, 0].numpy().astype(nibabel.load(path).get_data_dtype())  # type: ignore[attr-defined]
+    assert path.read_bytes() == nibabel.Nifti1Image(array, affine).to_bytes()
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 6), (7, 6, 5), (5, 6, 7, 3), (3, 9, 4, 2, 2)])
+def test_values_are_read_in_any_number_of_dimensions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    array = np.random.default_rng(0).integers(-99, 99, shape, dtype=np.int16)
+    header = read_header(write_nifti(tmp_path / "a.nii.gz", array))
+    for size in (1, 50, 2**20):
+        monkeypatch.setattr(nifti_header, "BLOCK_VALUES", size)
+        assert np.array_equal(read_values(header), array.reshape(header.shape))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from helpers import paper_config
 
-from mcbo.core.timing import StageTimer
+from mcbo.core.timing import StageRecord, StageTimer
 from mcbo.core.types import Judgement
 from mcbo.io.files import digest
 from mcbo.methods.quality import Sanity
-from mcbo.report import CaseReport, WorkingGrid, earlier_cases, read_report, stages_of, write_report
+from mcbo.report import CaseReport, Stage, WorkingGrid, earlier_cases, read_report, stages_of, write_report
 
 NAME = "disp_\udcff"
 """As the file system gives a name that is not UTF-8."""
@@ -86,3 +86,12 @@ def test_a_case_holds_with_the_same_inputs_in_order_the_same_settings_and_whole_
     assert not case.holds(inputs, [*outputs, tmp_path / "warped.nii"], {"center": True})
     (tmp_path / "field.nii").write_bytes(b"other")
     assert not case.holds(inputs, outputs, {"center": True})
+
+
+def test_parts_of_a_stage_are_added_up() -> None:
+    timers = [StageTimer(), StageTimer()]
+    timers[0].records = {"read": StageRecord(1.0, 5_000_000), "masks": StageRecord(0.25, 7_000_000)}
+    timers[1].records = {"masks": StageRecord(0.5, 6_000_000), "start": StageRecord(2.0, 0)}
+    stages = stages_of(*timers)
+    assert list(stages) == ["read", "masks", "start"]
+    assert stages["masks"] == Stage(seconds=0.75, peak_memory_mb=7)

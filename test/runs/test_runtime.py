@@ -3,21 +3,35 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import paper_config
 
+from mcbo import runtime
 from mcbo.core.errors import DeviceError
+from mcbo.core.types import Kernels
+from mcbo.kernels import REFERENCE
+from mcbo.runs import runner
+from mcbo.runs.options import Options
 from mcbo.runtime import (
     budget_bytes,
     describe_device,
     free_bytes,
     peak_meter,
+    ready_kernels,
     select_device,
     select_kernels,
+    start_copy,
     versions,
+    visible_gpus,
+    wait_for,
+    warm_up,
+    why_no_gpu,
 )
 
 CPU = torch.device("cpu")
@@ -31,6 +45,154 @@ def test_devices() -> None:
             select_device(name)
     with pytest.raises(DeviceError, match="'cuda:64' is not available"):
         select_device("cuda:64")
+
+
+PROPRIETARY = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed Oct 27 21:21:55 UTC 2021\nGCC version:  9.4.0"
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (builder)\nGCC version:  12.3.0"
+TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "says", "message"),
+    [
+        (None, OPEN, "", "torch 2.99 is a build without CUDA: install one for your driver (docs/challenge.md)"),
+        ("13.0", None, "", "no NVIDIA driver was found: install one; with Docker, pass --gpus all"),
+        (
+            "13.0",
+            PROPRIETARY,
+            TOO_OLD,
+            "the NVIDIA driver, 470.82.01, is too old for torch 2.99 with CUDA 13.0, expected 580 or newer: update it, or "
+            "install torch for an older CUDA (docs/challenge.md)",
+        ),
+        (
+            "99.1",
+            "of another form",
+            TOO_OLD,
+            "the NVIDIA driver is too old for torch 2.99 with CUDA 99.1, expected a newer one: update it, or install torch "
+            "for an older CUDA (docs/challenge.md)",
+        ),
+        (
+            "12.8",
+            OPEN,
+            "No CUDA GPUs are available",
+            "the NVIDIA driver, 580.65.06, shows this process no GPU: with Docker, pass --gpus all; see also "
+            "CUDA_VISIBLE_DEVICES",
+        ),
+    ],
+)
+def test_why_there_is_no_gpu_is_said_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: str | None, driver: str | None, says: str, message: str
+) -> None:
+    def broken() -> int:
+        raise RuntimeError(says)
+
+    def warning() -> bool:
+        warnings.warn(f"CUDA initialization: {says}", UserWarning, stacklevel=1)
+        return False
+
+    file = tmp_path / "version"
+    if driver is not None:
+        file.write_text(driver)
+    monkeypatch.setattr(runtime, "_DRIVER", file)
+    monkeypatch.setattr(torch, "__version__", "2.99")
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "current_device", broken)
+    monkeypatch.setattr(torch.cuda, "is_available", warning)  # which tests would take for an error
+    assert why_no_gpu() == message
+    with pytest.raises(DeviceError) as raised:
+        select_device("cuda")
+    assert str(raised.value) == f"device 'cuda' is not available: {message}; or use --device cpu"
+    assert select_device("auto") == CPU
+    assert visible_gpus() == []
+
+
+def test_a_gpu_beyond_those_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [select_device(name) for name in ("auto", "cuda", "cuda:1")] == [torch.device(n) for n in ("cuda", "cuda", "cuda:1")]
+    with pytest.raises(DeviceError, match="'cuda:2' is not available: expected a number below 2, the number of GPUs here"):
+        select_device("cuda:2")
+
+
+def test_a_run_on_the_cpu_in_spite_of_a_driver_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runner, "is_gpu_unused", lambda _: True)
+    monkeypatch.setattr(runner, "select_device", lambda _: CPU)
+    with caplog.at_level("WARNING", logger="mcbo"):
+        runner.run([], paper_config(), Options(tmp_path))
+    assert f"running on the CPU: {why_no_gpu()}" in caplog.messages
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A device that passes for a GPU as far as its kernels go."""
+    monkeypatch.setattr(runtime, "_warming", {})
+    monkeypatch.setattr(runtime, "wait_for", lambda _: None)
+    return torch.device("cuda")
+
+
+def test_kernels_are_made_in_the_background_once_and_waited_for(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, calls = threading.Event(), []
+
+    def selecting(device: torch.device) -> Kernels:
+        calls.append(threading.current_thread())
+        assert go_on.wait(60)
+        assert device == gpu
+        return REFERENCE
+
+    monkeypatch.setattr(runtime, "select_kernels", selecting)
+    warm_up(gpu)
+    warm_up(gpu)
+    waiter = threading.Thread(target=ready_kernels, args=(gpu,))
+    waiter.start()
+    waiter.join(0.1)
+    assert len(calls) == 1  # nobody selects kernels that are in the making
+    go_on.set()
+    waiter.join()
+    assert len(calls) == 2
+    assert ready_kernels(gpu) is REFERENCE
+
+
+def test_what_fails_in_the_background_fails_where_it_is_needed(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: torch.device) -> Kernels:
+        raise RuntimeError("no compiler library")
+
+    monkeypatch.setattr(runtime, "select_kernels", broken)
+    warm_up(gpu)
+    with pytest.raises(RuntimeError, match="no compiler library"):
+        ready_kernels(gpu)
+
+
+def test_a_cpu_needs_no_warming(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_warming", {})
+    before = threading.active_count()
+    warm_up(CPU)
+    assert threading.active_count() == before
+    assert ready_kernels(CPU) is select_kernels(CPU)
+
+
+def test_a_copy_is_what_was_there_when_it_was_started(device: torch.device) -> None:
+    tensor = torch.arange(60.0, device=device).view(1, 3, 4, 5, 1).transpose(2, 3)
+    copied = start_copy(tensor)
+    if device.type == "cuda":
+        tensor += 1  # after the copy, in the order of the stream
+    assert copied().device == CPU
+    assert copied() is copied()
+    assert copied().stride() == tensor.stride()
+    assert torch.equal(copied(), torch.arange(60.0).view(1, 3, 4, 5, 1).transpose(2, 3))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_what_torch_keeps_for_its_next_tensors_counts_as_free() -> None:
+    device = torch.device("cuda")
+    wait_for(device)
+    before = free_bytes(device)
+    block = torch.empty(10**9, dtype=torch.uint8, device=device)
+    assert before - free_bytes(device) > 0.9e9
+    del block
+    assert abs(before - free_bytes(device)) < 0.1e9
 
 
 def test_a_cpu_says_that_it_is_one() -> None:
