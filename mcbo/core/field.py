@@ -31,19 +31,20 @@ def along_axis(values: Tensor, axis: int) -> Tensor:
 
 
 def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside: Literal["zeros", "border"]) -> Tensor:
-    """Samples ``volume``, ``(1, C, H, W, D)``, at ``offset + p + u(p)``, trilinearly: ``(1, C, h, w, d)``.
+    """Samples ``volume``, ``(1, C, H, W, D)``, at ``offset + p + u(p)``, trilinearly: ``(B, C, h, w, d)``.
 
-    The displacement, ``(1, 3, h, w, d)`` voxels, lies on a box of that grid that begins at ``offset`` and may reach beyond it.
-    There, the volume is zero or continues with the nearest voxel of its border (``outside``).
+    Each of the displacements, ``(B, 3, h, w, d)`` voxels, lies on a box of that grid that begins at ``offset`` and may reach
+    beyond it. There, the volume is zero or continues with the nearest voxel of its border (``outside``).
     """
     shape = shape_of(displacement)
-    grid = torch.empty((1, *shape, 3), dtype=displacement.dtype, device=displacement.device)
+    grid = torch.empty((len(displacement), *shape, 3), dtype=displacement.dtype, device=displacement.device)
     for axis, (count, first, size) in enumerate(zip(shape, offset, shape_of(volume), strict=True)):
         index = torch.arange(first, first + count, dtype=displacement.dtype, device=displacement.device)
         position = displacement[:, axis] + along_axis(index, axis)
         # Half-pixel corners: voxel center i lies at (2i + 1)/n − 1. grid_sample wants the last axis first.
         grid[..., 2 - axis] = position * (2 / size) + (1 / size - 1)
-    return functional.grid_sample(volume, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+    volumes = volume.expand(len(displacement), *volume.shape[1:])
+    return functional.grid_sample(volumes, grid, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
 def warp(volume: Tensor, displacement: Displacement) -> Tensor:
