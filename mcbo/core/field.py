@@ -36,15 +36,33 @@ def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside
     Each of the displacements, ``(B, 3, h, w, d)`` voxels, lies on a box of that grid that begins at ``offset`` and may reach
     beyond it. There, the volume is zero or continues with the nearest voxel of its border (``outside``).
     """
+    return _sample(volume, _positions(displacement, offset, shape_of(volume)), outside)
+
+
+def sample_known(volume: Tensor, known: Tensor, displacement: Displacement, *, offset: Shape) -> tuple[Tensor, Tensor]:
+    """``sample`` of a volume that continues with its border, and of where it is known: bool, known to more than a half.
+
+    ``known``, ``(1, C, H, W, D)``, is bool or from 0 to 1; beyond the volume, nothing is known.
+    """
+    positions = _positions(displacement, offset, shape_of(volume))
+    return _sample(volume, positions, "border"), _sample(known.to(volume.dtype), positions, "zeros") > 0.5
+
+
+def _positions(displacement: Displacement, offset: Shape, size: Shape) -> Tensor:
+    """``offset + p + u(p)`` in torch's normalized coordinates of a volume, ``(B, h, w, d, 3)``."""
     shape = shape_of(displacement)
     grid = torch.empty((len(displacement), *shape, 3), dtype=displacement.dtype, device=displacement.device)
-    for axis, (count, first, size) in enumerate(zip(shape, offset, shape_of(volume), strict=True)):
+    for axis, (count, first, n) in enumerate(zip(shape, offset, size, strict=True)):
         index = torch.arange(first, first + count, dtype=displacement.dtype, device=displacement.device)
         position = displacement[:, axis] + along_axis(index, axis)
         # Half-pixel corners: voxel center i lies at (2i + 1)/n − 1. grid_sample wants the last axis first.
-        grid[..., 2 - axis] = position * (2 / size) + (1 / size - 1)
-    volumes = volume.expand(len(displacement), *volume.shape[1:])
-    return functional.grid_sample(volumes, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+        grid[..., 2 - axis] = position.mul_(2 / n).add_(1 / n - 1)
+    return grid
+
+
+def _sample(volume: Tensor, positions: Tensor, outside: Literal["zeros", "border"]) -> Tensor:
+    volumes = volume.expand(len(positions), *volume.shape[1:])
+    return functional.grid_sample(volumes, positions, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
 def warp(volume: Tensor, displacement: Displacement) -> Tensor:

@@ -5,7 +5,7 @@ moves along array axis ``a`` (0, 1, 2; never x, y, z). It maps fixed to moving: 
 grid of cells (features pooled by a grid spacing g) the unit is the cell, and the name says so: ``displacement_cells``. On disk
 a displacement is ``(H, W, D, 3)`` float32 voxels; only ``nifti.py`` converts it.
 
-Everything is float32 unless a name says otherwise. The batch axis is always 1: the unit of work is a case.
+Everything is float32 unless a name says otherwise. The batch axis is 1 (the unit of work is a case) unless a shape says B.
 """
 
 from collections.abc import Callable, Iterator
