@@ -31,19 +31,38 @@ def along_axis(values: Tensor, axis: int) -> Tensor:
 
 
 def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside: Literal["zeros", "border"]) -> Tensor:
-    """Samples ``volume``, ``(1, C, H, W, D)``, at ``offset + p + u(p)``, trilinearly: ``(1, C, h, w, d)``.
+    """Samples ``volume``, ``(1, C, H, W, D)``, at ``offset + p + u(p)``, trilinearly: ``(B, C, h, w, d)``.
 
-    The displacement, ``(1, 3, h, w, d)`` voxels, lies on a box of that grid that begins at ``offset`` and may reach beyond it.
-    There, the volume is zero or continues with the nearest voxel of its border (``outside``).
+    Each of the displacements, ``(B, 3, h, w, d)`` voxels, lies on a box of that grid that begins at ``offset`` and may reach
+    beyond it. There, the volume is zero or continues with the nearest voxel of its border (``outside``).
     """
+    return _sample(volume, _positions(displacement, offset, shape_of(volume)), outside)
+
+
+def sample_known(volume: Tensor, known: Tensor, displacement: Displacement, *, offset: Shape) -> tuple[Tensor, Tensor]:
+    """``sample`` of a volume that continues with its border, and of where it is known: bool, known to more than a half.
+
+    ``known``, ``(1, C, H, W, D)``, is bool or from 0 to 1; beyond the volume, nothing is known.
+    """
+    positions = _positions(displacement, offset, shape_of(volume))
+    return _sample(volume, positions, "border"), _sample(known.to(volume.dtype), positions, "zeros") > 0.5
+
+
+def _positions(displacement: Displacement, offset: Shape, size: Shape) -> Tensor:
+    """``offset + p + u(p)`` in torch's normalized coordinates of a volume, ``(B, h, w, d, 3)``."""
     shape = shape_of(displacement)
-    grid = torch.empty((1, *shape, 3), dtype=displacement.dtype, device=displacement.device)
-    for axis, (count, first, size) in enumerate(zip(shape, offset, shape_of(volume), strict=True)):
+    grid = torch.empty((len(displacement), *shape, 3), dtype=displacement.dtype, device=displacement.device)
+    for axis, (count, first, n) in enumerate(zip(shape, offset, size, strict=True)):
         index = torch.arange(first, first + count, dtype=displacement.dtype, device=displacement.device)
         position = displacement[:, axis] + along_axis(index, axis)
         # Half-pixel corners: voxel center i lies at (2i + 1)/n − 1. grid_sample wants the last axis first.
-        grid[..., 2 - axis] = position * (2 / size) + (1 / size - 1)
-    return functional.grid_sample(volume, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+        grid[..., 2 - axis] = position.mul_(2 / n).add_(1 / n - 1)
+    return grid
+
+
+def _sample(volume: Tensor, positions: Tensor, outside: Literal["zeros", "border"]) -> Tensor:
+    volumes = volume.expand(len(positions), *volume.shape[1:])
+    return functional.grid_sample(volumes, positions, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
 def warp(volume: Tensor, displacement: Displacement) -> Tensor:
@@ -127,7 +146,8 @@ def determinants(displacement: Displacement) -> Tensor:
     1 where volume is kept, less than 1 where the moving image is sampled more densely, 0 or less where space folds. u is
     ``(1, 3, h, w, d)`` voxels, at least 2 along each axis.
     """
-    a, b, c = (list(torch.gradient(displacement[:, axis], dim=(1, 2, 3))) for axis in range(3))
+    along = torch.gradient(displacement, dim=(2, 3, 4))
+    a, b, c = ([slope[:, component] for slope in along] for component in range(3))
     a[0], b[1], c[2] = a[0] + 1, b[1] + 1, c[2] + 1
     return (
         a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])

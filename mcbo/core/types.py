@@ -5,7 +5,7 @@ moves along array axis ``a`` (0, 1, 2; never x, y, z). It maps fixed to moving: 
 grid of cells (features pooled by a grid spacing g) the unit is the cell, and the name says so: ``displacement_cells``. On disk
 a displacement is ``(H, W, D, 3)`` float32 voxels; only ``nifti.py`` converts it.
 
-Everything is float32 unless a name says otherwise. The batch axis is always 1: the unit of work is a case.
+Everything is float32 unless a name says otherwise. The batch axis is 1 (the unit of work is a case) unless a shape says B.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,6 +46,7 @@ class Kernels:
         slab_cells: cells of the thickest slab that is worth its memory.
         is_ring: whether the costs of a solve lie in one ring of rows, each of which is dropped as soon as it can be.
         at_once: how many of the two solves of a level, forward and backward, ``both`` runs at once.
+        batch: how many small images, such as one under many poses, are worth doing at once; ``mind_ssc`` takes so many.
         lanes: the layout of costs pads axis 2 to multiples of so many cells.
         both: ``(one, other)`` calls both and returns both results.
         as_slab: a whole cost volume ``(K, h, w, d)`` as one slab.
@@ -65,6 +66,7 @@ class Kernels:
     slab_cells: int
     is_ring: bool
     at_once: int
+    batch: int
     lanes: int
     both: Callable[[Callable[[], Any], Callable[[], Any]], tuple[Any, Any]]
     cost_slabs: Callable[..., Iterator[CostSlab]]

@@ -85,7 +85,7 @@ def fill_outside(volume: Volume, mask: Mask, *, reach: int) -> Volume:
         mask: of the same shape; true where the image is known.
         reach: voxels, at least patch radius + dilation of the features.
     """
-    if bool(mask.all()) or not bool(mask.any()):
+    if int(mask.sum()) in (0, mask.numel()):
         return volume
     known = mask.to(volume.dtype)
     filled = volume * known
@@ -93,17 +93,18 @@ def fill_outside(volume: Volume, mask: Mask, *, reach: int) -> Volume:
     for _ in range(reach):
         weights, sums = box_sum(known, size=3), box_sum(filled, size=3)
         fresh = (known == 0) & (weights > 0)
-        filled = torch.where(fresh, sums / weights.clamp(min=1), filled)
-        known = torch.where(fresh, torch.ones_like(known), known)
+        filled = torch.where(fresh, sums.div_(weights.clamp_(min=1)), filled)
+        known.masked_fill_(fresh, 1)
     return torch.where(known > 0, filled, inside_mean)
 
 
 def bounding_box(mask: Mask, *, margin: int) -> tuple[slice, slice, slice]:
     """The smallest box around a mask, and a margin of voxels around it, within the image; all of it if the mask is empty."""
     shape: Shape = shape_of(mask)
+    others = [tuple(a for a in range(3) if a != axis) for axis in range(3)]
+    seen = torch.cat([mask[0, 0].amax(dim=axes) for axes in others]).cpu()  # one copy, for which a GPU is waited for once
     spans = []
-    for axis, size in enumerate(shape):
-        others = tuple(a for a in range(3) if a != axis)
-        seen = torch.nonzero(mask[0, 0].amax(dim=others)).flatten() if bool(mask.any()) else torch.arange(size)
-        spans.append(slice(max(int(seen[0]) - margin, 0), min(int(seen[-1]) + 1 + margin, size)))
+    for size, line in zip(shape, torch.split(seen, list(shape)), strict=True):
+        places = torch.nonzero(line).flatten().tolist() or range(size)
+        spans.append(slice(max(places[0] - margin, 0), min(places[-1] + 1 + margin, size)))
     return spans[0], spans[1], spans[2]

@@ -5,29 +5,29 @@ Rousseeuw's estimator with concentration steps: fit, keep the half that fits bes
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mcbo.core.field import along_axis
 from mcbo.core.types import Displacement, Shape, Triple
 
 
 @dataclass(frozen=True)
 class Rigid:
-    """A rigid motion ``q = R·p + t`` of points in millimeters, array axes times voxel size.
+    """A rigid motion ``q = R·p + t`` of points in millimeters, array axes times voxel size; or B of them.
 
     Attributes:
-        rotation: R, ``(3, 3)`` float64.
-        translation: t, ``(3,)`` float64, mm.
+        rotation: R, ``(3, 3)`` or ``(B, 3, 3)`` float64.
+        translation: t, ``(3,)`` or ``(B, 3)`` float64, mm.
     """
 
     rotation: Tensor
     translation: Tensor
 
     def apply(self, points: Tensor) -> Tensor:
-        """Moves ``(n, 3)`` points, mm."""
+        """Moves ``(n, 3)`` points, mm, by one motion."""
         return points @ self.rotation.T + self.translation
 
 
@@ -38,9 +38,15 @@ def identity() -> Rigid:
 
 def rotation_of(vector_deg: Triple) -> Tensor:
     """The rotation matrix of a rotation vector, axis times angle in degrees, ``(3, 3)`` float64."""
-    x, y, z = (math.radians(v) for v in vector_deg)
-    rotation: Tensor = torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64))
-    return rotation
+    return rotations_of([vector_deg])[0]
+
+
+def rotations_of(vectors_deg: Sequence[Triple]) -> Tensor:
+    """The rotation matrices of B rotation vectors, ``(B, 3, 3)`` float64."""
+    in_radians = [[math.radians(v) for v in vector] for vector in vectors_deg]
+    generators = torch.tensor([[[0, -z, y], [z, 0, -x], [-y, x, 0]] for x, y, z in in_radians], dtype=torch.float64)
+    rotations: Tensor = torch.linalg.matrix_exp(generators)
+    return rotations
 
 
 def fit_rigid(points: Tensor, targets: Tensor, weights: Tensor) -> Rigid:
@@ -85,7 +91,7 @@ def fit_trimmed(points: Tensor, targets: Tensor, weights: Tensor, *, keep: float
 
 
 def to_displacement(motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: Triple, like: Tensor) -> Displacement:
-    """The displacement of a rigid motion, ``(1, 3, *shape)`` voxels.
+    """The displacement of a rigid motion, ``(1, 3, *shape)`` voxels; of B motions, ``(B, 3, *shape)``.
 
     Args:
         motion: of points in mm of the whole volume.
@@ -94,13 +100,14 @@ def to_displacement(motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: T
         spacing_mm: voxel size along axes 0, 1, 2.
         like: a tensor on the device that it is wanted on.
     """
-    axes = [(torch.arange(size, dtype=torch.float64) + begin) for size, begin in zip(shape, offset, strict=True)]
-    result = torch.empty((1, 3, *shape), dtype=torch.float32)
-    for row in range(3):
-        moved = motion.translation[row] / spacing_mm[row]
-        total = moved.view(1, 1, 1)
-        for axis in range(3):
-            slope = motion.rotation[row, axis] * spacing_mm[axis] / spacing_mm[row] - (1.0 if axis == row else 0.0)
-            total = total + along_axis(slope * axes[axis], axis)
-        result[0, row] = total
-    return result.to(like.device)
+    spacing = torch.tensor(spacing_mm, dtype=torch.float64)
+    slopes = motion.rotation.view(-1, 3, 3) * spacing / spacing.view(3, 1) - torch.eye(3, dtype=torch.float64)
+    shifts = motion.translation.view(-1, 3, 1) / spacing.view(3, 1)
+    coefficients = torch.cat([slopes, shifts], dim=2).to(like.device, non_blocking=True)
+    places = [torch.arange(o, o + n, dtype=torch.float64, device=like.device) for n, o in zip(shape, offset, strict=True)]
+    a, b, c = (coefficients[..., axis : axis + 1] * place for axis, place in enumerate(places))
+    plane = (coefficients[..., 3:] + a).unsqueeze(3) + b.unsqueeze(2)
+    result = torch.empty((len(slopes), 3, *shape), dtype=torch.float32, device=like.device)
+    for row in range(3):  # one by one, as sums are float64 before they are rounded
+        torch.add(plane[:, row].unsqueeze(3), c[:, row].view(-1, 1, 1, shape[2]), out=result[:, row])
+    return result

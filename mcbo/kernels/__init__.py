@@ -43,6 +43,7 @@ REFERENCE = Kernels(
     slab_cells=CACHED_CELLS,
     is_ring=False,
     at_once=1,
+    batch=1,
     lanes=1,
     both=in_turn,
     cost_slabs=cost_slabs,

@@ -255,15 +255,17 @@ def _fit(case: CascadeCase, known: Tensor, found: Displacement, spacing: int, co
         for axis, begin in zip(cells.cell_centers(case.shape, spacing, device=torch.device("cpu")), case.offset, strict=True)
     ]
     centers = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    inside = known[0, 0].cpu() > cells.KNOWN_CELL_SHARE
+    fetched = torch.cat([known, found], dim=1)[0].cpu()  # at once, as a GPU is waited for
+    share, displacement = fetched[0], fetched[1:]
+    inside = share > cells.KNOWN_CELL_SHARE
     if int(inside.sum()) < 12:
         return case.motion
     points = centers[inside]
-    targets = points + spacing * found[0].cpu().double().movedim(0, -1)[inside]
+    targets = points + spacing * displacement.double().movedim(0, -1)[inside]
     return rigid.fit_trimmed(
         points * spacing_mm,
         case.motion.apply(targets * spacing_mm),
-        known[0, 0].cpu().double()[inside],
+        share.double()[inside],
         keep=config.search.trim_keep,
         rounds=config.search.trim_rounds,
     )

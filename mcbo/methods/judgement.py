@@ -1,14 +1,16 @@
 """The judgement of the cascade: which of identity, rigid and full result to write."""
 
-import math
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from mcbo.core.types import Displacement, Judgement
 from mcbo.geometry import cells
 from mcbo.methods.cascade_case import CascadeCase
 from mcbo.steps.gauss_newton import Information
 from mcbo.steps.mind import MindSettings
-from mcbo.steps.similarity import similarity
+from mcbo.steps.similarity import similarities
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class JudgementSettings:
 
 def judge(case: CascadeCase, candidates: dict[str, Displacement], settings: JudgementSettings) -> Judgement:
     """Compares identity, rigid and full result by features that no stage was fitted to (docs/method.md, step 6)."""
-    scores = {name: _similarity(case, displacement, settings) for name, displacement in candidates.items()}
+    compared = torch.stack([_similarity(case, displacement, settings) for displacement in candidates.values()])
+    scores = dict(zip(candidates, compared.tolist(), strict=True))
     chosen = "full" if scores["full"] > scores["rigid"] + settings.full_gain else "rigid"
     gain = scores[chosen] - scores["identity"]
     room = 1 - scores["identity"]
@@ -64,7 +67,7 @@ def judge_cautious(
     case: CascadeCase, displacement: Displacement, judgement: Judgement, settings: JudgementSettings
 ) -> Judgement:
     """The cautious result if it is more similar than no motion."""
-    score = _similarity(case, displacement, settings)
+    score = float(_similarity(case, displacement, settings))
     scores = judgement.similarity | {"cautious": score}
     if score <= scores["identity"]:
         return Judgement(chosen="identity", similarity=scores, confidence=scores["identity"])
@@ -76,13 +79,13 @@ def mean_length(case: CascadeCase, displacement: Displacement) -> float:
     return float(displacement.norm(dim=1, keepdim=True)[case.mask].mean())
 
 
-def _similarity(case: CascadeCase, displacement: Displacement, settings: JudgementSettings) -> float:
-    """The highest similarity of a modality, times the root of how much of the fixed image has a counterpart."""
+def _similarity(case: CascadeCase, displacement: Displacement, settings: JudgementSettings) -> Tensor:
+    """The highest similarity of a modality, times the root of how much of the fixed image has a counterpart: one float64."""
     grid = case.on_grid(displacement, spacing=settings.grid_spacing, mind=settings.mind)
     shared = [grid.known * (m.known > cells.KNOWN_CELL_SHARE) for m in grid.modalities]
-    overlap = min(float(weight.sum() / grid.known.sum().clamp(min=1e-6)) for weight in shared)
-    best = max(similarity(grid.fixed, m.features, weight) for m, weight in zip(grid.modalities, shared, strict=True))
-    return best * math.sqrt(min(overlap, 1.0))
+    overlap = torch.stack([weight.sum() for weight in shared]).amin() / grid.known.sum().clamp(min=1e-6)
+    scores = [similarities(grid.fixed, m.features, weight) for m, weight in zip(grid.modalities, shared, strict=True)]
+    return torch.cat(scores).amax() * overlap.double().clamp(max=1).sqrt()
 
 
 def _evidence(case: CascadeCase, displacement: Displacement, settings: JudgementSettings) -> list[Information]:

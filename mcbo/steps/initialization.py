@@ -3,20 +3,24 @@
 For each of a ball of rotations, the masked, normalized correlation of the rotated moving image's features with the fixed ones
 is computed for all translations at once by Fourier transforms (after Padfield, IEEE TIP 2012). The best few are improved by a
 pattern search of the same score and compared with no motion on a finer grid with other features.
+
+The grids are so coarse that a GPU takes longer to be told what to do than to do it, so poses are done in batches, and the host
+waits once for the scores of a batch. Where ``Kernels.batch`` is 1, each pose is done by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mcbo.core.field import along_axis, sample, shape_of, warp
+from mcbo.core.field import along_axis, sample_known, shape_of
 from mcbo.core.types import Features, Kernels, Mask, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import fill_outside
-from mcbo.steps.similarity import similarity
+from mcbo.steps.similarity import similarities
 
 APART_CELLS = 3.0
 APART_DEGREES = 15.0
@@ -27,6 +31,10 @@ MOVES = 8
 """Of the pattern search with each step, at most."""
 MIND_RADIUS = 1
 """Cells, on both grids."""
+BATCH_BYTES = 1e9
+"""What a batch of several poses may take."""
+_COPIES = 6
+"""Tensors as large as the features of a batch, or as their spectra, that exist at a time while they are compared."""
 _TIE_PER_MM2 = 1e-9
 
 
@@ -59,14 +67,16 @@ class Pose:
     rotation_deg: Triple
     shift_mm: Triple
 
-    def motion(self, shape: Shape, spacing_mm: Triple) -> rigid.Rigid:
-        """The pose as a motion of points in a volume."""
-        center = torch.tensor([(n - 1) / 2 * s for n, s in zip(shape, spacing_mm, strict=True)], dtype=torch.float64)
-        turned = rigid.rotation_of(self.rotation_deg)
-        return rigid.Rigid(turned, center + torch.tensor(self.shift_mm, dtype=torch.float64) - turned @ center)
-
 
 NO_MOTION = Pose((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+
+
+def motions_of(poses: Sequence[Pose], shape: Shape, spacing_mm: Triple) -> rigid.Rigid:
+    """B poses as motions of points in a volume."""
+    center = torch.tensor([(n - 1) / 2 * s for n, s in zip(shape, spacing_mm, strict=True)], dtype=torch.float64)
+    turned = rigid.rotations_of([pose.rotation_deg for pose in poses])
+    shifts = torch.tensor([pose.shift_mm for pose in poses], dtype=torch.float64)
+    return rigid.Rigid(turned, center + shifts - turned @ center)
 
 
 def find_start(
@@ -92,13 +102,13 @@ def find_start(
         if len(kept) == settings.kept:
             break
     check = coarse(size=settings.check_cells, dilation=2)
-    best, best_score = NO_MOTION, check.score(NO_MOTION, min_overlap=0.0) + settings.least_gain
-    for start in kept:
-        pose = search.climb(start, min_overlap=settings.min_overlap)
-        score = check.score(pose, min_overlap=settings.min_overlap)
+    best, best_score = NO_MOTION, check.scores([NO_MOTION], min_overlap=0.0)[0] + settings.least_gain
+    climbed = search.climb(kept, min_overlap=settings.min_overlap)
+    for pose, score in zip(climbed, check.scores(climbed, min_overlap=settings.min_overlap), strict=True):
         if score > best_score:
             best, best_score = pose, score
-    return best.motion(shape_of(fixed), spacing_mm)
+    motion = motions_of([best], shape_of(fixed), spacing_mm)
+    return rigid.Rigid(motion.rotation[0], motion.translation[0])
 
 
 def ball(max_degrees: float, step_degrees: float) -> list[Triple]:
@@ -135,91 +145,121 @@ class _Coarse:
         self.cell_mm = steps[0] * spacing_mm[0], steps[1] * spacing_mm[1], steps[2] * spacing_mm[2]
         self._dilation, self._kernels = dilation, kernels
         image, self._known = self._pool(fixed, mask)
-        self._movings = [self._pool(moving, m) for moving, m in zip(movings, masks, strict=True)]
+        pooled = [self._pool(moving, m) for moving, m in zip(movings, masks, strict=True)]
+        self._movings, self._seen = (torch.cat(volumes, dim=1) for volumes in zip(*pooled, strict=True))
         self._fixed = self._features(image).repeat(1, len(movings), 1, 1, 1)
         self._shape = shape_of(image)
-        self._full = max(min(float(known.sum()) for known in (self._known, *(k for _, k in self._movings))), 1.0)
+        self._full = max(float(torch.cat([self._known, self._seen], dim=1).sum(dim=(2, 3, 4)).amin()), 1.0)
 
     def _pool(self, volume: Volume, mask: Mask) -> tuple[Volume, Tensor]:
         means, covered = cells.pool(volume, mask.to(volume.dtype), self._spacing)
         known = covered > cells.KNOWN_CELL_SHARE
         return fill_outside(means, known, reach=MIND_RADIUS + self._dilation), known.to(volume.dtype)
 
-    def _features(self, volume: Volume) -> Features:
-        return self._kernels.mind_ssc(volume, radius=MIND_RADIUS, dilation=self._dilation)
+    def _features(self, volumes: Volume) -> Features:
+        """MIND-SSC features of any number of volumes, ``(N, 1, h, w, d)``."""
+        parts = torch.split(volumes, self._kernels.batch)
+        return torch.cat([self._kernels.mind_ssc(part, radius=MIND_RADIUS, dilation=self._dilation) for part in parts])
 
-    def _moved(self, pose: Pose) -> tuple[Features, Tensor]:
-        """Features of the moving images under a pose, concatenated along the channels, and where all are known."""
-        motion = pose.motion(self._shape, self.cell_mm)
-        u = rigid.to_displacement(motion, self._shape, offset=(0, 0, 0), spacing_mm=self.cell_mm, like=self._fixed)
-        features, known = [], torch.ones_like(self._known)
-        for volume, seen in self._movings:
-            features.append(self._features(sample(volume, u, offset=(0, 0, 0), outside="border")))
-            known = known * (warp(seen, u) > 0.5)
-        return torch.cat(features, dim=1), known
+    def _batches(self, poses: Sequence[Pose], *, bytes_each: float) -> Iterator[Sequence[Pose]]:
+        """As many poses at once as the kernels want and ``BATCH_BYTES`` allows."""
+        size = min(self._kernels.batch, max(int(BATCH_BYTES / bytes_each), 1))
+        return (poses[first : first + size] for first in range(0, len(poses), size))
 
-    def score(self, pose: Pose, *, min_overlap: float) -> float:
-        """Similarity times the root of the overlap; −1 where they hardly overlap."""
-        features, known = self._moved(pose)
-        both = self._known * known
-        overlap = float(both.sum()) / self._full
-        return similarity(self._fixed, features, both) * min(overlap, 1.0) ** 0.5 if overlap >= min_overlap else -1.0
+    def _moved(self, poses: Sequence[Pose]) -> tuple[Features, Tensor]:
+        """Features of the moving images under B poses, and where all are known.
 
-    def climb(self, pose: Pose, *, min_overlap: float) -> Pose:
-        """Pattern search: to the best of the twelve neighbors, while there is a better one, in ever smaller steps.
+        Returns:
+            ``(B, C, h, w, d)``, those of all moving images concatenated along the channels, and ``(B, 1, h, w, d)``, 0 or 1.
+        """
+        motions = motions_of(poses, self._shape, self.cell_mm)
+        u = rigid.to_displacement(motions, self._shape, offset=(0, 0, 0), spacing_mm=self.cell_mm, like=self._fixed)
+        images, seen = sample_known(self._movings, self._seen, u, offset=(0, 0, 0))
+        features = self._features(images.flatten(0, 1).unsqueeze(1)).view(len(poses), -1, *self._shape)
+        return features, seen.all(dim=1, keepdim=True).to(images.dtype)
+
+    def scores(self, poses: Sequence[Pose], *, min_overlap: float) -> list[float]:
+        """Similarity times the root of the overlap, of each pose; −1 where they hardly overlap."""
+        found = []
+        for some in self._batches(poses, bytes_each=_COPIES * self._fixed.nbytes):
+            features, known = self._moved(some)
+            both = self._known * known
+            found.append(torch.stack([similarities(self._fixed, features, both), both.sum(dim=(1, 2, 3, 4)).double()]))
+        scores = []
+        for score, count in torch.cat(found, dim=1).T.tolist() if found else ():
+            overlap = count / self._full
+            scores.append(score * min(overlap, 1.0) ** 0.5 if overlap >= min_overlap else -1.0)
+        return scores
+
+    def climb(self, poses: Sequence[Pose], *, min_overlap: float) -> list[Pose]:
+        """Pattern search from each pose: to the best of its twelve neighbors, while it is a better one, in ever smaller steps.
 
         (The best, not the first better one: the order of axes and directions must not decide.)
         """
-        best = self.score(pose, min_overlap=min_overlap)
+        found, best = list(poses), self.scores(poses, min_overlap=min_overlap)
         for degrees, share in PATTERN:
             steps = [degrees] * 3 + [share * max(self.cell_mm)] * 3
+            climbing = list(range(len(found)))
             for _ in range(MOVES):
-                neighbors = []
-                for parameter, step in enumerate(steps):
-                    for signed in (step, -step):
-                        values = [*pose.rotation_deg, *pose.shift_mm]
-                        values[parameter] += signed
-                        other = Pose((values[0], values[1], values[2]), (values[3], values[4], values[5]))
-                        neighbors.append((self.score(other, min_overlap=min_overlap), other))
-                score, other = max(neighbors, key=lambda item: item[0])
-                if score <= best + 1e-6:
-                    break
-                best, pose = score, other
-        return pose
+                neighbors = [_neighbors(found[n], steps) for n in climbing]
+                scores = iter(self.scores([pose for around in neighbors for pose in around], min_overlap=min_overlap))
+                still = []
+                for n, around in zip(climbing, neighbors, strict=True):
+                    score, other = max(((next(scores), pose) for pose in around), key=lambda item: item[0])
+                    if score > best[n] + 1e-6:
+                        best[n], found[n] = score, other
+                        still.append(n)
+                climbing = still
+        return found
 
     def correlate(self, rotations: Sequence[Triple], *, min_overlap: float) -> list[tuple[float, Pose]]:
         """The best shift for each rotation, with its score, the best first; shifts reach over half the longest side."""
         longest = max(n * mm for n, mm in zip(self._shape, self.cell_mm, strict=True))
         reach = [min(round(longest / 2 / mm), n - 1) for n, mm in zip(self._shape, self.cell_mm, strict=True)]
         sizes = [n + r for n, r in zip(self._shape, reach, strict=True)]
-        shifts = [torch.cat([torch.arange(r + 1), torch.arange(-r, 0)]).to(self._fixed.device) for r in reach]
-        cell_mm = torch.tensor(self.cell_mm, dtype=torch.float64)
-        far = torch.zeros([len(shift) for shift in shifts], dtype=self._fixed.dtype, device=self._fixed.device)
+        device = self._fixed.device
+        shifts = [(torch.arange(2 * r + 1, device=device) + r) % (2 * r + 1) - r for r in reach]  # 0 … r, −r … −1
+        places = [shift % size for shift, size in zip(shifts, sizes, strict=True)]
+        far = torch.zeros([len(shift) for shift in shifts], dtype=self._fixed.dtype, device=device)
         for axis, (shift, mm) in enumerate(zip(shifts, self.cell_mm, strict=True)):
             far += along_axis((shift * mm).square(), axis)
 
         def correlation(product: Tensor) -> Tensor:
-            whole: Tensor = torch.fft.irfftn(product, s=sizes)
-            for axis, shift in enumerate(shifts):
-                whole = whole.index_select(axis, shift % sizes[axis])
+            whole: Tensor = torch.fft.irfftn(product, s=sizes, dim=(1, 2, 3))
+            for axis, place in enumerate(places, start=1):
+                whole = whole.index_select(axis, place)
             return whole
 
-        template = _spectra(self._fixed, self._known, sizes).conj()
-        found = []
-        for rotation in rotations:
-            spectra = _spectra(*self._moved(Pose(rotation, (0.0, 0.0, 0.0))), sizes)
-            shared = correlation((template[:-2] * spectra[:-2]).sum(dim=0))
-            energy = correlation(template[-1] * spectra[-2] + template[-2] * spectra[-1])
-            overlap = (correlation(template[-2] * spectra[-2]) / self._full).clamp(0, 1)
+        template = _spectra(self._fixed, self._known, sizes).conj().resolve_conj()
+        poses = [Pose(rotation, (0.0, 0.0, 0.0)) for rotation in rotations]
+        best = []
+        for some in self._batches(poses, bytes_each=_COPIES * template.nbytes):
+            spectra = _spectra(*self._moved(some), sizes)
+            shared = correlation((template[:, :-2] * spectra[:, :-2]).sum(dim=1))
+            energy = correlation(template[:, -1] * spectra[:, -2] + template[:, -2] * spectra[:, -1])
+            overlap = (correlation(template[:, -2] * spectra[:, -2]) / self._full).clamp(0, 1)
             score = 2 * shared / energy.clamp(min=1e-3) * overlap.sqrt() - _TIE_PER_MM2 * far
             score = torch.where(overlap >= min_overlap, score, torch.full_like(score, -1))
-            best = int(score.argmax())
-            place = torch.unravel_index(torch.tensor(best), score.shape)
-            moved = torch.stack([shift[at].cpu() for shift, at in zip(shifts, place, strict=True)]).double() * cell_mm
+            best.append(torch.stack([values.double() for values in score.flatten(1).max(dim=1)]))
+        found = []
+        for rotation, (value, place) in zip(rotations, torch.cat(best, dim=1).T.tolist(), strict=True):
+            index = np.unravel_index(int(place), far.shape)
+            shift_mm = [(i if i <= r else i - 2 * r - 1) * mm for i, r, mm in zip(index, reach, self.cell_mm, strict=True)]
             # The shift is that of the rotated image; a pose rotates first, so the shift is rotated as well.
-            x, y, z = (rigid.rotation_of(rotation) @ moved).tolist()
-            found.append((float(score.flatten()[best]), Pose(rotation, (x, y, z))))
+            x, y, z = (rigid.rotation_of(rotation) @ torch.tensor(shift_mm, dtype=torch.float64)).tolist()
+            found.append((value, Pose(rotation, (x, y, z))))
         return sorted(found, key=lambda item: -item[0])
+
+
+def _neighbors(pose: Pose, steps: Sequence[float]) -> list[Pose]:
+    """The poses that are one step away, up or down, in one of the six parameters."""
+    found = []
+    for parameter, step in enumerate(steps):
+        for signed in (step, -step):
+            values = [*pose.rotation_deg, *pose.shift_mm]
+            values[parameter] += signed
+            found.append(Pose((values[0], values[1], values[2]), (values[3], values[4], values[5])))
+    return found
 
 
 def _are_apart(a: Pose, b: Pose, cell_mm: float) -> bool:
@@ -230,9 +270,12 @@ def _are_apart(a: Pose, b: Pose, cell_mm: float) -> bool:
 
 
 def _spectra(features: Features, known: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Fourier transforms of the centered, masked features; of the mask; and of the features' squared length."""
-    weights = known / known.sum().clamp(min=1)
+    """Fourier transforms of the centered, masked features; of the mask; and of the features' squared length.
+
+    Of ``(B, C, h, w, d)`` features and ``(B, 1, h, w, d)`` masks, ``(B, C + 2, …)``.
+    """
+    weights = known / known.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1)
     centered = (features - (features * weights).sum(dim=(2, 3, 4), keepdim=True)) * known
-    stack = torch.cat([centered, known, centered.square().sum(dim=1, keepdim=True)], dim=1)[0]
-    spectra: Tensor = torch.fft.rfftn(stack, s=list(sizes), dim=(1, 2, 3))
+    stack = torch.cat([centered, known, centered.square().sum(dim=1, keepdim=True)], dim=1)
+    spectra: Tensor = torch.fft.rfftn(stack, s=list(sizes), dim=(2, 3, 4))
     return spectra

@@ -70,17 +70,17 @@ class WholeFeatures:
 
 
 def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
-    """MIND-SSC features of an image.
+    """MIND-SSC features of B images, each for itself.
 
     Invariant to scaling and shifting the intensities, which have to be finite. Where an image is constant within reach, all
     features are 1. Patches have ``(2·radius + 1)``³ voxels; ``dilation`` is the distance, voxels, of the six neighbors whose
     patches are compared.
 
     Returns:
-        ``(1, 12, H, W, D)`` float32 from 0 to 1.
+        ``(B, 12, H, W, D)`` float32 from 0 to 1.
 
     Raises:
-        ShapeError: if ``volume`` is not ``(1, 1, H, W, D)``.
+        ShapeError: if ``volume`` is not ``(B, 1, H, W, D)``.
     """
     volume = scale_to_one(volume)
     padded = functional.pad(volume, [dilation] * 6, mode="replicate")
@@ -90,12 +90,12 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
         i, j, k = (dilation * (1 + step) for step in offset)
         return padded[..., i : i + height, j : j + width, k : k + depth]
 
-    features = volume.new_empty((1, len(PAIRS), height, width, depth))
+    features = volume.new_empty((len(volume), len(PAIRS), height, width, depth))
     for channel, (a, b) in enumerate(PAIRS):
         features[:, channel] = _patch_mean((neighbor(a) - neighbor(b)).square_(), radius=radius)[:, 0]
     features -= features.amin(dim=1, keepdim=True)
     variance = features.mean(dim=1, keepdim=True)
-    mean_variance = variance.mean()
+    mean_variance = variance.mean(dim=(1, 2, 3, 4), keepdim=True)
     low, high = VARIANCE_RANGE
     variance.clamp_(min=mean_variance * low, max=mean_variance * high)
     # Only a constant image has a variance of zero; then 0/1 gives features of exp(0) = 1, not NaN.
@@ -104,17 +104,23 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
 
 
 def scale_to_one(volume: Volume) -> Volume:
-    """The volume as float32, its largest magnitude scaled to between ½ and 1 by a power of two, which is exact.
+    """The volumes as float32, the largest magnitude of each scaled to between ½ and 1 by a power of two, which is exact.
 
     It keeps squares of very large or very small intensities inside float32.
 
     Raises:
-        ShapeError: if ``volume`` is not ``(1, 1, H, W, D)``.
+        ShapeError: if ``volume`` is not ``(B, 1, H, W, D)``.
     """
-    check_volume(volume)
+    check_volumes(volume)
     volume = volume.float()
-    _, exponent = torch.frexp(volume.abs().max())
+    _, exponent = torch.frexp(volume.abs().amax(dim=(1, 2, 3, 4), keepdim=True))
     return torch.ldexp(volume, -exponent)
+
+
+def check_volumes(volumes: Volume) -> None:
+    """Raises ShapeError unless volumes are ``(B, 1, H, W, D)``."""
+    if volumes.dim() != 5 or volumes.shape[1] != 1:
+        raise ShapeError(f"mind_ssc: expected volumes of shape (B, 1, H, W, D), got {tuple(volumes.shape)}")
 
 
 def check_volume(volume: Volume) -> None:

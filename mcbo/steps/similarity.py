@@ -13,15 +13,18 @@ from mcbo.core.types import Features
 
 def similarity(fixed: Features, moved: Features, known: Tensor) -> float:
     """S of ``(1, C, h, w, d)`` features, at most 1; −1 if ``known``, ``(1, 1, h, w, d)`` weights, sums to less than 1."""
-    weight = known.sum(dtype=torch.float64)
-    if float(weight) < 1:
-        return -1.0
+    return float(similarities(fixed, moved, known))
+
+
+def similarities(fixed: Features, moved: Features, known: Tensor) -> Tensor:
+    """``similarity`` of one fixed and B moved volumes, each with its own weights: ``(B,)`` float64, on their device."""
+    weight = known.sum(dim=(1, 2, 3, 4), dtype=torch.float64).unsqueeze(1)
 
     def mean(values: Tensor) -> Tensor:
-        return (values * known).sum(dim=(0, 2, 3, 4), dtype=torch.float64) / weight
+        return (values * known).sum(dim=(2, 3, 4), dtype=torch.float64) / weight
 
     f, m = mean(fixed), mean(moved)
-    distance = mean((fixed - moved).square()).sum()
+    distance = mean((fixed - moved).square()).sum(dim=1)
     spread = mean(fixed.square()) - f.square() + mean(moved.square()) - m.square()
-    unrelated = ((f - m).square() + spread).sum()
-    return float(1 - distance / unrelated.clamp(min=1e-9))
+    unrelated = ((f - m).square() + spread).sum(dim=1)
+    return torch.where(weight[:, 0] < 1, -1.0, 1 - distance / unrelated.clamp(min=1e-9))

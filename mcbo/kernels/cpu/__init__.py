@@ -15,6 +15,7 @@ COMPILED = replace(
     name="numba",
     max_rows=8,  # a solve of 64³ cells, R = 4, takes 0.57, 0.48, 0.52 s with 4, 8, 16 (two cores, AMD EPYC, 2026-11-24)
     at_once=2,
+    batch=1,
     lanes=LANES,
     both=side_by_side,
     cost_slabs=cost_slabs,

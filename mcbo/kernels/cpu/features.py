@@ -8,13 +8,14 @@ from torch.nn import functional
 from mcbo.core.field import shape_of
 from mcbo.core.types import Features, Volume
 from mcbo.kernels.simd import LANES, Floats, aligned_floats, compiled, in_threads, lesser, load, round_up, spread, store, total
-from mcbo.steps.mind import PAIRS, VARIANCE_RANGE, scale_to_one
+from mcbo.steps.mind import PAIRS, VARIANCE_RANGE, check_volume, scale_to_one
 
 _PAIRS = np.array(PAIRS)
 
 
 def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
-    """Twin of ``mind.mind_ssc``."""
+    """Twin of ``mind.mind_ssc`` for one image (``COMPILED.batch``)."""
+    check_volume(volume)
     padded = functional.pad(scale_to_one(volume), [dilation] * 6, mode="replicate")[0, 0]
     height, width, depth = shape_of(volume)
     image = aligned_floats(padded.numel() + round_up(depth) + LANES)  # vector loads reach so far beyond the last row

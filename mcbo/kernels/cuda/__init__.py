@@ -11,6 +11,9 @@ from mcbo.kernels.cuda.launch import Launch, Module
 SLAB_CELLS = 2**19
 """Thicker slabs keep a GPU no busier. Costs of 128² cells, R = 4, take 1.5 GB."""
 
+BATCH = 64
+"""Poses under which small images are compared at once: more than one round of a pattern search or of a lattice asks for."""
+
 MODULES: tuple[Module, ...] = (
     correlation.module_of(4, rounds=2, masked=False),
     *(correlation.module_of(radius, rounds=2, masked=True) for radius in (4, 3, 2, 1)),
@@ -30,6 +33,7 @@ def make_kernels(launch: Launch) -> Kernels:
         name="cuda",
         slab_cells=SLAB_CELLS,
         is_ring=True,
+        batch=BATCH,
         cost_slabs=partial(correlation.cost_slabs, launch),
         coupled_argmin=partial(search.coupled_argmin, launch),
         solve=partial(search.solve, launch),

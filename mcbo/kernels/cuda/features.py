@@ -11,7 +11,7 @@ from mcbo.core.types import Features, Mask, Shape, Volume
 from mcbo.geometry.cells import cell_shape
 from mcbo.kernels.cuda.fields import empty_cells, pool_rows
 from mcbo.kernels.cuda.launch import Launch, Module, per_cell
-from mcbo.steps.mind import PAIRS, VARIANCE_RANGE, Box, check_volume
+from mcbo.steps.mind import PAIRS, VARIANCE_RANGE, Box, check_volume, check_volumes
 
 CHUNK_VOXELS = 2**22
 """Voxels whose features are made at a time: 200 MB."""
@@ -29,7 +29,7 @@ def module_of(radius: int) -> Module:
 
 def mind_ssc(launch: Launch, volume: Volume, *, radius: int, dilation: int) -> Features:
     """Twin of ``mind.mind_ssc``."""
-    check_volume(volume)
+    check_volumes(volume)
     volume = volume.float().contiguous()
     whole = (0, 0, 0), shape_of(volume)
     features, sums = _distances(launch, volume, _scales(volume), whole, radius=radius, dilation=dilation)
