@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,7 +43,8 @@ def compute(run: CaseRun, *, timer: StageTimer, reserved_bytes: int = 0) -> None
     with run.span("compute"), run.failing():
         shape = shape_of(run.fixed.volume)
         check_case_room(len(names), shape, options)
-        kernels = run.setup.kernels
+        with nullcontext() if device.type == "cpu" else timer.stage("warm up"):
+            kernels = run.setup.kernels
         joint = config.joint(len(run.movings))
         computed = within_memory(
             partial(_compute, run, run.fixed, names, kernels, timer),
