@@ -27,8 +27,8 @@ class Rigid:
     translation: Tensor
 
     def apply(self, points: Tensor) -> Tensor:
-        """Moves ``(n, 3)`` points, mm, by one motion."""
-        return points @ self.rotation.T + self.translation
+        """Moves ``(n, 3)`` points, mm, on any device, by one motion."""
+        return points @ self.rotation.to(points.device).T + self.translation.to(points.device)
 
 
 def identity() -> Rigid:
@@ -59,7 +59,9 @@ def fit_rigid(points: Tensor, targets: Tensor, weights: Tensor) -> Rigid:
     """
     share = (weights / weights.sum()).unsqueeze(1)
     center, target_center = (share * points).sum(dim=0), (share * targets).sum(dim=0)
-    left, _, right = torch.linalg.svd((points - center).T @ ((targets - target_center) * share))
+    covariance = (points - center).T @ ((targets - target_center) * share)
+    center, target_center, *rows = torch.cat([torch.stack([center, target_center]), covariance]).cpu()  # a GPU is slow at 3×3
+    left, _, right = torch.linalg.svd(torch.stack(rows))
     signs = torch.ones(3, dtype=points.dtype)
     signs[2] = torch.sign(torch.linalg.det(right.T @ left.T))
     rotation = right.T @ torch.diag(signs) @ left.T
@@ -86,7 +88,10 @@ def fit_trimmed(points: Tensor, targets: Tensor, weights: Tensor, *, keep: float
         if torch.equal(now, kept):
             break
         kept = now
-        motion = fit_rigid(points[kept], targets[kept], weights[kept])
+        if points.device.type == "cpu":
+            motion = fit_rigid(points[kept], targets[kept], weights[kept])
+        else:  # which need not know how many those are
+            motion = fit_rigid(points, targets, weights * kept)
     return motion
 
 

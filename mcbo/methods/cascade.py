@@ -249,19 +249,16 @@ def search_rigid(case: CascadeCase, stage: SearchStage, config: CascadeConfig) -
 
 def _fit(case: CascadeCase, known: Tensor, found: Displacement, spacing: int, config: CascadeConfig) -> rigid.Rigid:
     """The motion so far, after what was found on top of it."""
-    spacing_mm = torch.tensor(case.spacing_mm, dtype=torch.float64)
-    axes = [
-        axis + begin
-        for axis, begin in zip(cells.cell_centers(case.shape, spacing, device=torch.device("cpu")), case.offset, strict=True)
-    ]
+    spacing_mm = torch.tensor(case.spacing_mm, dtype=torch.float64, device=found.device)
+    places = cells.cell_centers(case.shape, spacing, device=found.device)
+    axes = [place + begin for place, begin in zip(places, case.offset, strict=True)]
     centers = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    fetched = torch.cat([known, found], dim=1)[0].cpu()  # at once, as a GPU is waited for
-    share, displacement = fetched[0], fetched[1:]
+    share = known[0, 0]
     inside = share > cells.KNOWN_CELL_SHARE
-    if int(inside.sum()) < 12:
-        return case.motion
     points = centers[inside]
-    targets = points + spacing * displacement.double().movedim(0, -1)[inside]
+    if len(points) < 12:
+        return case.motion
+    targets = points + spacing * found[0].double().movedim(0, -1)[inside]
     return rigid.fit_trimmed(
         points * spacing_mm,
         case.motion.apply(targets * spacing_mm),
