@@ -93,7 +93,7 @@ def find_start(
 
     ``mask`` belongs to the fixed image, ``masks`` to the moving ones; images and masks are ``(1, 1, H, W, D)``, of one shape.
     """
-    coarse = partial(_Coarse, fixed, mask, movings, masks, spacing_mm=spacing_mm, kernels=kernels)
+    coarse = partial(Coarse, fixed, mask, movings, masks, spacing_mm=spacing_mm, kernels=kernels)
     search = coarse(size=settings.cells, dilation=1)
     kept: list[Pose] = []
     for score, pose in search.correlate(ball(settings.max_degrees, settings.step_degrees), min_overlap=settings.min_overlap):
@@ -119,7 +119,7 @@ def ball(max_degrees: float, step_degrees: float) -> list[Triple]:
     return sorted(inside, key=lambda v: sum(x * x for x in v))
 
 
-class _Coarse:
+class Coarse:
     """Images on a coarse grid that is nearly isotropic in millimeters, and their similarity under a pose.
 
     ``size`` is the number of cells along the longest side, ``dilation`` that of the features, cells; the rest as in

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from evaluation.metrics import regularity
 from mcbo.core.errors import ShapeError
-from mcbo.core.field import box_mean, determinants, half_pixel_stretch, resize, sample, warp
+from mcbo.core.field import box_mean, determinants, half_pixel_stretch, resize, sample, sample_known, warp
 
 SHAPE = (7, 9, 11)
 
@@ -61,6 +61,16 @@ def test_outside_there_are_zeros_or_the_nearest_voxel(device: torch.device) -> N
     for outside, wanted in (("zeros", expected), ("border", repeated)):
         found = sample(volume.to(device), u.to(device), outside=outside, **kwargs)  # type: ignore[arg-type]
         assert torch.allclose(found.cpu(), wanted, atol=TOLERANCE["rounding"])
+
+
+def test_one_volume_is_sampled_along_several_displacements_and_where_it_is_known(device: torch.device) -> None:
+    volume, u = random_tensor(1, 2, *SHAPE).to(device), (6 * random_tensor(3, 3, *SHAPE, seed=1) - 3).to(device)
+    known = volume > 0.3
+    found, seen = sample_known(volume, known, u, offset=(0, 0, 0))
+    assert found.shape == seen.shape == (3, 2, *SHAPE)
+    for one, its, along in zip(found, seen, u.unsqueeze(1), strict=True):
+        assert torch.equal(one, sample(volume, along, offset=(0, 0, 0), outside="border")[0])
+        assert torch.equal(its, warp(known.float(), along)[0] > 0.5)
 
 
 def test_stretch_is_n_over_n_minus_one_per_axis() -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mcbo.core.types import Shape
-from mcbo.geometry.rigid import Rigid, fit_rigid, fit_trimmed, identity, to_displacement
+from mcbo.geometry.rigid import Rigid, fit_rigid, fit_trimmed, identity, rotation_of, rotations_of, to_displacement
 
 VECTORS = st.tuples(*[st.floats(-2, 2)] * 3)
 
@@ -94,3 +94,19 @@ def test_no_motion_and_a_shift_by_whole_voxels(device: torch.device) -> None:
     for motion, vector in ((identity(), (0, 0, 0)), (shift, (2, -2, 3))):
         found = to_displacement(motion, (3, 4, 5), offset=(7, 8, 9), spacing_mm=(0.5, 1, 2), like=torch.empty(0, device=device))
         assert torch.equal(found, constant_field(vector, (3, 4, 5)).to(device))
+
+
+def test_several_motions_at_once(device: torch.device) -> None:
+    vectors = [(0.0, 0.0, 0.0), (10.0, -20.0, 5.0), (0.0, 90.0, 0.0)]
+    shifts = 10 * random_tensor(3, 3).double()
+
+    def displaced(motion: Rigid) -> Tensor:
+        like = torch.empty(0, device=device)
+        return to_displacement(motion, (3, 4, 5), offset=(1, 0, 2), spacing_mm=(0.5, 1.25, 3.0), like=like)
+
+    found = displaced(Rigid(rotations_of(vectors), shifts))
+    assert found.shape == (3, 3, 3, 4, 5)
+    for one, vector, shift in zip(found, vectors, shifts, strict=True):
+        assert torch.allclose(one, displaced(Rigid(rotation_of(vector), shift))[0])
+    quarter = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]], dtype=torch.float64)
+    assert torch.allclose(rotations_of(vectors)[2], quarter, atol=1e-12)

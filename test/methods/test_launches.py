@@ -1,11 +1,16 @@
 """What a GPU is asked to do, counted on a stand-in (``counted_device.py``)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from counted_device import counted_device
 from helpers import cascade_config, random_tensor, run_register
 
+from mcbo.geometry.mask import bounding_box, field_of_view, fill_outside
 from mcbo.kernels import REFERENCE
+from mcbo.methods.quality import examine
+from mcbo.steps.initialization import find_start
 from mcbo.studies.phantom import make_phantom
 
 
@@ -46,10 +51,62 @@ def test_conjugates_are_not_lost() -> None:
 
 
 def test_a_whole_registration_is_that_of_the_cpu() -> None:
+    """Of the default but for its search radius, which would only repeat the same operations."""
+    config = cascade_config()
+    stages = tuple(replace(stage, search_radius=1) for stage in config.search.stages)
+    config = replace(config, search=replace(config.search, stages=stages))
+    kernels = replace(REFERENCE, batch=64)
     phantom = make_phantom((32, 28, 40), seed=3, wedge=True)
     images = (phantom.fixed, phantom.cet1, phantom.t2)
-    expected = run_register(images[0], images[1:], cascade_config(), kernels=REFERENCE).displacements[0]
+    expected = run_register(images[0], images[1:], config, kernels=kernels).displacements[0]
     with counted_device() as counts:
         fixed, *movings = (counts.to_device(image) for image in images)
-        found = run_register(fixed, movings, cascade_config(), kernels=REFERENCE).displacements[0]
+        found = run_register(fixed, movings, config, kernels=kernels).displacements[0]
         assert torch.equal(counts.unwrap(found), expected)
+    assert expected.any()
+
+
+def test_the_start_waits_once_for_each_batch() -> None:
+    """At most 20 batches: all rotations, no motion, 2 × 9 rounds of the pattern search, the check; and 7 times for masks."""
+    settings = cascade_config().start
+    assert settings
+    phantom = make_phantom((40, 28, 52), seed=3, wedge=True)
+    images = (phantom.fixed, phantom.cet1, phantom.t2)
+    with counted_device() as counts:
+        fixed, *movings = (counts.to_device(image) for image in images)
+        known, *masks = (counts.to_device(field_of_view(image)) for image in images)
+        kernels = replace(REFERENCE, batch=64)
+        find_start(fixed, known, movings, masks, spacing_mm=(1.0, 1.0, 1.0), settings=settings, kernels=kernels)
+    features = sum(times for place, times in counts.launches_at.items() if place.startswith("mind.py"))
+    assert counts.launches - features < 2500  # 40,000 one by one
+    assert counts.syncs <= 29  # 700 one by one
+    assert counts.waiting_copies == 0
+
+
+def test_masks_wait_once_or_twice() -> None:
+    phantom = make_phantom((24, 28, 20), seed=3, wedge=True)
+    with counted_device() as counts:
+        image, mask = counts.to_device(phantom.fixed), counts.to_device(phantom.fixed > 0)
+        fill_outside(image, mask, reach=3)
+        assert counts.syncs == 1
+        bounding_box(mask, margin=2)
+        assert counts.syncs == 2
+
+
+def test_the_sanity_check_waits_for_figures_only() -> None:
+    """Per result: finite, folds, range, distances before and after. Per image: its field of view and whether to fill it."""
+    phantom = make_phantom((64, 56, 72), seed=3)
+    with counted_device() as counts:
+        movings = {name: counts.to_device(image) for name, image in (("a", phantom.cet1), ("b", phantom.t2))}
+        displacement = counts.to_device(phantom.displacement)
+        found = examine(
+            counts.to_device(phantom.fixed),
+            movings,
+            dict.fromkeys(movings, displacement),
+            config=cascade_config(),
+            kernels=replace(REFERENCE, batch=64),
+        )
+    assert found["a"].distance_after < found["a"].distance_before
+    assert counts.syncs <= 3 + 2 * 2 + 3 * 2
+    features = sum(times for place, times in counts.launches_at.items() if place.startswith("mind.py"))
+    assert counts.launches - features < 800

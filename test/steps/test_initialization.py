@@ -1,15 +1,18 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from helpers import cascade_config
 
 from mcbo.core.field import sample
-from mcbo.core.types import Triple
+from mcbo.core.types import Shape, Triple
 from mcbo.geometry import rigid
 from mcbo.geometry.mask import field_of_view
+from mcbo.kernels import REFERENCE
 from mcbo.runtime import select_kernels
-from mcbo.steps.initialization import ball, find_start
+from mcbo.steps import initialization
+from mcbo.steps.initialization import Coarse, Pose, ball, find_start
 from mcbo.studies.phantom import make_phantom
 
 SPACING_MM = (1.0, 1.5, 1.0)
@@ -81,3 +84,37 @@ def test_aligned_images_start_from_no_motion() -> None:
     )
     assert torch.equal(found.rotation, torch.eye(3, dtype=torch.float64))
     assert not found.translation.any()
+
+
+@pytest.mark.parametrize(("shape", "bytes_at_once"), [((40, 28, 52), 1e9), ((33, 48, 36), 1e9), ((36, 41, 30), 4e7)])
+def test_poses_in_batches_are_those_one_by_one(
+    shape: Shape, bytes_at_once: float, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two modalities; with less memory, each batch is done in several parts."""
+    monkeypatch.setattr(initialization, "BATCH_BYTES", bytes_at_once)
+    settings = cascade_config().start
+    assert settings
+    phantom = make_phantom(shape, seed=4, wedge=True)
+    fixed, *movings = (
+        image.roll(shift, dims=2).to(device)
+        for image, shift in zip((phantom.fixed, phantom.cet1, phantom.t2), (0, 5, 5), strict=True)
+    )
+    known, masks = field_of_view(fixed), [field_of_view(moving) for moving in movings]
+
+    def searched(batch: int) -> tuple[list[tuple[float, Pose]], list[Pose], list[float], rigid.Rigid]:
+        kernels = replace(REFERENCE, batch=batch)
+        images = Coarse(fixed, known, movings, masks, spacing_mm=SPACING_MM, size=24, dilation=1, kernels=kernels)
+        found = images.correlate(ball(20.0, 10.0), min_overlap=0.25)
+        climbed = images.climb([pose for _, pose in found[:3]], min_overlap=0.25)
+        start = find_start(fixed, known, movings, masks, spacing_mm=SPACING_MM, settings=settings, kernels=kernels)
+        return found, climbed, images.scores(climbed, min_overlap=0.25), start
+
+    (found, climbed, scores, start), (expected, peaks, best, the_start) = searched(64), searched(1)
+    assert [pose for _, pose in found] == [pose for _, pose in expected]
+    assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], abs=1e-5)
+    assert climbed == peaks
+    assert scores == pytest.approx(best, abs=1e-5)
+    assert scores[0] > found[0][0] > 0
+    assert torch.allclose(start.rotation, the_start.rotation, atol=1e-12)
+    assert torch.allclose(start.translation, the_start.translation, atol=1e-9)
+    assert start.translation.any()

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from helpers import random_tensor
+from helpers import TOLERANCE, random_tensor
 
 from mcbo.core.errors import ShapeError
 from mcbo.steps.mind import PAIRS, mind_ssc
@@ -64,3 +64,13 @@ def test_range_and_shape() -> None:
     assert features.min() >= 0
     with pytest.raises(ShapeError, match="got \\(9, 11, 13\\)"):
         mind_ssc(torch.zeros(SHAPE), radius=1, dilation=2)
+
+
+def test_several_volumes_are_each_for_itself(device: torch.device) -> None:
+    volumes = random_tensor(3, 1, *SHAPE).to(device)
+    volumes[1] *= 1e20
+    volumes[2] = 5
+    features = mind_ssc(volumes, radius=1, dilation=2)
+    assert features.shape == (3, 12, *SHAPE)
+    for one, volume in zip(features, volumes, strict=True):
+        assert torch.allclose(one, mind_ssc(volume[None], radius=1, dilation=2)[0], atol=TOLERANCE["rounding"])

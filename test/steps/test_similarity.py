@@ -2,7 +2,7 @@ import pytest
 import torch
 from helpers import random_tensor
 
-from mcbo.steps.similarity import similarity
+from mcbo.steps.similarity import similarities, similarity
 
 SHAPE = (9, 11, 13)
 ALL = torch.ones(1, 1, *SHAPE)
@@ -43,3 +43,14 @@ def test_what_is_unknown_does_not_count() -> None:
     known[..., 3:9] = 1
     box = (..., slice(0, 9))
     assert similarity(fixed, moved, known) == pytest.approx(similarity(fixed[box], moved[box], ALL[box]))
+
+
+def test_several_at_once_are_each_for_itself(device: torch.device) -> None:
+    fixed, moved = random_tensor(1, 12, *SHAPE).to(device), random_tensor(3, 12, *SHAPE, seed=1).to(device)
+    moved[1] = (moved[1] + fixed[0]) / 2
+    known = random_tensor(3, 1, *SHAPE, seed=2).round().to(device)
+    known[2] = 0
+    found = similarities(fixed, moved, known)
+    assert found.shape == (3,)
+    assert found.tolist() == pytest.approx([similarity(fixed, moved[b : b + 1], known[b : b + 1]) for b in range(3)])
+    assert found[2] == -1
