@@ -56,7 +56,7 @@ def test_a_whole_registration_is_that_of_the_cpu() -> None:
     stages = tuple(replace(stage, search_radius=1) for stage in config.search.stages)
     config = replace(config, search=replace(config.search, stages=stages))
     kernels = replace(REFERENCE, batch=64)
-    phantom = make_phantom((32, 28, 40), seed=3, wedge=True)
+    phantom = make_phantom((40, 36, 44), seed=7)
     images = (phantom.fixed, phantom.cet1, phantom.t2)
     expected = run_register(images[0], images[1:], config, kernels=kernels).displacements[0]
     with counted_device() as counts:

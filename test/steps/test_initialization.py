@@ -94,6 +94,7 @@ def test_poses_in_batches_are_those_one_by_one(
     monkeypatch.setattr(initialization, "BATCH_BYTES", bytes_at_once)
     settings = cascade_config().start
     assert settings
+    settings = replace(settings, cells=20, check_cells=28)
     phantom = make_phantom(shape, seed=4, wedge=True)
     fixed, *movings = (
         image.roll(shift, dims=2).to(device)
@@ -103,7 +104,7 @@ def test_poses_in_batches_are_those_one_by_one(
 
     def searched(batch: int) -> tuple[list[tuple[float, Pose]], list[Pose], list[float], rigid.Rigid]:
         kernels = replace(REFERENCE, batch=batch)
-        images = Coarse(fixed, known, movings, masks, spacing_mm=SPACING_MM, size=24, dilation=1, kernels=kernels)
+        images = Coarse(fixed, known, movings, masks, spacing_mm=SPACING_MM, size=20, dilation=1, kernels=kernels)
         found = images.correlate(ball(20.0, 10.0), min_overlap=0.25)
         climbed = images.climb([pose for _, pose in found[:3]], min_overlap=0.25)
         start = find_start(fixed, known, movings, masks, spacing_mm=SPACING_MM, settings=settings, kernels=kernels)
@@ -114,7 +115,7 @@ def test_poses_in_batches_are_those_one_by_one(
     assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], abs=1e-5)
     assert climbed == peaks
     assert scores == pytest.approx(best, abs=1e-5)
-    assert scores[0] > found[0][0] > 0
+    assert min(scores[0], found[0][0]) > 0.2
     assert torch.allclose(start.rotation, the_start.rotation, atol=1e-12)
     assert torch.allclose(start.translation, the_start.translation, atol=1e-9)
     assert start.translation.any()
