@@ -41,11 +41,13 @@ def test_what_the_compiler_gets(fake: FakeCuda, sources: Path) -> None:
     assert compile_module(SCALE, "sm_90") == f"sm_90 binary of {SOURCE}".encode()
     compile_module(Module("scale.cu", (("SIDE", 9), ("EXACT", 1))), "sm_75")
     compile_module(Module("scale.cu", (("EXACT", 0),)), "sm_75")
+    compile_module(Module("scale.cu"), "sm_75")
     common = {"name": "scale.cu", "include_path": [str(sources)], "std": "c++17"}
     assert [options for _, options in fake.compiled] == [
         common | {"arch": "sm_90", "define_macro": [("SIDE", "9")]},
         common | {"arch": "sm_75", "define_macro": [("SIDE", "9"), ("EXACT", "1")], "fma": False},
         common | {"arch": "sm_75", "define_macro": [("EXACT", "0")]},
+        common | {"arch": "sm_75"},
     ]
 
 

@@ -49,6 +49,8 @@ class FakeCuda:
 
     def Program(self, source: str, kind: str, options: dict[str, Any]) -> Any:  # noqa: N802
         assert kind == "c++"
+        if options.get("define_macro") == []:  # as cuda-core 1.2.2 does
+            raise FakeCudaError("Expected define_macro ..., got []")
 
         def compile_to(form: str) -> Any:
             assert form == "cubin"

@@ -32,7 +32,9 @@ def options_of(module: Module) -> dict[str, Any]:
 
     With the constant ``EXACT`` set to 1, multiplications and additions are rounded one by one, as on the CPU.
     """
-    options: dict[str, Any] = {"std": "c++17", "define_macro": [(name, str(value)) for name, value in module.constants]}
+    options: dict[str, Any] = {"std": "c++17"}
+    if module.constants:  # an empty list is refused
+        options["define_macro"] = [(name, str(value)) for name, value in module.constants]
     if ("EXACT", 1) in module.constants:
         options["fma"] = False
     return options
