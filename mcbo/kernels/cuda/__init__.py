@@ -9,7 +9,7 @@ from mcbo.kernels.cuda import correlation, features, fields, search, system
 from mcbo.kernels.cuda.launch import Launch, Module
 
 SLAB_CELLS = 2**19
-"""Thicker slabs keep a GPU no busier. Costs of 128² cells, R = 4, take 1.5 GB."""
+"""Of the thickest slab, whose costs take 1.5 GB with R = 4."""
 
 BATCH = 64
 """Poses under which small images are compared at once: more than one round of a pattern search or of a lattice asks for."""

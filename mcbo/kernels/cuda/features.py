@@ -40,7 +40,7 @@ def mind_ssc(launch: Launch, volume: Volume, *, radius: int, dilation: int) -> F
 class StreamedFeatures:
     """MIND-SSC features of an image, made a few rows at a time whenever they are asked for: as ``mind.WholeFeatures``.
 
-    Making them again takes a GPU less time than a CPU takes to read them, and they are twelve times as large as the image.
+    They are twelve times as large as the image, which is what a GPU has to hold instead.
     """
 
     def __init__(self, launch: Launch, volume: Volume, *, radius: int, dilation: int) -> None:
