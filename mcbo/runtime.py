@@ -424,6 +424,11 @@ def peak_meter(device: torch.device) -> AbstractContextManager[PeakMeter]:
     return nullcontext(CudaPeakMeter(device)) if device.type == "cuda" else CpuPeakMeter()
 
 
+def held_bytes(device: torch.device) -> int:
+    """Memory of a CUDA device that torch holds for this process: tensors, and what it keeps for the next ones."""
+    return torch.cuda.memory_reserved(device)
+
+
 def wait_for(device: torch.device) -> None:
     """Returns when all work submitted to a device is done."""
     if device.type == "cuda":

@@ -9,7 +9,6 @@ from cuda_on_cpu import COMPILER, OnCpu
 
 from mcbo.core.types import Kernels
 from mcbo.kernels import REFERENCE
-from mcbo.kernels.cpu import COMPILED
 from mcbo.kernels.cuda import make_kernels
 from mcbo.studies.phantom import Phantom, make_phantom
 
@@ -37,7 +36,11 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
     """The plain torch code, its compiled twin, and that for GPUs, run on the CPU: what is true of one is true of all."""
     if request.param == "cuda":
         return make_kernels(request.getfixturevalue("cuda_on_cpu"))
-    return REFERENCE if request.param == "torch" else COMPILED
+    if request.param == "torch":
+        return REFERENCE
+    from mcbo.kernels.cpu import COMPILED  # here, because tests on a GPU have no use for numba
+
+    return COMPILED
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,7 @@ from mcbo.methods.presets import DEFAULT_TASK, find_config
 from mcbo.progress import set_up_logging
 from mcbo.runs.options import Options
 from mcbo.runtime import describe_device, describe_machine, select_device, versions
-from mcbo.studies.ablation import describe, make_studies, run_studies, to_markdown
-from mcbo.studies.benchmark import measure, to_text
+from mcbo.studies.benchmark import compare_with_cpu, differences_to_text, measure, to_content, to_text
 
 
 def benchmark(
@@ -56,12 +55,17 @@ def benchmark(
     options = Options(output=Path(), device=device)
     measurements = measure(sizes, config=config, options=options, movings=modalities, repeat=repeat)
     typer.echo(to_text(about, measurements))
-    content = {"about": about, "measurements": [asdict(one) for one in measurements]}
+    content: dict[str, object] = {"about": about, "measurements": [to_content(one) for one in measurements]}
+    if any(one.gpu for one in measurements):
+        differences = compare_with_cpu(config, options, movings=modalities)
+        typer.echo(f"\n{differences_to_text(differences)}")
+        content["difference_from_cpu_voxels"] = {name: asdict(one) for name, one in differences.items()}
     if reference:
-        plain = measure(sizes, config=config, options=replace(options, reference=True), movings=modalities, repeat=repeat)
+        torch_options = replace(options, reference=True)
+        plain = measure(sizes, config=config, options=torch_options, movings=modalities, repeat=repeat)
         ratios = ", ".join(f"{b.seconds / a.seconds:.1f}" for a, b in zip(measurements, plain, strict=True))
         typer.echo(f"\nplain torch:\n\n{to_text({}, plain)}\n\nplain torch takes {ratios} times as long")
-        content["plain_torch"] = [asdict(one) for one in plain]
+        content["plain_torch"] = [to_content(one) for one in plain]
     _write_json(json_file, content)
 
 
@@ -113,6 +117,8 @@ def ablate(
     json_file: cli.JsonFile = None,
 ) -> None:
     """Compare presets and variants of them on datasets: one table of errors, regularity, and run time."""
+    from mcbo.studies.ablation import describe, make_studies, run_studies, to_markdown  # here, because it imports pandas
+
     set_up_logging()
     cli.check_choice("--split", split, list(SPLITS))
     studies = make_studies(

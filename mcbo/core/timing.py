@@ -6,6 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from torch.profiler import record_function
+
+RANGE = "mcbo stage: "
+"""What torch's profiler calls a stage begins with this. Unless it runs, naming a stage takes 16 µs."""
+
 
 class PeakMeter(Protocol):
     """Measures the highest memory use since it was last reset (``runtime.py`` has one per kind of device)."""
@@ -53,13 +58,14 @@ class StageTimer:
         if self._running:
             self._pause(self._running[-1])
         self._running.append(record)
-        self._resume()
-        try:
-            yield
-        finally:
-            self._pause(self._running.pop())
-            if self._running:
-                self._resume()
+        with record_function(RANGE + name):
+            self._resume()
+            try:
+                yield
+            finally:
+                self._pause(self._running.pop())
+                if self._running:
+                    self._resume()
         self._report(name, work)
 
     def _resume(self) -> None:

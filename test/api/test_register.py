@@ -7,12 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from geometry import LPS, as_sitk, inner_points, make_grid, turn
 from hypothesis import given, settings
@@ -33,6 +32,11 @@ from mcbo.io.initial_transform import read_initial
 from mcbo.io.nifti import write_volume
 from mcbo.methods.working_grid import MAX_VOXELS, canonical, working_grid
 from mcbo.studies.phantom import make_phantom
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+else:
+    sitk = pytest.importorskip("SimpleITK")
 
 CENTER = np.array([20.0, -30.0, 15.0])
 """Of the head that is drawn, mm."""

@@ -2,10 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from geometry import FIXED, MOVING, as_itk_transform, as_sitk, blobs, inner_points, itk_points, smooth_field
 from helpers import constant_field
@@ -14,6 +14,11 @@ from mcbo.cli.main import main
 from mcbo.geometry.grid import Grid
 from mcbo.io.images import read_field, read_intensities, read_labels, write_any
 from mcbo.io.nifti import write_displacement
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+else:
+    sitk = pytest.importorskip("SimpleITK")
 
 FIELD = smooth_field(FIXED, largest=3)
 

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from helpers import TOLERANCE, constant_field, random_tensor
 from hypothesis import given, settings
@@ -26,6 +25,7 @@ def test_warp_agrees_with_simpleitk() -> None:
     rng = np.random.default_rng(3)
     image = rng.random(SHAPE, dtype=np.float32)
     field = rng.uniform(-2, 2, (3, *SHAPE)).astype(np.float32)
+    sitk = pytest.importorskip("SimpleITK")
     # SimpleITK indexes x, y, z = axes 2, 1, 0 of the array it is made from, and vectors likewise.
     vectors = sitk.GetImageFromArray(field[::-1].transpose(1, 2, 3, 0).astype(np.float64), isVector=True)
     expected = sitk.GetArrayFromImage(

@@ -1,13 +1,18 @@
 """The three questions of direction, each answered by our files, by SimpleITK and by numpy: docs/index.md, "The convention"."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from mcbo.cli.main import main
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+else:
+    sitk = pytest.importorskip("SimpleITK")
 
 SHAPE = (12, 10, 14)
 SPACING_MM = np.array([2.0, 0.5, 3.0])

@@ -1,6 +1,7 @@
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from geometry import FIXED, LPS, as_sitk, make_grid
 from hypothesis import given, settings
@@ -9,6 +10,11 @@ from numpy.typing import NDArray
 
 from mcbo.core.errors import ShapeError
 from mcbo.geometry.grid import Grid, apply_affine, displaced, displacement_of
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+else:
+    sitk = pytest.importorskip("SimpleITK")
 
 ANGLES = st.tuples(*[st.floats(-3.2, 3.2)] * 3)
 SPACINGS = st.tuples(*[st.floats(0.05, 20)] * 3)

@@ -1,5 +1,6 @@
+from typing import TYPE_CHECKING
+
 import pytest
-import SimpleITK as sitk
 import torch
 from geometry import FIXED, MOVING, as_itk_transform, inner_points, itk_points, make_grid, smooth_field
 from helpers import constant_field
@@ -8,6 +9,11 @@ from mcbo.core.errors import ShapeError
 from mcbo.geometry.continuation import compose
 from mcbo.geometry.grid import Grid, apply_affine, displacement_of
 from mcbo.geometry.inverse import fixed_to_moving, invert, moving_to_fixed
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+else:
+    sitk = pytest.importorskip("SimpleITK")
 
 FIELD = smooth_field(FIXED, largest=3)
 ROUND_TRIP_MM = 1e-3

@@ -1,6 +1,7 @@
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from geometry import FIXED, MOVING, as_itk_transform, as_sitk, blobs, smooth_field
 from helpers import constant_field
@@ -10,6 +11,11 @@ from hypothesis import strategies as st
 from mcbo.core.errors import ShapeError
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.resample import Mode, resample
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+else:
+    sitk = pytest.importorskip("SimpleITK")
 
 FIELD = smooth_field(FIXED, largest=3)
 

@@ -1,11 +1,11 @@
 """Round trips with SimpleITK, on an oblique, anisotropic pair of different grids."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from geometry import FIXED, MOVING, as_itk_transform, as_sitk, blobs, inner_points, itk_points, smooth_field
 
@@ -17,6 +17,11 @@ from mcbo.io import itk_files
 from mcbo.io.images import read_any, read_intensities, read_labels, spacing_of, write_any
 from mcbo.io.itk import from_sitk, from_transform, from_vectors, to_sitk, to_transform, to_vectors
 from mcbo.io.itk_files import read_transform, write_transform
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+else:
+    sitk = pytest.importorskip("SimpleITK")
 
 FIELD = smooth_field(FIXED, largest=3)
 SHEARED = Grid(FIXED.shape, FIXED.affine @ np.array([[1, 0.2, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))

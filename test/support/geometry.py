@@ -1,9 +1,10 @@
 """An oblique, anisotropic pair on different grids, and the same as SimpleITK sees it, written without the code under test."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -11,6 +12,11 @@ from torch.nn import functional
 
 from mcbo.core.types import Displacement, Shape
 from mcbo.geometry.grid import Grid
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+else:
+    sitk = pytest.importorskip("SimpleITK")
 
 LPS = np.diag((-1.0, -1.0, 1.0))
 

@@ -87,7 +87,19 @@ def test_the_judge_and_the_method_share_nothing() -> None:
     [
         ("nibabel", {"io.nifti", "io.nifti_header"}),
         ("SimpleITK", {"io.itk", "io.itk_files", "io.initial_transform", "api.transform"}),
-        ("json", {"io.json_file", "io.landmarks", "report", "progress", "qc.page", "studies.demo", "cli.studies"}),
+        (
+            "json",
+            {
+                "io.json_file",
+                "io.landmarks",
+                "report",
+                "progress",
+                "qc.page",
+                "studies.demo",
+                "studies.device_use",
+                "cli.studies",
+            },
+        ),
         ("matplotlib", {"studies.demo", "qc.picture"}),
         ("PIL", {"qc.picture"}),
         ("jinja2", {"qc.page"}),
