@@ -38,7 +38,8 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
         return make_kernels(request.getfixturevalue("cuda_on_cpu"))
     if request.param == "torch":
         return REFERENCE
-    from mcbo.kernels.cpu import COMPILED  # here, because tests on a GPU have no use for numba
+    pytest.importorskip("numba")  # tests on a GPU have no use for it
+    from mcbo.kernels.cpu import COMPILED
 
     return COMPILED
 

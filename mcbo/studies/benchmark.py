@@ -3,6 +3,7 @@
 On a GPU, also what it is asked to do, and how far its displacements are from those of the CPU.
 """
 
+import math
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -121,7 +122,7 @@ def measure(sizes: Sequence[int], *, config: Preset, options: Options, movings: 
         raise InputError(f"--modalities: expected 1 or 2, got {movings}")
     device = select_device(options.device)
     with tempfile.TemporaryDirectory(prefix="mcbo-benchmark-") as folder:
-        prepare = partial(_Benchmark.prepare, movings=movings, folder=Path(folder), config=config, options=options)
+        prepare = partial(Benchmark.prepare, movings=movings, folder=Path(folder), config=config, options=options)
         first_seconds = prepare(sizes[0] if device.type == "cuda" else MIN_SIZE).register().seconds
         measurements = [prepare(size).measure(repeat) for size in sizes]
         if device.type != "cuda":
@@ -136,10 +137,10 @@ def measure(sizes: Sequence[int], *, config: Preset, options: Options, movings: 
 
 
 @dataclass(frozen=True)
-class _Benchmark:
-    """A phantom on the disk, and how it is registered."""
+class Benchmark:
+    """A single case on the disk, its shape and number of moving images, and how it is registered."""
 
-    size: int
+    shape: Shape
     movings: int
     cases: Sequence[Case]
     config: Preset
@@ -147,12 +148,12 @@ class _Benchmark:
 
     @classmethod
     def prepare(cls, size: int, *, movings: int, folder: Path, config: Preset, options: Options) -> Self:
-        """Draws a phantom unless the folder has it already."""
-        images = folder / f"{size}"
+        """A phantom, drawn unless the folder has it already."""
+        images, shape = folder / f"{size}", (size, size, size)
         if not images.exists():
-            _write_phantom((size, size, size), movings, images)
+            _write_phantom(shape, movings, images)
         options = replace(options, output=folder / f"{size}-output", overwrite=True)
-        return cls(size, movings, scan_folder(Folder(images)).cases, config, options)
+        return cls(shape, movings, scan_folder(Folder(images)).cases, config, options)
 
     def register(self) -> CaseReport:
         """One run, from files to files."""
@@ -172,15 +173,15 @@ class _Benchmark:
             )
             for name in done[0].stages
         }
-        shape, seconds = (self.size,) * 3, statistics.median(case.seconds for case in done)
+        seconds = statistics.median(case.seconds for case in done)
         setup = Setup(self.config, self.options, select_device(self.options.device))
         ignored = _HOST_STAGES if setup.device.type == "cuda" else ()
-        model = self.config.peak_bytes(shape, movings=self.config.joint(self.movings), kernels=setup.kernels)
+        model = self.config.peak_bytes(self.shape, movings=self.config.joint(self.movings), kernels=setup.kernels)
         return Measurement(
-            shape=shape,
+            shape=self.shape,
             movings=self.movings,
             seconds=seconds,
-            microseconds_per_voxel=1e6 * seconds / self.size**3,
+            microseconds_per_voxel=1e6 * seconds / math.prod(self.shape),
             peak_memory_gb=max(stage.peak_memory_gb for name, stage in stages.items() if name not in ignored),
             model_gb=model / 1e9,
             stages=stages,
@@ -204,7 +205,7 @@ def compare_with_cpu(config: Preset, options: Options, *, movings: int, size: in
         McboError: if a run fails.
     """
     with tempfile.TemporaryDirectory(prefix="mcbo-benchmark-") as folder:
-        here = _Benchmark.prepare(size, movings=movings, folder=Path(folder), config=config, options=options)
+        here = Benchmark.prepare(size, movings=movings, folder=Path(folder), config=config, options=options)
         cpu = replace(here.options, device="cpu", output=Path(folder) / "cpu", reference=find_spec("numba") is None)
         written = list(here.register().written)
         replace(here, options=cpu).register()
@@ -229,12 +230,12 @@ def to_content(measurement: Measurement) -> dict[str, object]:
     return content
 
 
-def to_text(about: dict[str, str], measurements: Sequence[Measurement]) -> str:
+def to_text(about: dict[str, str], measurements: Sequence[Measurement], *, subject: str = "phantom") -> str:
     """The stages of a single size as a table, or one line for each of several sizes."""
     lines = [f"{name}: {value}" for name, value in about.items()] + [""]
     if len(measurements) == 1:
         (one,) = measurements
-        lines += [f"phantom of {format_shape(one.shape)} voxels, {one.movings} moving image(s), from files to file", ""]
+        lines += [f"{subject} of {format_shape(one.shape)} voxels, {one.movings} moving image(s), from files to file", ""]
         return "\n".join([*lines, *(_cpu_lines(one) if one.gpu is None else _gpu_lines(one, one.gpu))])
     lines.append(f"{'voxels':>14}{'seconds':>10}{'µs/voxel':>10}{'ratio':>8}{'peak GB':>10}{'model GB':>10}")
     first = measurements[0].microseconds_per_voxel

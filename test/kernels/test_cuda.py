@@ -102,8 +102,8 @@ def test_streamed_features_are_the_whole_ones(
     whole = WholeFeatures(twin.kernels.mind_ssc(volume, **mind), twin.kernels.pool_known)
     assert twin.kernels.streamed_mind is not None
     streamed = twin.kernels.streamed_mind(volume, **mind)
-    box = tuple((size // 5, size - size // 7) for size in shape)
-    for part in (tuple((0, size) for size in shape), box):
+    i, j, k = ((size // 5, size - size // 7) for size in shape)
+    for part in (((0, shape[0]), (0, shape[1]), (0, shape[2])), (i, j, k)):
         found, expected = (source.pooled(part, spacing) for source in (streamed, whole))
         assert found.shape == expected.shape
         assert torch.allclose(found, expected, atol=1e-6)

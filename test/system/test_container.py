@@ -23,7 +23,16 @@ def test_the_dockerfile_is_clean() -> None:
 
 
 def test_the_shell_scripts_are_clean() -> None:
-    tool("shellcheck", "test/container.sh", "test/manual/cuda_compile.sh", ".ci/run", ".ci/tool", ".ci/lock", ".ci/sbom")
+    tool(
+        "shellcheck",
+        "test/container.sh",
+        "test/manual/cuda_compile.sh",
+        "test/manual/gpu_check.sh",
+        ".ci/run",
+        ".ci/tool",
+        ".ci/lock",
+        ".ci/sbom",
+    )
 
 
 def test_the_image_gets_what_the_program_imports_and_no_more() -> None:
