@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mcbo.core.field import sample, shape_of
+from mcbo.core.field import sample_known, shape_of
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Features, Kernels, Mask, Masks, Shape, Triple, Volume
 from mcbo.geometry import rigid
@@ -79,8 +79,7 @@ class CascadeCase:
         self, moving: Volume, mask: Mask, displacement: Displacement, *, spacing: int, mind: MindSettings
     ) -> Modality:
         with self.timer.stage("features"):
-            warped = sample(moving, displacement, offset=self.offset, outside="border")
-            seen = sample(mask.to(moving.dtype), displacement, offset=self.offset, outside="zeros") > 0.5
+            warped, seen = sample_known(moving, mask, displacement, offset=self.offset)
             return Modality(*features_source(warped, mind, self.kernels).pooled_known(seen, spacing))
 
 

@@ -42,7 +42,7 @@ def main(dataset: str, preset: str, number: str = "1") -> None:
             kernels(module, kernel, blocks, threads, *here)
 
         start = time.perf_counter()
-        timer = StageTimer()
+        timer = StageTimer(wait=counts.sync)
         result = register(
             counts.to_device(fixed.volume),
             [counts.to_device(image.volume) for image in movings],
