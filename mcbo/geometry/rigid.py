@@ -28,7 +28,8 @@ class Rigid:
 
     def apply(self, points: Tensor) -> Tensor:
         """Moves ``(n, 3)`` points, mm, on any device, by one motion."""
-        return points @ self.rotation.to(points.device).T + self.translation.to(points.device)
+        rotation, shift = (one.to(points.device, non_blocking=True) for one in (self.rotation, self.translation))
+        return points @ rotation.T + shift
 
 
 def identity() -> Rigid:
@@ -84,7 +85,8 @@ def fit_trimmed(points: Tensor, targets: Tensor, weights: Tensor, *, keep: float
         errors = (motion.apply(points) - targets).square().sum(dim=1)
         order = torch.argsort(errors, stable=True)
         last = torch.searchsorted(weights[order].cumsum(dim=0), keep * weights.sum())
-        now = errors <= errors[order[last.clamp(max=len(order) - 1)]]
+        worst = order.index_select(0, last.clamp(max=len(order) - 1).view(1))  # an index in brackets would wait for a GPU
+        now = errors <= errors.index_select(0, worst)
         if torch.equal(now, kept):
             break
         kept = now

@@ -249,7 +249,7 @@ def search_rigid(case: CascadeCase, stage: SearchStage, config: CascadeConfig) -
 
 def _fit(case: CascadeCase, known: Tensor, found: Displacement, spacing: int, config: CascadeConfig) -> rigid.Rigid:
     """The motion so far, after what was found on top of it."""
-    spacing_mm = torch.tensor(case.spacing_mm, dtype=torch.float64, device=found.device)
+    spacing_mm = torch.tensor(case.spacing_mm, dtype=torch.float64).to(found.device, non_blocking=True)
     places = cells.cell_centers(case.shape, spacing, device=found.device)
     axes = [place + begin for place, begin in zip(places, case.offset, strict=True)]
     centers = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
@@ -323,5 +323,5 @@ def compose(case: CascadeCase, displacement: Displacement, first: Displacement) 
     rest = sample(displacement - linear, first, offset=(0, 0, 0), outside="border")
     spacing = torch.tensor(case.spacing_mm, dtype=torch.float64)
     matrix = case.motion.rotation * spacing.view(1, 3) / spacing.view(3, 1)
-    turned = torch.einsum("ab,nbhwd->nahwd", matrix.to(first.device, first.dtype), first)
+    turned = torch.einsum("ab,nbhwd->nahwd", matrix.to(first.dtype).to(first.device, non_blocking=True), first)
     return linear + turned + rest
