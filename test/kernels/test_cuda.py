@@ -87,7 +87,7 @@ def test_a_constant_image_has_features_of_one(twin: Twin) -> None:
 
 
 @given(
-    shape=st.tuples(st.integers(5, 13), st.integers(5, 9), st.integers(5, 21)),
+    shape=st.tuples(st.integers(8, 13), st.integers(8, 11), st.integers(8, 21)),
     spacing=st.sampled_from([1, 2, 3, 5]),
     chunk=st.integers(1, 600),
     settings_of=st.sampled_from([(1, 2), (3, 3), (2, 1)]),

@@ -10,20 +10,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import torch
-
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1] / "support")]
 
 from counted_device import counted_device  # noqa: E402
-from cuda_on_cpu import OnCpu  # noqa: E402
+from cuda_on_cpu import OnCpu, counting  # noqa: E402
 
 from mcbo.core.timing import StageTimer  # noqa: E402
-from mcbo.core.types import Shape  # noqa: E402
 from mcbo.dataset.learn2reg import open_input  # noqa: E402
 from mcbo.geometry.grid import voxel_size_mm  # noqa: E402
 from mcbo.io.nifti import read_image  # noqa: E402
 from mcbo.kernels.cuda import make_kernels  # noqa: E402
-from mcbo.kernels.cuda.launch import Argument, Module  # noqa: E402
 from mcbo.methods.pipeline import register  # noqa: E402
 from mcbo.methods.presets import find_config  # noqa: E402
 
@@ -35,12 +31,6 @@ def main(dataset: str, preset: str, number: str = "1") -> None:
     fixed, movings = read_image(case.fixed), [read_image(pair.moving) for pair in case.pairs]
     with tempfile.TemporaryDirectory() as folder, counted_device() as counts:
         kernels = OnCpu(Path(folder))
-
-        def launch(module: Module, kernel: str, blocks: Shape, threads: Shape, *arguments: Argument) -> None:
-            counts.launch(kernel)
-            here = [counts.unwrap(one) if isinstance(one, torch.Tensor) else one for one in arguments]
-            kernels(module, kernel, blocks, threads, *here)
-
         start = time.perf_counter()
         timer = StageTimer(wait=counts.sync)
         result = register(
@@ -48,7 +38,7 @@ def main(dataset: str, preset: str, number: str = "1") -> None:
             [counts.to_device(image.volume) for image in movings],
             spacing_mm=voxel_size_mm(fixed.affine),
             config=find_config("ReMIND2Reg", preset),
-            kernels=make_kernels(launch),
+            kernels=make_kernels(counting(kernels, counts)),
             budget_bytes=8 * 10**9,
             timer=timer,
         )

@@ -13,6 +13,7 @@ COMULIS = paper_config("COMULIS3DCLEM")
 
 @pytest.fixture(scope="module")
 def found(phantom: Phantom) -> Tensor:
+    pytest.importorskip("numba")
     return run_register(phantom.fixed, [phantom.cet1]).displacements[0]
 
 

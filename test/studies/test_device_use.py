@@ -22,7 +22,7 @@ def kernel(start_s: float, end_s: float) -> Event:
 
 
 def test_the_innermost_stage_counts() -> None:
-    kernels = [kernel(1.5, 1.6), kernel(2.5, 2.75), kernel(3.0, 3.5), kernel(5.0, 5.5), kernel(7.0, 7.5), kernel(6.5, 6.75)]
+    kernels = [kernel(1.5, 1.625), kernel(2.5, 2.75), kernel(3.0, 3.5), kernel(5.0, 5.5), kernel(7.0, 7.5), kernel(6.5, 6.75)]
     found = use_per_stage([*kernels, *reversed(STAGES)])
     assert list(found) == ["solve", "features", "judge", "idle", BETWEEN]
     assert found["solve"] == DeviceUse(launches=3, busy_s=pytest.approx(0.1 + 0.5 + 0.5))  # type: ignore[arg-type]

@@ -6,11 +6,12 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from counted_device import Counts
 from torch import Tensor
 
 import mcbo.kernels.cuda
 from mcbo.core.types import Shape
-from mcbo.kernels.cuda.launch import Argument, Module
+from mcbo.kernels.cuda.launch import Argument, Launch, Module
 
 SOURCES = Path(mcbo.kernels.cuda.__file__).parent
 KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(([^)]*)\)')
@@ -57,6 +58,17 @@ class OnCpu:
         command = [*COMPILER, *exact, *definitions, *folders, str(code), "-o", str(library)]
         subprocess.run(command, check=True)
         return ctypes.CDLL(str(library))
+
+
+def counting(kernels: OnCpu, counts: Counts) -> Launch:
+    """Runs kernels on the tensors of a counted device, and counts their launches there."""
+
+    def launch(module: Module, kernel: str, blocks: Shape, threads: Shape, *arguments: Argument) -> None:
+        counts.launch(kernel)
+        here = [counts.unwrap(one) if isinstance(one, Tensor) else one for one in arguments]
+        kernels(module, kernel, blocks, threads, *here)
+
+    return launch
 
 
 def _launcher(kernel: tuple[str, str]) -> str:
