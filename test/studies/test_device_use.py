@@ -25,7 +25,7 @@ def test_the_innermost_stage_counts() -> None:
     kernels = [kernel(1.5, 1.625), kernel(2.5, 2.75), kernel(3.0, 3.5), kernel(5.0, 5.5), kernel(7.0, 7.5), kernel(6.5, 6.75)]
     found = use_per_stage([*kernels, *reversed(STAGES)])
     assert list(found) == ["solve", "features", "judge", "idle", BETWEEN]
-    assert found["solve"] == DeviceUse(launches=3, busy_s=pytest.approx(0.1 + 0.5 + 0.5))  # type: ignore[arg-type]
+    assert found["solve"] == DeviceUse(launches=3, busy_s=0.125 + 0.5 + 0.5)
     assert found["features"] == DeviceUse(launches=1, busy_s=0.25)
     assert found["judge"] == DeviceUse(launches=1, busy_s=0.5)
     assert found["idle"] == DeviceUse()
@@ -40,8 +40,8 @@ def test_what_runs_at_a_time_is_busy_once() -> None:
 
 
 def test_waits_are_counted_and_not_busy() -> None:
-    found = use_per_stage([*STAGES, Event("wait", "w", 2.1, 2.9), Event("wait", "w", 0.5, 0.9), kernel(2.2, 2.4)])
-    assert found["features"] == DeviceUse(launches=1, waits=1, busy_s=pytest.approx(0.2))  # type: ignore[arg-type]
+    found = use_per_stage([*STAGES, Event("wait", "w", 2.1, 2.9), Event("wait", "w", 0.5, 0.9), kernel(2.25, 2.5)])
+    assert found["features"] == DeviceUse(launches=1, waits=1, busy_s=0.25)
     assert found[BETWEEN] == DeviceUse(waits=1)
 
 
