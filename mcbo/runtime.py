@@ -413,6 +413,7 @@ class CudaPeakMeter:
         self._device = device
 
     def reset(self) -> None:
+        torch.cuda.init()  # ``warm_up`` may still be at it, and until then a reset is an error
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def peak_bytes(self) -> int:

@@ -38,8 +38,8 @@ MIN_SIZE = 16
 COMPARED_SIZE = 96
 """Of the phantom on which a GPU is compared with the CPU: large enough for all stages, and done in seconds."""
 
-_HOST_STAGES = ("read", "write")
-"""Their memory is that of the process; the others', on a GPU, that of its tensors there."""
+_HOST_STAGES = ("read", "masks", "write")
+"""Their memory is that of the process (masks are found while images are read); the others', on a GPU, that of its tensors."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Measurement:
         microseconds_per_voxel: the same, divided by the voxels.
         peak_memory_gb: the highest of all stages: of the process on a CPU, of the tensors on a GPU.
         model_gb: memory of the tensors according to the memory model.
-        stages: by name. On a GPU, reading and writing have the memory of the process.
+        stages: by name. On a GPU, those of the host have the memory of the process.
         gpu: None on a CPU, and where it is not asked for.
     """
 

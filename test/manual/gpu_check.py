@@ -143,8 +143,8 @@ def _case(results: str) -> dict[str, Any]:
 
 
 def _peak_gb(case: dict[str, Any]) -> float:
-    """Of the stages that compute: reading and writing have the memory of the process."""
-    stages = [stage for name, stage in case["stages"].items() if name not in ("read", "write")]
+    """Of the stages that compute: reading, finding masks and writing have the memory of the process."""
+    stages = [stage for name, stage in case["stages"].items() if name not in ("read", "masks", "write")]
     return float(max(stage["peak_memory_mb"] for stage in stages)) / 1000
 
 
