@@ -147,18 +147,21 @@ def select_kernels(device: torch.device) -> Kernels:
 
 _checking = threading.Lock()
 _checked: dict[int, Kernels] = {}
+_broken: dict[int, DeviceError] = {}
 """By the number of the GPU."""
 
 
 def _cuda_kernels(index: int) -> Kernels:
-    with _checking:  # the next case is read while one is computed, and both ask
+    with _checking:  # ``warm_up`` and the first case may ask at a time
+        if index in _broken:
+            raise _broken[index]
         if index not in _checked:
             device = torch.device("cuda", index)
             try:
                 _checked[index] = _compile_and_check(device)
             except KernelError as error:
                 _check_alive(device, error)
-                log.warning("%s: using plain torch, which is several times slower than the CUDA kernels: %s", device, error)
+                log.warning("%s: using plain torch, which is slower than the CUDA kernels: %s", device, error)
                 _checked[index] = REFERENCE
         return _checked[index]
 
@@ -181,9 +184,10 @@ def _check_alive(device: torch.device, error: KernelError) -> None:
     try:
         torch.zeros(1, device=device).item()
     except RuntimeError as fault:
-        raise DeviceError(
+        _broken[device.index] = DeviceError(
             f"{device}: the self-check left the GPU unusable for this process ({error}): use --device cpu, and report this"
-        ) from fault
+        )
+        raise _broken[device.index] from fault
 
 
 _warming: dict[torch.device, threading.Thread] = {}
@@ -413,7 +417,7 @@ class CudaPeakMeter:
         self._device = device
 
     def reset(self) -> None:
-        torch.cuda.init()  # ``warm_up`` may still be at it, and until then a reset is an error
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # ``warm_up`` may still be at it, and until then a reset is an error
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def peak_bytes(self) -> int:

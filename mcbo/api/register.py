@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +138,8 @@ def register(
     report.device = describe_device(on)
     report.seconds = round(time.perf_counter() - start, 3)
     report.stages = stages_of(timer)
-    return Result(tuple(transforms), registration.judgements, registration.config, report, tuple(images[1:]), tuple(labels), on)
+    movings = tuple(replace(image, volume=image.volume.cpu(), mask=None) for image in images[1:])
+    return Result(tuple(transforms), registration.judgements, registration.config, report, movings, tuple(labels), on)
 
 
 def wanted_config(preset: str, task: str) -> Preset:

@@ -60,10 +60,13 @@ class StageTimer:
         self._running.append(record)
         with record_function(RANGE + name):
             self._resume()
+            has_failed = True
             try:
                 yield
+                has_failed = False
             finally:
-                self._pause(self._running.pop())
+                # A device that an error has broken would raise another one, instead of that.
+                self._pause(self._running.pop(), waits=not has_failed)
                 if self._running:
                     self._resume()
         self._report(name, work)
@@ -73,8 +76,8 @@ class StageTimer:
             self.meter.reset()
         self._start = time.perf_counter()
 
-    def _pause(self, record: StageRecord) -> None:
-        if self.wait:
+    def _pause(self, record: StageRecord, *, waits: bool = True) -> None:
+        if self.wait and waits:
             self.wait()
         record.seconds += time.perf_counter() - self._start
         if self.meter:

@@ -1,4 +1,4 @@
-"""The compute kernels: the torch reference here, compiled twins for the CPU in ``cpu``."""
+"""The compute kernels: the torch reference here, compiled twins for the CPU in ``cpu``, for NVIDIA GPUs in ``cuda``."""
 
 from collections.abc import Callable
 from functools import partial

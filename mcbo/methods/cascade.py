@@ -144,7 +144,12 @@ class CascadeConfig(Preset):
     def peak_bytes(self, shape: Shape, *, movings: int, kernels: Kernels) -> int:
         check_size(shape)
         return cascade_bytes(
-            shape, movings=movings, searches=self._searches, refinements=self.refinement.stages, kernels=kernels
+            shape,
+            movings=movings,
+            searches=self._searches,
+            refinements=self.refinement.stages,
+            has_start=self.start is not None,
+            kernels=kernels,
         )
 
     def search_range(self, shape: Shape) -> Triple:

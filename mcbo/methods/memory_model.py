@@ -18,6 +18,7 @@ from mcbo.steps.convex import slabs_behind
 from mcbo.steps.cost_volume import HALO
 from mcbo.steps.deformable_search import DeformStage
 from mcbo.steps.gauss_newton import RefineStage
+from mcbo.steps.initialization import BATCH_BYTES
 from mcbo.steps.masked_search import SearchStage
 
 FLOAT_BYTES = 4
@@ -122,6 +123,7 @@ def cascade_bytes(
     movings: int,
     searches: Sequence[SearchStage | DeformStage],
     refinements: Sequence[RefineStage],
+    has_start: bool,
     kernels: Kernels,
 ) -> int:
     """Bytes of all tensors of a case of the cascade at their peak; ``movings`` share a displacement.
@@ -141,7 +143,10 @@ def cascade_bytes(
         candidates = (2 * stage.search_radius + 1) ** 3 * costs
         peaks.append(voxels / stage.grid_spacing**3 * (candidates + 2 * FEATURE_CHANNELS * 2 * movings + 30))
     peaks += [voxels / stage.grid_spacing**3 * (FEATURE_CHANNELS * (2 + 3 * movings) + 60) for stage in refinements]
-    return int(FLOAT_BYTES * (held + max(peaks)))
+    needed = int(FLOAT_BYTES * (held + max(peaks)))
+    if has_start and kernels.batch > 1:  # before features and displacements; one pose at a time takes less than the rest
+        needed = max(needed, FLOAT_BYTES * 2 * (1 + movings) * voxels + int(BATCH_BYTES))
+    return needed
 
 
 def image_bytes(shape: Shape, *, movings: int, masks: bool = False) -> int:

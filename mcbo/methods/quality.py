@@ -26,7 +26,7 @@ _RADIUS, _DILATION = 1, 2
 _BORDER = 2
 """Voxels at every face whose determinants are not checked, as in the challenge's regularity metrics."""
 _VOXELS, _MANY_VOXELS = 2**19, 2**22
-"""Whose determinants are computed at once: as many as stay in a processor's caches, or keep a GPU busy (in 0.4 GB)."""
+"""Whose determinants are computed at once: as many as stay in a processor's caches, or, on a GPU, take 0.4 GB."""
 _NEAR_RANGE = 0.95
 """A component this close to the end of the search range may have been stopped by it."""
 

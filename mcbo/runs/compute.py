@@ -9,7 +9,7 @@ from functools import partial
 from mcbo.core.errors import naming
 from mcbo.core.field import format_shape, shape_of, warp
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Displacement, Kernels, Masks, Volume
+from mcbo.core.types import Displacement, Masks, Volume
 from mcbo.geometry.grid import voxel_size_mm
 from mcbo.io.nifti import Image, in_file_order
 from mcbo.methods.config import Registration
@@ -43,15 +43,13 @@ def compute(run: CaseRun, *, timer: StageTimer, reserved_bytes: int = 0) -> None
     with run.span("compute"), run.failing():
         shape = shape_of(run.fixed.volume)
         check_case_room(len(names), shape, options)
-        with nullcontext() if device.type == "cpu" else timer.stage("warm up"):
-            kernels = run.setup.kernels
         joint = config.joint(len(run.movings))
         computed = within_memory(
-            partial(_compute, run, run.fixed, names, kernels, timer),
+            partial(_compute, run, run.fixed, names, timer),
             who=run.case.fixed,
             device=device,
             budget_bytes=budget_bytes(device, options.memory_gb) - reserved_bytes,
-            least_bytes=lambda: config.least_bytes(shape, movings=joint, kernels=kernels),
+            least_bytes=lambda: config.least_bytes(shape, movings=joint, kernels=run.setup.kernels),
             warn=lambda message: result.note(message, logging.WARNING),
         )
         result.started = True
@@ -64,11 +62,11 @@ def compute(run: CaseRun, *, timer: StageTimer, reserved_bytes: int = 0) -> None
     run.fixed, run.movings, run.masks = None, {}, None
 
 
-def _compute(
-    run: CaseRun, fixed_image: Image, names: Sequence[str], kernels: Kernels, timer: StageTimer, budget: int
-) -> _Computed:
+def _compute(run: CaseRun, fixed_image: Image, names: Sequence[str], timer: StageTimer, budget: int) -> _Computed:
     """Registers within a budget, bytes; checks and returns the results called ``names``."""
     device, masks = run.setup.device, run.masks
+    with nullcontext() if device.type == "cpu" else timer.stage("warm up"):
+        kernels = run.setup.kernels
     fixed = fixed_image.volume.to(device)
     movings = {name: image.volume.to(device) for name, image in run.movings.items()}
     with naming(run.case.fixed):

@@ -53,7 +53,8 @@ def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
     with hold(options.output / f".{options.report_name}.lock"):
         _refuse_beside(options)
         if not on_cluster:
-            warm_up(device)
+            if not options.reference:
+                warm_up(device)
             log.info("device: %s", describe_device(device))
         log.info("preset %s, %d case(s), output to %s", config.name, len(cases), options.output)
         warn_of_room(cases, options)

@@ -78,7 +78,8 @@ def do_case(assignment: Assignment, *, memory_limit: int | None = None) -> CaseR
         raise OutputError(f"{options.output}: no such folder for the worker in {who}; client and workers need the same paths")
     with _one_at_a_time:
         device = select_device(options.device)
-        warm_up(device)
+        if not options.reference:
+            warm_up(device)
         if memory_limit and options.memory_gb is None and device.type == "cpu":
             left_bytes = MEMORY_SHARE * max(memory_limit - resident_bytes(), 0)
             options = replace(options, memory_gb=min(left_bytes, budget_bytes(device, None)) / 1e9)

@@ -80,6 +80,13 @@ def test_features(twin: Twin, shape: Shape, radius: int, dilation: int, scale: f
     twin.agree(lambda k, v: k.mind_ssc(v, radius=radius, dilation=dilation), volume, tolerance=TOLERANCE["device"])
 
 
+def test_features_of_a_batch_are_those_of_each(twin: Twin) -> None:
+    volumes = random_tensor(3, 1, 5, 17, 35) * torch.tensor([1.0, 1e-3, 40.0]).view(3, 1, 1, 1, 1)
+    together = twin.kernels.mind_ssc(volumes.to(twin.device), radius=1, dilation=1)
+    for volume, found in zip(volumes, together, strict=True):
+        assert torch.allclose(found.cpu(), REFERENCE.mind_ssc(volume[None], radius=1, dilation=1)[0], atol=TOLERANCE["device"])
+
+
 def test_a_constant_image_has_features_of_one(twin: Twin) -> None:
     for value in (0.0, -7.5, 1e30):
         volume = torch.full((1, 1, 5, 6, 19), value, device=twin.device)

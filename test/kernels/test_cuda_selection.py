@@ -29,7 +29,7 @@ CHECKS = 2
 GPU = torch.device("cuda", 0)
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHED = replace(REFERENCE, name="cuda")
-REFUSALS = "using plain torch, which is several times slower than the CUDA kernels: "
+REFUSALS = "using plain torch, which is slower than the CUDA kernels: "
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """Counts what a GPU would be told in one case, without a GPU: kernel launches, host synchronizations, copies.
 
-``python test/manual/count_launches.py DATASET.json PRESET [CASE]`` registers a case with the CUDA kernels, compiled as C++ and
+``count_launches.py DATASET.json PRESET [CASE [GB]]`` registers a case with the CUDA kernels, compiled as C++ and
 run on the CPU, on tensors that count the operations of torch. It takes minutes; times mean nothing, the displacement is right.
 """
 
@@ -24,7 +24,7 @@ from mcbo.methods.pipeline import register  # noqa: E402
 from mcbo.methods.presets import find_config  # noqa: E402
 
 
-def main(dataset: str, preset: str, number: str = "1") -> None:
+def main(dataset: str, preset: str, number: str = "1", memory_gb: str = "8") -> None:
     """Prints the counts of a case, and by which functions it is told most."""
     data = open_input(Path(dataset), split="val")
     case = data.cases[int(number) - 1]
@@ -39,7 +39,7 @@ def main(dataset: str, preset: str, number: str = "1") -> None:
             spacing_mm=voxel_size_mm(fixed.affine),
             config=find_config("ReMIND2Reg", preset),
             kernels=make_kernels(counting(kernels, counts)),
-            budget_bytes=8 * 10**9,
+            budget_bytes=int(float(memory_gb) * 1e9),
             timer=timer,
         )
         seconds = time.perf_counter() - start

@@ -162,7 +162,7 @@ def block(folder: str, device: str) -> None:
 
     rows = []
     for path in sorted(Path(folder).glob("measure-*.json")):
-        _, data, preset = path.stem.split("-")
+        data, preset = path.stem.removeprefix("measure-").rsplit("-", 1)
         one, process = json.loads(path.read_text()), _read(Path(folder, f"process-{data}-{preset}.json"))
         whole = one.get("gpu", {}).get("whole", {})
         rows.append(

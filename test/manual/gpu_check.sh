@@ -24,6 +24,7 @@ if [ "$device" = cpu ]; then size=${SIZE:-32} compared=${COMPARED:-24} brainsim=
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+export TORCH_DISABLE_NATIVE_JIT=1  # else torch asks Triton, and that a C compiler, for some products of matrices
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" MCBO_CUDA_CACHE="$work/kernels" COMMIT DRIVER
 COMMIT=$(git rev-parse --short HEAD 2> /dev/null || echo unknown)
 DRIVER=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2> /dev/null | head -n 1)

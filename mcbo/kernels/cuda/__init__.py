@@ -12,7 +12,7 @@ SLAB_CELLS = 2**19
 """Of the thickest slab, whose costs take 1.5 GB with R = 4."""
 
 BATCH = 64
-"""Poses under which small images are compared at once: more than one round of a pattern search or of a lattice asks for."""
+"""Poses under which small images are compared at once: at least as many as a round of the pattern search or the lattice has."""
 
 MODULES: tuple[Module, ...] = (
     correlation.module_of(4, rounds=2, masked=False),

@@ -17,7 +17,7 @@
 #define RADIUS (SIDE / 2)
 #define CHUNKS ((SIDE + CHUNK - 1) / CHUNK)
 #define MIN_SUPPORT 0.1f
-#define UNJUDGED -1.0f
+#define UNJUDGED (-1.0f)
 
 // ROUNDS zero-padded sums of three at once; `edges` is how many ends of the axis this cell is at.
 static __device__ inline float window_sum(const float* line, int stride, int edges) {

@@ -117,7 +117,7 @@ def plain(argument: Argument, device: torch.device, kernel: str) -> int | np.int
     Raises:
         ValueError: if a tensor is not contiguous or on another device, or a number does not fit.
     """
-    if isinstance(argument, int):  # the most frequent kind first, since this is half of what a launch costs
+    if isinstance(argument, int):  # the most frequent kind first
         try:
             return _int(argument)
         except OverflowError as error:

@@ -24,7 +24,8 @@ static __device__ inline float neighbor(const float* image, const int* offset, i
 // begins at (i0, j0, k0). A block has a tile along axes 1 and 2 of one pair, and marches through `rows` rows.
 extern "C" __global__ void __launch_bounds__(THREADS)
 fill_distances(const float* __restrict__ images, const float* __restrict__ scales, const int* __restrict__ pairs,
-               float* __restrict__ distances, int height, int width, int depth, int dilation, int i0, int j0, int k0, int h, int w, int d, int rows) {
+               float* __restrict__ distances, int height, int width, int depth, int dilation,
+               int i0, int j0, int k0, int h, int w, int d, int rows) {
     __shared__ float squares[WIDE_1][WIDE_2];
     __shared__ float lines[WIDE_1][TILE_2];
     const int tiles = (d + TILE_2 - 1) / TILE_2;

@@ -53,8 +53,7 @@ class StreamedFeatures:
         total = torch.zeros(1, dtype=torch.float64, device=volume.device)
         height, width, depth = self._shape
         for first, last in self._chunks(0, height, width * depth, 1):
-            _, sums = self._distances(((first, 0, 0), (last - first, width, depth)))
-            total += sums.sum(dim=1)
+            total += self._distances(((first, 0, 0), (last - first, width, depth)))[1].sum(dim=1)
         self._means = (total / volume[0].numel()).float()
 
     def pooled(self, box: Box, spacing: int) -> Features:
@@ -65,6 +64,7 @@ class StreamedFeatures:
             part = (i + first * spacing, j, k), ((last - first) * spacing, j_end - j, k_end - k)
             features = self._features(*part)
             result[:, :, first:last] = functional.avg_pool3d(features, spacing, stride=spacing) if spacing > 1 else features
+            del features  # before memory is needed for the next
         return result
 
     def pooled_known(self, mask: Mask, spacing: int) -> tuple[Features, Tensor]:
@@ -76,6 +76,7 @@ class StreamedFeatures:
             low, high = max(first * spacing - before, 0), min(last * spacing - before + 1, height)
             features = self._features((low, 0, 0), (high - low, width, depth))
             pool_rows(self._launch, features, mask, result, spacing, first_row=low, cells=(first, last))
+            del features
         return result
 
     def _features(self, begin: Shape, size: Shape) -> Features:

@@ -38,5 +38,5 @@ class Launch(Protocol):
 
 
 def per_cell(launch: Launch, module: Module, kernel: str, cells: int, *arguments: Argument, times: int = 1) -> None:
-    """Launches a kernel with a thread per cell, ``times`` over (``blockIdx.y``)."""
+    """Launches a kernel with a thread per cell, repeated ``times`` along ``blockIdx.y``."""
     launch(module, kernel, (-(-cells // THREADS), times, 1), (THREADS, 1, 1), *arguments)

@@ -92,7 +92,7 @@ extern "C" __global__ void advance(const float* __restrict__ cost, const signed 
     after[2 * volume + cell] = best.k - RADIUS;
 }
 
-// The step along an axis between neighboring candidates, in costs, and a picked candidate's place among them.
+// The index of a candidate in the cost, of its steps from 0 to 2R along axes 0, 1, 2.
 static __device__ inline int index_of(const int* at) {
     return (at[2] * SIDE + at[1]) * SIDE + at[0];
 }

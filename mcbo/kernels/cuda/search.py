@@ -53,12 +53,13 @@ def solve(
     slab, which smooths what the pass before picked and picks.
     """
     check_shapes(fixed, moving)
+    fixed, moving = fixed.contiguous(), moving.contiguous()
     height, width, depth = shape_of(fixed)
     passes = len(coupling_weights) + 1
     weights = (0.0, *map(float, coupling_weights), 0.0)
     module = module_of(search_radius)
     cost = empty_ring(fixed, search_radius=search_radius, rows=ring_rows(height, passes=passes, rows=rows))
-    picked = torch.empty((passes + 1, 3, height, width, depth), dtype=torch.int8, device=fixed.device)
+    picked = torch.empty((passes, 3, height, width, depth), dtype=torch.int8, device=fixed.device)
     total = fixed.new_zeros((3, height, width, depth))
     done = [0] * (passes + 1)  # the last turn picks no more, it only smooths
     for start in range(0, height, rows):
@@ -68,7 +69,7 @@ def solve(
             first, ready = done[k], height if stop == height else max(stop - k, 0)
             if first == ready:
                 continue
-            fields = cost, picked[max(k - 1, 0)], picked[k], total
+            fields = cost, picked[max(k - 1, 0)], picked[min(k, passes - 1)], total  # the last turn reads only
             sizes = height, width, depth, cost.shape[1], first, ready
             flags = int(k > 0), int(k > 1), int(k < passes)
             per_cell(launch, module, "advance", (ready - first) * width * depth, *fields, *sizes, weights[k], *flags)

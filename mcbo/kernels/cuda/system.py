@@ -86,10 +86,10 @@ def conjugate_gradient(
     size = dot(residual, z)
     enough = CG_TOLERANCE**2 * size
     for turn in range(rounds):
-        if turn % CHECK_EVERY == 0 and not bool(size > enough):
+        if turn % CHECK_EVERY == 0 and bool(size <= enough):
             break
         image = product(direction)
-        length = torch.where(size > enough, size / dot(direction, image).clamp(min=1e-30), 0.0).to(right.dtype)
+        length = torch.where(size <= enough, 0.0, size / dot(direction, image).clamp(min=1e-30)).to(right.dtype)
         x.addcmul_(direction, length)
         residual.addcmul_(image, length, value=-1)
         z = precondition(residual)
