@@ -4,12 +4,12 @@ That solves are the same for any slabs at R = 1, and whole presets with these ke
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
 import torch
-from helpers import TOLERANCE, TensorCounter, paper_config, random_tensor, run_register
+from helpers import TOLERANCE, TensorCounter, cascade_config, paper_config, random_tensor, run_register
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -278,3 +278,18 @@ def test_the_memory_model_agrees_where_features_are_streamed(twin: Twin, monkeyp
         run_register(images[0], images[1:], config, kernels=kernels, budget_gb=budget / 1e9)
     print(f"counted {counter.peak_bytes / 1e6:.1f} MB, model {model / 1e6:.1f} MB, budget {budget / 1e6:.1f} MB")
     assert 0.8 * model < counter.peak_bytes <= model <= budget
+
+
+def test_the_memory_model_of_the_cascade_agrees_too(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the start, whose batches have one size for all volumes; chunks as above."""
+    shape = (56, 48, 52)
+    for module in (features, memory_model):
+        monkeypatch.setattr(module, "CHUNK_VOXELS", shape[0] * shape[1] * shape[2] // 4)
+    config = replace(cascade_config(), start=None)
+    phantom = make_phantom(shape)
+    images = [image.to(twin.device) for image in (phantom.fixed, phantom.cet1, phantom.t2)]
+    with TensorCounter(images) as counter:
+        run_register(images[0], images[1:], config, kernels=twin.kernels)
+    model = config.peak_bytes(shape, movings=2, kernels=twin.kernels)
+    print(f"counted {counter.peak_bytes / 1e6:.1f} MB, model {model / 1e6:.1f} MB")
+    assert 0.8 * model < counter.peak_bytes <= 1.05 * model
