@@ -31,6 +31,10 @@ class Rigid:
         rotation, shift = (one.to(points.device, non_blocking=True) for one in (self.rotation, self.translation))
         return points @ rotation.T + shift
 
+    def after(self, first: "Rigid") -> "Rigid":
+        """The motion of ``first`` and then this one."""
+        return Rigid(self.rotation @ first.rotation, self.rotation @ first.translation + self.translation)
+
 
 def identity() -> Rigid:
     """No motion."""

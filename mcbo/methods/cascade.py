@@ -13,37 +13,47 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mcbo.core.field import check_finite, sample, shape_of
+from mcbo.core.field import check_finite, sample, sample_known, shape_of
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Judgement, Kernels, Masks, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import field_of_view
 from mcbo.methods.cascade_case import CascadeCase, prepare
 from mcbo.methods.config import MIN_CELLS, Group, Preset, Registration, check_size
-from mcbo.methods.judgement import JudgementSettings, judge, judge_cautious, mean_length
+from mcbo.methods.judgement import JudgementSettings, judge, judge_cautious, mean_length, shortened
 from mcbo.methods.memory_model import cascade_bytes, check_budget
+from mcbo.steps.appearance import predict
 from mcbo.steps.deformable_search import COST_BOX_ROUNDS, DeformStage, solve_stretched
 from mcbo.steps.gauss_newton import RefineStage, refine_by_gauss_newton
-from mcbo.steps.initialization import InitializationSettings, find_start
+from mcbo.steps.hypotheses import WORSE, Expected, HypothesisSettings, Overview, find_hypotheses
+from mcbo.steps.initialization import InitializationSettings
 from mcbo.steps.masked_search import SearchStage, search
 from mcbo.steps.mind import MindSettings, scale_to_one
+from mcbo.steps.rigid_refinement import refine_rigid
+
+LEAST_SIMILARITY = 0.01
+"""Used for a smaller one: it divides."""
 
 
 @dataclass(frozen=True)
-class RigidSearch:
-    """Settings of the search for a rigid motion (``masked_search.py``, ``rigid.py``).
+class RigidStages:
+    """Settings of the stages that improve a rigid motion (``rigid_refinement.py``), and of the cautious one.
 
     Attributes:
-        mind: its features.
-        stages: coarse to fine.
-        cautious: the one stage, started from no motion, where the evidence supports no other result.
-        coupling_weights: of the passes of the convex optimization, for one modality.
-        trim_keep: share of the cells that the rigid motion is fitted to.
+        mind: their features.
+        grid_spacings: g, voxels per cell, coarse to fine.
+        rounds: how often the moving images are warped and their features computed again, at each g.
+        iterations: of Gauss–Newton in each round.
+        cautious: the search from no motion, where it is improbable that anything was found (``masked_search.py``).
+        coupling_weights: of the passes of its convex optimization, for one modality.
+        trim_keep: share of its cells that the rigid motion is fitted to (``rigid.py``).
         trim_rounds: of that fit at most.
     """
 
     mind: MindSettings
-    stages: tuple[SearchStage, ...]
+    grid_spacings: tuple[int, ...]
+    rounds: int
+    iterations: int
     cautious: SearchStage
     coupling_weights: tuple[float, ...]
     trim_keep: float
@@ -84,8 +94,11 @@ class CascadeConfig(Preset):
 
     Attributes:
         name: of the preset.
-        start: the search for a start from far away, or None to start from no motion.
-        search: for a rigid motion.
+        start: the search for motions from far away, or None to start from no motion only.
+        hypotheses: the search for rigid motions, and what chance finds.
+        expected: how far apart the images are before registration.
+        appearance: rounds in which the moving image's appearance is predicted from the fixed one's, and the motion improved.
+        rigid: stages that improve the rigid motion.
         deformation: searched, on top of it.
         refinement: of what was found.
         judgement: of the result.
@@ -96,7 +109,10 @@ class CascadeConfig(Preset):
 
     name: str
     start: InitializationSettings | None
-    search: RigidSearch
+    hypotheses: HypothesisSettings
+    expected: Expected
+    appearance: int
+    rigid: RigidStages
     deformation: DeformableSearch
     refinement: GaussNewton
     judgement: JudgementSettings
@@ -109,11 +125,11 @@ class CascadeConfig(Preset):
     def feature_reach(self) -> int:
         """How far the features of any stage see, voxels."""
         stages: list[RefineStage | DeformStage] = [*self.refinement.stages, *self.deformation.stages]
-        return max([self.search.mind.reach, *(stage.mind.reach for stage in stages)])
+        return max([self.rigid.mind.reach, *(stage.mind.reach for stage in stages)])
 
     @property
     def _searches(self) -> list[SearchStage | DeformStage]:
-        return [*self.search.stages, *self.deformation.stages]
+        return [self.rigid.cautious, *self.deformation.stages]
 
     def register(
         self,
@@ -163,12 +179,11 @@ class CascadeConfig(Preset):
         return height, width, depth
 
     def doubt(self, judgement: Judgement) -> str | None:
-        least = self.judgement.doubtful_similarity
-        if judgement.confidence >= least:
+        if judgement.confidence >= self.judgement.doubtful:
             return None
         return (
-            f"low confidence: similarity {judgement.confidence:.2f}; unrelated images have 0, right results mostly more than "
-            f"{least:.2f} ({judgement.chosen} result)"
+            f"low confidence: {judgement.confidence:.2f} that the images were aligned; with their mirror images it looks no "
+            f"different ({judgement.chosen} result)"
         )
 
 
@@ -189,7 +204,10 @@ def register_cascade(
     """
     fixed, movings = scale_to_one(fixed), [scale_to_one(moving) for moving in group.movings]
     share = share_of_case / (
-        len(config.search.stages) + len(config.deformation.stages) + sum(stage.rounds for stage in config.refinement.stages) + 4
+        len(config.rigid.grid_spacings)
+        + len(config.deformation.stages)
+        + sum(stage.rounds for stage in config.refinement.stages)
+        + 4
     )
     with timer.stage("masks", work=share):
         known = group.masks or Masks(field_of_view(fixed), tuple(field_of_view(moving) for moving in movings))
@@ -204,25 +222,39 @@ def register_cascade(
             timer=timer,
             share=share,
         )
-    if config.start:
-        with timer.stage("start", work=share):
-            case.motion = find_start(
-                fixed, case.whole_mask, movings, case.masks, spacing_mm=spacing_mm, settings=config.start, kernels=kernels
-            )
-    for stage in config.search.stages:
-        search_rigid(case, stage, config)
+    with timer.stage("start", work=share):
+        hypotheses = find_hypotheses(
+            fixed,
+            case.whole_mask,
+            movings,
+            case.masks,
+            spacing_mm=spacing_mm,
+            start=config.start,
+            settings=config.hypotheses,
+            expected=config.expected,
+            kernels=kernels,
+        )
+        case.motion = hypotheses.motions[hypotheses.best]
+        if config.appearance:
+            improve_by_appearance(case, fixed, config)
+    for spacing in config.rigid.grid_spacings:
+        improve_rigid(case, spacing, config)
     linear = case.rigid_displacement()
     check_finite(linear, "search")
     full = refine(case, search_deformed(case, linear, config), config)
     check_finite(full, "refine")
     with timer.stage("judge", work=2 * share):
-        judgement = judge(case, {"identity": torch.zeros_like(linear), "rigid": linear, "full": full}, config.judgement)
+        candidates = {"identity": torch.zeros_like(linear), "rigid": linear, "full": full}
+        judgement = judge(case, candidates, hypotheses, config.judgement)
     extent = 1.0
     if judgement.chosen == "cautious":
         case.motion = rigid.identity()
-        search_rigid(case, config.search.cautious, config)
+        search_rigid(case, config.rigid.cautious, config)
         linear = case.rigid_displacement()
-        extent = min(1.0, config.judgement.cautious_reach / max(mean_length(case, linear), 1e-6))
+        length = mean_length(case, linear)
+        expected = config.expected.shift_mm(spacing_mm) / min(spacing_mm)
+        extent = shortened(length, probability=judgement.confidence, expected=expected)
+        extent = min(extent, config.judgement.cautious_reach / max(length, 1e-6))
         judgement = judge_cautious(case, linear * extent, judgement, config.judgement)
     if judgement.chosen == "identity":
         return fixed.new_zeros((1, 3, *shape_of(fixed))), judgement
@@ -236,16 +268,68 @@ def register_cascade(
     return whole, judgement
 
 
+def improve_by_appearance(case: CascadeCase, fixed: Volume, config: CascadeConfig) -> None:
+    """Improves the motion on an overview, in which the fixed image looks as the moving one would there."""
+    overview = Overview(
+        fixed,
+        case.whole_mask,
+        case.movings,
+        case.masks,
+        spacing_mm=case.spacing_mm,
+        settings=config.hypotheses,
+        kernels=case.kernels,
+    )
+    moving, seen = overview.movings[0]
+    for _ in range(config.appearance):
+        moved, known = sample_known(moving, seen, overview.displacement(case.motion), offset=(0, 0, 0))
+        overview.look_at(predict(overview.fixed, overview.known, moved, known.to(moved.dtype)))
+        _, case.motion = overview.refine(case.motion)
+
+
+def improve_rigid(case: CascadeCase, spacing: int, config: CascadeConfig) -> None:
+    """Improves the motion with the features of all cells; the most similar one is kept."""
+    if min(cells.cell_shape(case.shape, spacing)) < MIN_CELLS:
+        return
+    device = case.fixed.device
+    voxel_mm = torch.tensor(case.spacing_mm, dtype=torch.float64).to(device, non_blocking=True)
+    axes = [
+        place + begin for place, begin in zip(cells.cell_centers(case.shape, spacing, device=device), case.offset, strict=True)
+    ]
+    places_mm = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) * voxel_mm
+    best = -math.inf, case.motion
+    for turn in range(config.rigid.rounds + 1):
+        grid = case.on_grid(case.rigid_displacement(), spacing=spacing, mind=config.rigid.mind)
+        with case.timer.stage(f"rigid {spacing}", work=case.share / (config.rigid.rounds + 1)):
+            score = float(grid.similarity())
+            if score > best[0]:
+                best = score, case.motion
+            elif score < best[0] - WORSE:
+                break
+            if turn == config.rigid.rounds:
+                break
+            first = refine_rigid(
+                grid.fixed,
+                grid.known,
+                grid.modalities,
+                places_mm=places_mm,
+                cell_mm=voxel_mm * spacing,
+                iterations=config.rigid.iterations,
+                kernels=case.kernels,
+            )
+            case.motion = case.motion.after(first)
+    case.motion = best[1]
+
+
 def search_rigid(case: CascadeCase, stage: SearchStage, config: CascadeConfig) -> None:
     """One stage of the search: displacements of cells, and the rigid motion that most of them agree on."""
     if min(cells.cell_shape(case.shape, stage.grid_spacing)) < MIN_CELLS:
         return
-    grid = case.on_grid(case.rigid_displacement(), spacing=stage.grid_spacing, mind=config.search.mind)
+    grid = case.on_grid(case.rigid_displacement(), spacing=stage.grid_spacing, mind=config.rigid.mind)
     with case.timer.stage(f"search {stage.grid_spacing}", work=case.share):
         found = search(
             *grid.joint(),
             search_radius=stage.search_radius,
-            coupling_weights=[weight * len(grid.modalities) for weight in config.search.coupling_weights],
+            coupling_weights=[weight * len(grid.modalities) for weight in config.rigid.coupling_weights],
             consistency_rounds=config.consistency_rounds,
             kernels=case.kernels,
         )
@@ -268,8 +352,8 @@ def _fit(case: CascadeCase, known: Tensor, found: Displacement, spacing: int, co
         points * spacing_mm,
         case.motion.apply(targets * spacing_mm),
         share.double()[inside],
-        keep=config.search.trim_keep,
-        rounds=config.search.trim_rounds,
+        keep=config.rigid.trim_keep,
+        rounds=config.rigid.trim_rounds,
     )
 
 
@@ -279,6 +363,7 @@ def search_deformed(case: CascadeCase, displacement: Displacement, config: Casca
         if min(cells.cell_shape(case.shape, stage.grid_spacing)) < MIN_CELLS:
             continue
         grid = case.on_grid(displacement, spacing=stage.grid_spacing, mind=stage.mind)
+        stiffness = max(stage.clear / max(float(grid.similarity()), LEAST_SIMILARITY), 1.0) ** 2
         with case.timer.stage(f"deform {stage.grid_spacing}", work=case.share):
             found = search(
                 *grid.joint(),
@@ -286,7 +371,7 @@ def search_deformed(case: CascadeCase, displacement: Displacement, config: Casca
                 coupling_weights=[weight * len(grid.modalities) for weight in config.deformation.coupling_weights],
                 consistency_rounds=config.consistency_rounds,
                 kernels=case.kernels,
-                solve=partial(solve_stretched, stretching=stage.stretching * len(grid.modalities)),
+                solve=partial(solve_stretched, stretching=stage.stretching * len(grid.modalities) * stiffness),
                 box_rounds=COST_BOX_ROUNDS,
             )
             displacement = compose(case, displacement, cells.to_voxels(found, case.shape, stage.grid_spacing))

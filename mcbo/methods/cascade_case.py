@@ -9,11 +9,12 @@ from torch import Tensor
 from mcbo.core.field import sample_known, shape_of
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Features, Kernels, Mask, Masks, Shape, Triple, Volume
-from mcbo.geometry import rigid
+from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import bounding_box, fill_outside
 from mcbo.kernels import features_source
 from mcbo.steps.gauss_newton import Modality
 from mcbo.steps.mind import FeatureSource, MindSettings
+from mcbo.steps.similarity import similarities
 
 
 @dataclass
@@ -96,6 +97,13 @@ class OnGrid:
         fixed = self.fixed.repeat(1, len(self.modalities), 1, 1, 1)
         moving = torch.cat([m.features for m in self.modalities], dim=1)
         return fixed, moving, self.known, torch.stack([m.known for m in self.modalities]).amin(dim=0)
+
+    def similarity(self) -> Tensor:
+        """The highest similarity of a modality, times the root of the share of the fixed image with a counterpart: a float64."""
+        shared = [self.known * (m.known > cells.KNOWN_CELL_SHARE) for m in self.modalities]
+        overlap = torch.stack([weight.sum() for weight in shared]).amin() / self.known.sum().clamp(min=1e-6)
+        scores = [similarities(self.fixed, m.features, weight) for m, weight in zip(self.modalities, shared, strict=True)]
+        return torch.cat(scores).amax() * overlap.double().clamp(max=1).sqrt()
 
 
 def prepare(

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, replace
 
 from mcbo.core.errors import InputError
-from mcbo.methods.cascade import CascadeConfig, DeformableSearch, GaussNewton, RigidSearch
+from mcbo.methods.cascade import CascadeConfig, DeformableSearch, GaussNewton, RigidStages
 from mcbo.methods.config import Level, Preset
 from mcbo.methods.judgement import JudgementSettings
 from mcbo.methods.multilevel import MultilevelConfig
 from mcbo.steps.adam import AdamSettings
 from mcbo.steps.deformable_search import DeformStage
 from mcbo.steps.gauss_newton import RefineStage
+from mcbo.steps.hypotheses import Expected, HypothesisSettings
 from mcbo.steps.initialization import InitializationSettings
 from mcbo.steps.masked_search import SearchStage
 from mcbo.steps.mind import MindSettings
@@ -31,16 +32,22 @@ _RADIUS = 4  # docs/method.md, step 2
 # docs/method.md, "The preset cascade"; docs/ablation.md has what each number was chosen by.
 _CASCADE = CascadeConfig(
     name="cascade",
-    start=InitializationSettings(
-        cells=32, check_cells=64, max_degrees=20.0, step_degrees=10.0, min_overlap=0.25, kept=2, least_gain=0.02
+    start=InitializationSettings(cells=32, max_degrees=20.0, step_degrees=10.0, min_overlap=0.25, kept=2),
+    hypotheses=HypothesisSettings(
+        cells=96,
+        mind=MindSettings(radius=1, dilation=1),
+        pooled=2,
+        rounds=3,
+        iterations=3,
+        mirrors=((0,), (1,), (2,), (0, 1, 2)),
     ),
-    search=RigidSearch(
+    expected=Expected(voxels=10.0, mm=None, degrees=3.0),
+    appearance=0,
+    rigid=RigidStages(
         mind=MindSettings(radius=3, dilation=3),
-        stages=(
-            SearchStage(grid_spacing=6, search_radius=4),
-            SearchStage(grid_spacing=4, search_radius=3),
-            SearchStage(grid_spacing=3, search_radius=2),
-        ),
+        grid_spacings=(6, 4),
+        rounds=3,
+        iterations=3,
         cautious=SearchStage(grid_spacing=4, search_radius=1),
         coupling_weights=_COUPLING_WEIGHTS,
         trim_keep=0.5,
@@ -58,13 +65,13 @@ _CASCADE = CascadeConfig(
     judgement=JudgementSettings(
         grid_spacing=3,
         mind=MindSettings(radius=1, dilation=2),
-        evidence_mind=MindSettings(radius=2, dilation=2),
-        full_gain=0.002,
-        least_rise=2.0,
-        least_correlation=3.0,
-        doubtful_similarity=0.2,
-        clear_gain=0.15,
+        even=4.0,
+        odds=2.0,
+        even_nearby=2.3,
+        odds_nearby=1.2,
+        doubtful=0.5,
         cautious_reach=1.9,
+        full_gain=0.002,
         small_motion=1.5,
         small_gain=0.08,
     ),
@@ -116,11 +123,16 @@ _COMULIS3DCLEM = Task(
             deformation=replace(
                 _CASCADE.deformation,
                 stages=tuple(
-                    DeformStage(grid_spacing=g, search_radius=2, mind=MindSettings(radius=2, dilation=2), stretching=3.0)
+                    DeformStage(
+                        grid_spacing=g, search_radius=2, mind=MindSettings(radius=2, dilation=2), stretching=3.0, clear=0.4
+                    )
                     for g in (4, 3, 2)
                 ),
             ),
             refinement=replace(_CASCADE.refinement, stages=()),
+            expected=replace(_CASCADE.expected, voxels=20.0),
+            appearance=2,
+            rigid=replace(_CASCADE.rigid, grid_spacings=()),
             modality_fusion=None,
         ),
         "mcbo2024": MultilevelConfig(

@@ -39,7 +39,7 @@ def report_page(run: RunFindings) -> str:
     count = len(run.cases)
     failures = [(pair.name, pair.error) for case in run.cases for pair in case.pairs if pair.error]
     settings = run.report.config.get("judgement")
-    doubtful = settings.get("doubtful_similarity") if isinstance(settings, dict) else None
+    doubtful = settings.get("doubtful") if isinstance(settings, dict) else None
     return pages.get_template("report.html").render(
         title=f"Registration of {count} {'case' if count == 1 else 'cases'}: {run.path.parent.resolve().name}",
         about=_about(run, failed=len(failures)),

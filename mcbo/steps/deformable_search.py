@@ -34,13 +34,15 @@ class DeformStage:
         grid_spacing: g, voxels per cell.
         search_radius: R, cells.
         mind: its features.
-        stretching: λ, weight of the squared differences of neighbors.
+        stretching: λ, weight of the squared differences of neighbors, for images that are as similar as ``clear`` ...
+        clear: ... or more; for a similarity S below it, λ is multiplied by (clear/S)².
     """
 
     grid_spacing: int
     search_radius: int
     mind: MindSettings
     stretching: float
+    clear: float
 
 
 def solve_stretched(

@@ -233,7 +233,7 @@ def _lagged_product(values: Tensor, axis: int, lag: int) -> float:
     return float((values.narrow(axis, 0, kept) * values.narrow(axis, lag, kept)).sum(dtype=torch.float64))
 
 
-def robust_weight(distance: Tensor, known: Tensor, mean: float) -> Tensor:
+def robust_weight(distance: Tensor, known: Tensor, mean: float | Tensor) -> Tensor:
     """4·(s/(s + r))², r the feature distance smoothed over known cells: 1 where r = s, up to 4 where the features agree."""
     weights = known + 1e-4
     smoothed = box_sum(distance * weights, size=3) / box_sum(weights, size=3)

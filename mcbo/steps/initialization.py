@@ -1,16 +1,16 @@
-"""Rigid initialization: the motion under which the features of two coarse images correlate most.
+"""Coarse search: the poses under which the features of two coarse images correlate most.
 
 For each of a ball of rotations, the masked, normalized correlation of the rotated moving image's features with the fixed ones
 is computed for all translations at once by Fourier transforms (after Padfield, IEEE TIP 2012). The best few are improved by a
-pattern search of the same score and compared with no motion on a finer grid with other features.
+pattern search of the same score. ``hypotheses.py`` follows them up.
 
 The grids are so coarse that a GPU takes longer to be told what to do than to do it, so poses are done in batches, and the host
 waits once for the scores of a batch. Where ``Kernels.batch`` is 1, each pose is done by itself.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -25,12 +25,13 @@ from mcbo.steps.similarity import similarities
 APART_CELLS = 3.0
 APART_DEGREES = 15.0
 """Two starts are different if they are further apart than one of these."""
-PATTERN = ((5.0, 1.0), (2.5, 0.5))
+PATTERN = 5.0, 1.0
 """Steps of the pattern search: degrees, and cells."""
 MOVES = 8
-"""Of the pattern search with each step, at most."""
+"""Of the pattern search, at most."""
 MIND_RADIUS = 1
-"""Cells, on both grids."""
+MIND_DILATION = 1
+"""Cells."""
 BATCH_BYTES = 1e9
 """What a batch of several poses may take."""
 _COPIES = 6
@@ -40,24 +41,20 @@ _TIE_PER_MM2 = 1e-9
 
 @dataclass(frozen=True)
 class InitializationSettings:
-    """The search for an initial rigid motion.
+    """The coarse search.
 
     Attributes:
         cells: along the longest side of the grid that is searched.
-        check_cells: of the grid on which candidates are checked.
         max_degrees, step_degrees: of the rotations.
         min_overlap: share of the smaller field of view that has to be compared.
         kept: how many of the best are followed up.
-        least_gain: similarity that a start must gain over no motion.
     """
 
     cells: int
-    check_cells: int
     max_degrees: float
     step_degrees: float
     min_overlap: float
     kept: int
-    least_gain: float
 
 
 @dataclass(frozen=True)
@@ -68,47 +65,12 @@ class Pose:
     shift_mm: Triple
 
 
-NO_MOTION = Pose((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
-
-
 def motions_of(poses: Sequence[Pose], shape: Shape, spacing_mm: Triple) -> rigid.Rigid:
     """B poses as motions of points in a volume."""
     center = torch.tensor([(n - 1) / 2 * s for n, s in zip(shape, spacing_mm, strict=True)], dtype=torch.float64)
     turned = rigid.rotations_of([pose.rotation_deg for pose in poses])
     shifts = torch.tensor([pose.shift_mm for pose in poses], dtype=torch.float64)
     return rigid.Rigid(turned, center + shifts - turned @ center)
-
-
-def find_start(
-    fixed: Volume,
-    mask: Mask,
-    movings: Sequence[Volume],
-    masks: Sequence[Mask],
-    *,
-    spacing_mm: Triple,
-    settings: InitializationSettings,
-    kernels: Kernels,
-) -> rigid.Rigid:
-    """The rigid motion to start from; no motion, unless another is clearly better.
-
-    ``mask`` belongs to the fixed image, ``masks`` to the moving ones; images and masks are ``(1, 1, H, W, D)``, of one shape.
-    """
-    coarse = partial(Coarse, fixed, mask, movings, masks, spacing_mm=spacing_mm, kernels=kernels)
-    search = coarse(size=settings.cells, dilation=1)
-    kept: list[Pose] = []
-    for score, pose in search.correlate(ball(settings.max_degrees, settings.step_degrees), min_overlap=settings.min_overlap):
-        if score > 0 and all(_are_apart(pose, other, max(search.cell_mm)) for other in kept):
-            kept.append(pose)
-        if len(kept) == settings.kept:
-            break
-    check = coarse(size=settings.check_cells, dilation=2)
-    best, best_score = NO_MOTION, check.scores([NO_MOTION], min_overlap=0.0)[0] + settings.least_gain
-    climbed = search.climb(kept, min_overlap=settings.min_overlap)
-    for pose, score in zip(climbed, check.scores(climbed, min_overlap=settings.min_overlap), strict=True):
-        if score > best_score:
-            best, best_score = pose, score
-    motion = motions_of([best], shape_of(fixed), spacing_mm)
-    return rigid.Rigid(motion.rotation[0], motion.translation[0])
 
 
 def ball(max_degrees: float, step_degrees: float) -> list[Triple]:
@@ -122,8 +84,8 @@ def ball(max_degrees: float, step_degrees: float) -> list[Triple]:
 class Coarse:
     """Images on a coarse grid that is nearly isotropic in millimeters, and their similarity under a pose.
 
-    ``size`` is the number of cells along the longest side, ``dilation`` that of the features, cells; the rest as in
-    ``find_start``.
+    ``size`` is the number of cells along the longest side. ``mask`` belongs to the fixed image, ``masks`` to the moving ones;
+    images and masks are ``(1, 1, H, W, D)``, of one shape.
     """
 
     def __init__(
@@ -135,7 +97,6 @@ class Coarse:
         *,
         spacing_mm: Triple,
         size: int,
-        dilation: int,
         kernels: Kernels,
     ) -> None:
         sides = list(zip(shape_of(fixed), spacing_mm, strict=True))
@@ -143,7 +104,7 @@ class Coarse:
         steps = [min(max(1, round(longest / size / s)), n) for n, s in sides]  # up to the whole axis, where it is thin
         self._spacing = steps[0], steps[1], steps[2]
         self.cell_mm = steps[0] * spacing_mm[0], steps[1] * spacing_mm[1], steps[2] * spacing_mm[2]
-        self._dilation, self._kernels = dilation, kernels
+        self._kernels = kernels
         image, self._known = self._pool(fixed, mask)
         pooled = [self._pool(moving, m) for moving, m in zip(movings, masks, strict=True)]
         self._movings, self._seen = (torch.cat(volumes, dim=1) for volumes in zip(*pooled, strict=True))
@@ -151,15 +112,33 @@ class Coarse:
         self._shape = shape_of(image)
         self._full = max(float(torch.cat([self._known, self._seen], dim=1).sum(dim=(2, 3, 4)).amin()), 1.0)
 
+    def mirrored(self, axes: Sequence[int]) -> "Coarse":
+        """The same fixed image, and the moving images mirrored along some of the axes 0, 1, 2."""
+        other = copy.copy(self)
+        dims = [axis + 2 for axis in axes]
+        other._movings, other._seen = self._movings.flip(dims), self._seen.flip(dims)
+        return other
+
+    def best_poses(self, settings: InitializationSettings) -> list[Pose]:
+        """The best few that are apart from each other, improved."""
+        kept: list[Pose] = []
+        rotations = ball(settings.max_degrees, settings.step_degrees)
+        for score, pose in self.correlate(rotations, min_overlap=settings.min_overlap):
+            if score > 0 and all(_are_apart(pose, other, max(self.cell_mm)) for other in kept):
+                kept.append(pose)
+            if len(kept) == settings.kept:
+                break
+        return self.climb(kept, min_overlap=settings.min_overlap)
+
     def _pool(self, volume: Volume, mask: Mask) -> tuple[Volume, Tensor]:
         means, covered = cells.pool(volume, mask.to(volume.dtype), self._spacing)
         known = covered > cells.KNOWN_CELL_SHARE
-        return fill_outside(means, known, reach=MIND_RADIUS + self._dilation), known.to(volume.dtype)
+        return fill_outside(means, known, reach=MIND_RADIUS + MIND_DILATION), known.to(volume.dtype)
 
     def _features(self, volumes: Volume) -> Features:
         """MIND-SSC features of any number of volumes, ``(N, 1, h, w, d)``."""
         parts = torch.split(volumes, self._kernels.batch)
-        return torch.cat([self._kernels.mind_ssc(part, radius=MIND_RADIUS, dilation=self._dilation) for part in parts])
+        return torch.cat([self._kernels.mind_ssc(part, radius=MIND_RADIUS, dilation=MIND_DILATION) for part in parts])
 
     def _batches(self, poses: Sequence[Pose], *, bytes_each: float) -> Iterator[Sequence[Pose]]:
         """As many poses at once as the kernels want and ``BATCH_BYTES`` allows."""
@@ -192,24 +171,24 @@ class Coarse:
         return scores
 
     def climb(self, poses: Sequence[Pose], *, min_overlap: float) -> list[Pose]:
-        """Pattern search from each pose: to the best of its twelve neighbors, while it is a better one, in ever smaller steps.
+        """Pattern search from each pose: to the best of its twelve neighbors, while it is a better one.
 
         (The best, not the first better one: the order of axes and directions must not decide.)
         """
         found, best = list(poses), self.scores(poses, min_overlap=min_overlap)
-        for degrees, share in PATTERN:
-            steps = [degrees] * 3 + [share * max(self.cell_mm)] * 3
-            climbing = list(range(len(found)))
-            for _ in range(MOVES):
-                neighbors = [_neighbors(found[n], steps) for n in climbing]
-                scores = iter(self.scores([pose for around in neighbors for pose in around], min_overlap=min_overlap))
-                still = []
-                for n, around in zip(climbing, neighbors, strict=True):
-                    score, other = max(((next(scores), pose) for pose in around), key=lambda item: item[0])
-                    if score > best[n] + 1e-6:
-                        best[n], found[n] = score, other
-                        still.append(n)
-                climbing = still
+        degrees, share = PATTERN
+        steps = [degrees] * 3 + [share * max(self.cell_mm)] * 3
+        climbing = list(range(len(found)))
+        for _ in range(MOVES):
+            neighbors = [_neighbors(found[n], steps) for n in climbing]
+            scores = iter(self.scores([pose for around in neighbors for pose in around], min_overlap=min_overlap))
+            still = []
+            for n, around in zip(climbing, neighbors, strict=True):
+                score, other = max(((next(scores), pose) for pose in around), key=lambda item: item[0])
+                if score > best[n] + 1e-6:
+                    best[n], found[n] = score, other
+                    still.append(n)
+            climbing = still
         return found
 
     def correlate(self, rotations: Sequence[Triple], *, min_overlap: float) -> list[tuple[float, Pose]]:

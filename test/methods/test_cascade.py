@@ -105,7 +105,7 @@ def test_noise_is_not_believed(head: Phantom) -> None:
     displacement, judgement = run(head.cet1, noise)
     assert mean_length(displacement) < 2
     assert judgement.chosen in ("cautious", "identity")
-    assert judgement.confidence < cascade_config().judgement.doubtful_similarity
+    assert judgement.confidence < cascade_config().judgement.doubtful
 
 
 @pytest.mark.parametrize("axes", [(2,), (3,), (4,), (2, 3, 4)])
@@ -153,4 +153,4 @@ def test_small_volumes_are_done_too() -> None:
 def test_a_constant_image_stays_where_it_is(head: Phantom) -> None:
     displacement, judgement = run(head.fixed, torch.full_like(head.fixed, 5.0))
     assert mean_length(displacement) < 2
-    assert judgement.confidence < cascade_config().judgement.doubtful_similarity
+    assert judgement.confidence < cascade_config().judgement.doubtful

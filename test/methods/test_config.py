@@ -25,8 +25,8 @@ def test_weights_sum_to_one_and_levels_go_from_coarse_to_fine(config: Multilevel
 
 @pytest.mark.parametrize("config", CASCADES, ids=lambda c: c.name)
 def test_stages_of_a_cascade_go_from_coarse_to_fine(config: CascadeConfig) -> None:
-    for stages in (config.search.stages, config.deformation.stages, config.refinement.stages):
-        spacings = [stage.grid_spacing for stage in stages]
+    several = [[stage.grid_spacing for stage in stages] for stages in (config.deformation.stages, config.refinement.stages)]
+    for spacings in (list(config.rigid.grid_spacings), *several):
         assert spacings == sorted(spacings, reverse=True)
     assert config.feature_reach == 6
 

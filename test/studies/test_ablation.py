@@ -75,12 +75,12 @@ def test_places_in_lists_lists_and_nothing() -> None:
 
 
 def test_the_other_kind_of_method_changes_as_well() -> None:
-    change = "cascade:refinement.stages.0.grid_spacing=5; search.stages.2.search_radius=1; start=None; deformation.stages=()"
+    change = "cascade:refinement.stages.0.grid_spacing=5; rigid.cautious.search_radius=2; start=None; deformation.stages=()"
     config = parse_change(change, task=TASK).config
     assert isinstance(config, CascadeConfig)
     stages = CASCADE.refinement.stages
     assert [stage.grid_spacing for stage in config.refinement.stages] == [5, *(stage.grid_spacing for stage in stages[1:])]
-    assert (config.search.stages[2].search_radius, config.start, config.deformation.stages) == (1, None, ())
+    assert (config.rigid.cautious.search_radius, config.start, config.deformation.stages) == (2, None, ())
     assert replace_field(CASCADE, "refinement.stages", (), who="test").refinement.stages == ()
     with pytest.raises(InputError, match=r"test: grid_spacing: expected int, got 0\.5"):
         replace_field(CASCADE, "refinement.stages.1.grid_spacing", 0.5, who="test")

@@ -1,0 +1,289 @@
+"""Rigid motions worth following up, and what the same search finds where there is nothing to find.
+
+The poses of a coarse search (``initialization.py``) and no motion are improved by Gauss–Newton (``rigid_refinement.py``) on a
+coarse grid. The same is done with the moving images mirrored: they have the same texture, contrast and field of view, but
+nothing in them belongs where it lies. So their best scores say what a search finds by chance in this very pair, and the score
+of a right motion is far above them.
+"""
+
+import copy
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mcbo.core.field import sample_known, shape_of
+from mcbo.core.types import Features, Kernels, Mask, Triple, Volume
+from mcbo.geometry import cells, rigid
+from mcbo.geometry.mask import fill_outside
+from mcbo.steps.gauss_newton import Modality
+from mcbo.steps.initialization import Coarse, InitializationSettings, motions_of
+from mcbo.steps.mind import MindSettings
+from mcbo.steps.rigid_refinement import refine_rigid
+from mcbo.steps.similarity import similarities
+
+WORSE = 0.003
+"""Similarity: a round that loses more than this is the last."""
+SPREAD = 0.01, 0.03
+"""Bounds of the spread of scores found by chance: of so few, it is not known well."""
+_TAIL = 4.0
+"""Degrees of freedom of the prior: as in a t distribution, so that strong evidence overrules it."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How far apart images are before registration, for most pairs: the scale of a prior with heavy tails.
+
+    Attributes:
+        voxels: of the center of the fixed field of view, in the shortest side of a voxel; ...
+        mm: ... or in millimeters, if not None.
+        degrees: of the rotation.
+    """
+
+    voxels: float
+    mm: float | None
+    degrees: float
+
+    def shift_mm(self, spacing_mm: Triple) -> float:
+        """The expected shift, mm."""
+        return self.voxels * min(spacing_mm) if self.mm is None else self.mm
+
+    def log_prior(self, motion: rigid.Rigid, center_mm: Tensor, spacing_mm: Triple) -> float:
+        """Log probability density of a motion, relative to none: at most 0."""
+        shift = float((motion.apply(center_mm[None])[0] - center_mm).norm())
+        cosine = (float(torch.trace(motion.rotation)) - 1) / 2
+        degrees = math.degrees(math.acos(min(max(cosine, -1.0), 1.0)))
+        squared = (shift / self.shift_mm(spacing_mm)) ** 2 + (degrees / self.degrees) ** 2
+        return -(_TAIL + 6) / 2 * math.log1p(squared / _TAIL)
+
+
+@dataclass(frozen=True)
+class HypothesisSettings:
+    """Settings of this step.
+
+    Attributes:
+        cells: along the longest side of the overview.
+        mind: its features, cells of it.
+        pooled: of these, along each axis, make a cell of the grid that is refined on.
+        rounds: how often images are warped again.
+        iterations: of Gauss–Newton in each round.
+        mirrors: axes along which moving images are mirrored, for each of the searches by chance.
+    """
+
+    cells: int
+    mind: MindSettings
+    pooled: int
+    rounds: int
+    iterations: int
+    mirrors: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Scores of searches where there is nothing to find; at least three."""
+
+    scores: tuple[float, ...]
+
+    def deviations(self, score: float) -> float:
+        """How many standard deviations a score is above the best found by chance.
+
+        The best may stand out, as a mirrored brain is a little like a brain; the deviation is that of the others.
+        """
+        *others, best = sorted(self.scores)
+        least, most = SPREAD
+        return (score - best) / min(max(statistics.stdev(others), least), most)
+
+    def deviations_from_mean(self, score: float) -> float:
+        """The same, above their mean."""
+        return (score - statistics.fmean(self.scores)) / max(statistics.stdev(self.scores), SPREAD[0])
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """What a search found.
+
+    Attributes:
+        motions: of the fixed points, mm; the first was found from no motion.
+        scores: of each.
+        chance: the best score of each search by chance.
+        chance_nearby: the score of each, found from no motion.
+        best: number of the most probable motion, given scores and prior.
+    """
+
+    motions: tuple[rigid.Rigid, ...]
+    scores: tuple[float, ...]
+    chance: Chance
+    chance_nearby: Chance
+    best: int
+
+    @property
+    def deviations(self) -> float:
+        """By how many standard deviations the best motion is above chance."""
+        return self.chance.deviations(self.scores[self.best])
+
+    @property
+    def deviations_nearby(self) -> float:
+        """The same of the motion found from no motion, above what chance finds on average."""
+        return self.chance_nearby.deviations_from_mean(self.scores[0])
+
+
+def find_hypotheses(
+    fixed: Volume,
+    mask: Mask,
+    movings: Sequence[Volume],
+    masks: Sequence[Mask],
+    *,
+    spacing_mm: Triple,
+    start: InitializationSettings | None,
+    settings: HypothesisSettings,
+    expected: Expected,
+    kernels: Kernels,
+) -> Hypotheses:
+    """Searches for the rigid motion of the fixed points, and by chance.
+
+    ``mask`` belongs to the fixed image, ``masks`` to the moving ones; images and masks are ``(1, 1, H, W, D)``, of one shape.
+    Without ``start``, only from no motion.
+    """
+    overview = Overview(fixed, mask, movings, masks, spacing_mm=spacing_mm, settings=settings, kernels=kernels)
+    coarse = Coarse(fixed, mask, movings, masks, spacing_mm=spacing_mm, size=start.cells, kernels=kernels) if start else None
+    found = []
+    for axes in ((), *settings.mirrors):
+        poses = coarse.mirrored(axes).best_poses(start) if coarse and start else []
+        motions = motions_of(poses, shape_of(fixed), spacing_mm) if poses else None
+        starts = [rigid.Rigid(motions.rotation[n], motions.translation[n]) for n in range(len(poses))] if motions else []
+        here = overview.mirrored(axes)
+        found.append([here.refine(motion) for motion in (rigid.identity(), *starts)])
+    scores, moved = zip(*found[0], strict=True)
+    chance = Chance(tuple(max(score for score, _ in other) for other in found[1:]))
+    nearby = Chance(tuple(other[0][0] for other in found[1:]))
+    center = overview.center_mm()
+
+    def log_posterior(number: int) -> float:
+        above = chance.deviations_from_mean(scores[number])
+        return above * abs(above) / 2 + expected.log_prior(moved[number], center, spacing_mm)
+
+    return Hypotheses(moved, scores, chance, nearby, best=max(range(len(moved)), key=log_posterior))
+
+
+class Overview:
+    """Images pooled to a grid that is nearly isotropic in millimeters, and their features, pooled once more."""
+
+    def __init__(
+        self,
+        fixed: Volume,
+        mask: Mask,
+        movings: Sequence[Volume],
+        masks: Sequence[Mask],
+        *,
+        spacing_mm: Triple,
+        settings: HypothesisSettings,
+        kernels: Kernels,
+    ) -> None:
+        self._settings, self._kernels = settings, kernels
+        sides = list(zip(shape_of(fixed), spacing_mm, strict=True))
+        longest = max(n * s for n, s in sides)
+        steps = [min(max(1, round(longest / settings.cells / s)), n) for n, s in sides]
+        self._spacing = steps[0], steps[1], steps[2]
+        self.voxel_mm = steps[0] * spacing_mm[0], steps[1] * spacing_mm[1], steps[2] * spacing_mm[2]
+        groups = [
+            min(max(1, round(settings.pooled * min(self.voxel_mm) / mm)), math.ceil(n / step))
+            for mm, (n, _), step in zip(self.voxel_mm, sides, steps, strict=True)
+        ]
+        self._grouping = groups[0], groups[1], groups[2]
+        self.fixed, self.known = self._pool(fixed, mask)
+        self.movings = [self._pool(moving, m) for moving, m in zip(movings, masks, strict=True)]
+        self.shape = shape_of(self.fixed)
+        self.look_at(self.fixed)
+        axes = cells.cell_centers(self.shape, self._grouping, device=fixed.device)
+        voxel_mm = torch.tensor(self.voxel_mm, dtype=torch.float64, device=fixed.device)
+        origin = torch.tensor(  # cells are centered on the volume, and reach over it where they do not fit
+            [
+                ((n - 1) - (cell_count - 1) * step) / 2 * s
+                for (n, s), cell_count, step in zip(sides, self.shape, steps, strict=True)
+            ],
+            dtype=torch.float64,
+            device=fixed.device,
+        )
+        self._origin_mm = origin
+        self._places_mm = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) * voxel_mm
+        self._cell_mm = torch.tensor(self._grouping, dtype=torch.float64, device=fixed.device) * voxel_mm
+
+    def look_at(self, fixed: Volume) -> None:
+        """Takes another image, ``(1, 1, h, w, d)`` on the grid of the overview, for the fixed one."""
+        self._features, self._share = self._features_of(fixed, self.known)
+
+    def center_mm(self) -> Tensor:
+        """The center of the fixed field of view, ``(3,)`` float64, mm of the whole volume."""
+        weights = self._share[0, 0].double().unsqueeze(-1)
+        center = (self._places_mm * weights).sum(dim=(0, 1, 2)) / weights.sum().clamp(min=1e-6)
+        return (center + self._origin_mm).cpu()
+
+    def mirrored(self, axes: Sequence[int]) -> "Overview":
+        """The same fixed image, and the moving images mirrored along some of the axes 0, 1, 2."""
+        other = copy.copy(self)
+        dims = [axis + 2 for axis in axes]
+        other.movings = [(moving.flip(dims), known.flip(dims)) for moving, known in self.movings]
+        return other
+
+    def refine(self, motion: rigid.Rigid) -> tuple[float, rigid.Rigid]:
+        """Improves a motion of the fixed points, mm of the whole volume; returns the best score, and its motion."""
+        motion = self._shifted(motion, -1)
+        best = -math.inf, motion
+        for turn in range(self._settings.rounds + 1):
+            modalities = self._warped(motion)
+            score = self._score(modalities)
+            if score > best[0]:
+                best = score, motion
+            elif score < best[0] - WORSE:
+                break
+            if turn == self._settings.rounds:
+                break
+            first = refine_rigid(
+                self._features,
+                self._share,
+                modalities,
+                places_mm=self._places_mm,
+                cell_mm=self._cell_mm,
+                iterations=self._settings.iterations,
+                kernels=self._kernels,
+            )
+            motion = motion.after(first)
+        return best[0], self._shifted(best[1], 1)
+
+    def _shifted(self, motion: rigid.Rigid, sign: int) -> rigid.Rigid:
+        """A motion of points counted from the first voxel of the whole volume, as one from that of the overview; or back."""
+        origin = sign * self._origin_mm.cpu()
+        return rigid.Rigid(motion.rotation, motion.translation + origin - motion.rotation @ origin)
+
+    def displacement(self, motion: rigid.Rigid) -> Tensor:
+        """A motion as ``(1, 3, h, w, d)`` voxels of the overview."""
+        moved = self._shifted(motion, -1)
+        return rigid.to_displacement(moved, self.shape, offset=(0, 0, 0), spacing_mm=self.voxel_mm, like=self.fixed)
+
+    def _pool(self, volume: Volume, mask: Mask) -> tuple[Volume, Tensor]:
+        means, covered = cells.pool(volume, mask.to(volume.dtype), self._spacing)
+        known = covered > cells.KNOWN_CELL_SHARE
+        return fill_outside(means, known, reach=self._settings.mind.reach), known.to(volume.dtype)
+
+    def _features_of(self, volume: Volume, known: Tensor) -> tuple[Features, Tensor]:
+        mind = self._settings.mind
+        features = self._kernels.mind_ssc(volume, radius=mind.radius, dilation=mind.dilation)
+        return cells.pool(features, known, self._grouping)
+
+    def _warped(self, motion: rigid.Rigid) -> list[Modality]:
+        u = rigid.to_displacement(motion, self.shape, offset=(0, 0, 0), spacing_mm=self.voxel_mm, like=self.fixed)
+        warped = (sample_known(moving, known, u, offset=(0, 0, 0)) for moving, known in self.movings)
+        return [Modality(*self._features_of(image, seen.to(image.dtype))) for image, seen in warped]
+
+    def _score(self, modalities: Sequence[Modality]) -> float:
+        """The highest similarity of a modality, times the root of the overlap."""
+        total = self._share.sum(dtype=torch.float64).clamp(min=1e-6)
+        scores = []
+        for modality in modalities:
+            shared = self._share * (modality.known > cells.KNOWN_CELL_SHARE)
+            overlap = (shared.sum(dtype=torch.float64) / total).clamp(max=1)
+            scores.append(similarities(self._features, modality.features, shared) * overlap.sqrt())
+        return float(torch.cat(scores).amax())

@@ -1,0 +1,35 @@
+"""The part of a motion that makes the expected error least, against a search."""
+
+import pytest
+import torch
+from helpers import cascade_config
+
+from mcbo.geometry import rigid
+from mcbo.methods.judgement import shortened
+from mcbo.steps.hypotheses import Chance, Hypotheses
+
+
+@pytest.mark.parametrize(("probability", "length"), [(0.01, 6.0), (0.2, 6.0), (0.4, 3.0), (0.45, 20.0)])
+def test_the_expected_error_is_least(probability: float, length: float) -> None:
+    expected = 5.0
+    parts = torch.linspace(0, 1, 100001, dtype=torch.float64)
+    right, wrong = (1 - parts) * length, ((parts * length) ** 2 + expected**2).sqrt()
+    best = float(parts[(probability * right + (1 - probability) * wrong).argmin()])
+    assert shortened(length, probability=probability, expected=expected) == pytest.approx(best, abs=1e-3)
+
+
+def test_from_even_odds_on_the_whole_motion_is_written() -> None:
+    assert shortened(6.0, probability=0.5, expected=5.0) == shortened(6.0, probability=1.0, expected=5.0) == 1
+
+
+def test_nothing_found_moves_nothing() -> None:
+    assert shortened(6.0, probability=0.0, expected=5.0) == 0
+    assert shortened(0.0, probability=0.2, expected=5.0) == 1
+
+
+def test_the_probability_is_even_where_the_settings_say_so() -> None:
+    settings = cascade_config().judgement
+    chance = Chance((0.0, 0.0, 0.0, 0.0))  # with the least spread, 0.01
+    scores = (0.01 * settings.even_nearby, 0.01 * settings.even)
+    hypotheses = Hypotheses((rigid.identity(), rigid.identity()), scores, chance, chance, best=1)
+    assert settings.probability(hypotheses) == pytest.approx((0.5, 0.5))

@@ -1,0 +1,105 @@
+"""Rigid hypotheses on phantoms with known motions, and what chance finds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import cascade_config, random_tensor
+from torch import Tensor
+
+from mcbo.core.field import sample
+from mcbo.core.types import Triple
+from mcbo.geometry import rigid
+from mcbo.geometry.mask import field_of_view
+from mcbo.runtime import select_kernels
+from mcbo.steps.hypotheses import Chance, Expected, Hypotheses, find_hypotheses
+from mcbo.steps.initialization import Pose, motions_of
+from mcbo.studies.phantom import make_phantom
+
+SHAPE = (64, 48, 72)
+SPACING_MM = (1.0, 1.5, 1.0)
+
+
+def search(fixed: Tensor, movings: Sequence[Tensor], *, spacing_mm: Triple = SPACING_MM, far: bool = True) -> Hypotheses:
+    config = cascade_config()
+    return find_hypotheses(
+        fixed,
+        field_of_view(fixed),
+        movings,
+        [field_of_view(moving) for moving in movings],
+        spacing_mm=spacing_mm,
+        start=config.start if far else None,
+        settings=config.hypotheses,
+        expected=config.expected,
+        kernels=select_kernels(fixed.device),
+    )
+
+
+def displacement(motion: rigid.Rigid, spacing_mm: Triple = SPACING_MM) -> Tensor:
+    like = torch.zeros(1)
+    return rigid.to_displacement(motion, SHAPE, offset=(0, 0, 0), spacing_mm=spacing_mm, like=like)
+
+
+@pytest.mark.parametrize(
+    ("rotation_deg", "shift_mm"),
+    [((3.0, 0.0, -2.0), (2.0, 3.0, -1.0)), ((0.0, 0.0, 0.0), (18.0, 0.0, -9.0)), ((0.0, 0.0, 14.0), (0.0, 20.0, 5.0))],
+)
+def test_a_known_motion_is_found_and_no_chance(rotation_deg: Triple, shift_mm: Triple) -> None:
+    phantom = make_phantom(SHAPE, seed=2)
+    truth = motions_of([Pose(rotation_deg, shift_mm)], SHAPE, SPACING_MM)
+    u = displacement(rigid.Rigid(truth.rotation[0], truth.translation[0]))
+    fixed = sample(phantom.t2, u, offset=(0, 0, 0), outside="border")
+    found = search(fixed, [phantom.cet1])
+    error = (displacement(found.motions[found.best]) - u).norm(dim=1)
+    assert float(error[field_of_view(fixed)[0]].mean()) < 1.0
+    assert float(u.norm(dim=1).mean()) > 2
+    assert found.deviations > cascade_config().judgement.even
+
+
+def test_noise_and_mirrored_images_are_no_better_than_chance() -> None:
+    phantom = make_phantom(SHAPE, seed=2)
+    even = cascade_config().judgement.even
+    assert search(phantom.fixed, [random_tensor(1, 1, *SHAPE)]).deviations < even
+    assert search(phantom.t2, [phantom.cet1.flip(2)]).deviations < even
+
+
+def test_aligned_images_stay() -> None:
+    phantom = make_phantom(SHAPE, seed=2)
+    found = search(phantom.cet1, [phantom.cet1])
+    assert float(displacement(found.motions[found.best]).norm(dim=1).mean()) < 0.2
+    assert found.scores[found.best] > 0.99
+
+
+def test_without_a_start_only_no_motion_is_followed_up() -> None:
+    phantom = make_phantom(SHAPE, seed=2)
+    found = search(phantom.t2, [phantom.cet1], far=False)
+    assert len(found.motions) == len(found.scores) == 1
+    assert found.chance == found.chance_nearby
+
+
+def test_voxels_that_are_absurdly_thin_take_no_more_time_or_memory() -> None:
+    """A cell as thick as it is wide would have 10¹⁵ of them."""
+    phantom = make_phantom(SHAPE, seed=2)
+    found = search(phantom.fixed, [phantom.fixed], spacing_mm=(1e-15, 1.0, 1.0))
+    assert all(math.isfinite(score) for score in found.scores)
+
+
+def test_chance_by_hand() -> None:
+    chance = Chance((0.10, 0.30, 0.12, 0.14))
+    assert chance.deviations(0.40) == pytest.approx((0.40 - 0.30) / 0.02)  # the deviation of 0.10, 0.12, 0.14
+    assert Chance((0.1, 0.1, 0.1, 0.1)).deviations(0.2) == pytest.approx(10)  # never below 0.01
+    assert Chance((0.1, 0.2, 0.3, 0.4)).deviations(0.7) == pytest.approx(10)  # never above 0.03
+
+
+def test_the_prior_by_hand() -> None:
+    """Twice the expected shift and no rotation: (1 + 4/4) to the power of −5."""
+    expected = Expected(voxels=10.0, mm=None, degrees=3.0)
+    shifted = rigid.Rigid(torch.eye(3, dtype=torch.float64), torch.tensor([20.0, 0.0, 0.0], dtype=torch.float64))
+    center = torch.zeros(3, dtype=torch.float64)
+    assert expected.log_prior(rigid.identity(), center, (1.0, 1.0, 2.0)) == 0
+    assert expected.log_prior(shifted, center, (1.0, 1.0, 2.0)) == pytest.approx(-5 * math.log(2))
+    assert replace(expected, mm=20.0).log_prior(shifted, center, (1.0, 1.0, 2.0)) == pytest.approx(-5 * math.log(1.25))
+    turned = rigid.Rigid(rigid.rotation_of((0.0, 6.0, 0.0)), torch.zeros(3, dtype=torch.float64))
+    assert expected.log_prior(turned, center, (1.0, 1.0, 2.0)) == pytest.approx(-5 * math.log(2))
