@@ -105,7 +105,7 @@ class Judgement:
     Attributes:
         chosen: ``full``, ``rigid``, ``identity``, or ``cautious``: one small rigid step where there is no evidence for more.
         similarity: of each candidate (``similarity.py``), from about 0 for unrelated images to 1.
-        confidence: the similarity of the chosen one.
+        confidence: the probability that the images were aligned by more than chance.
     """
 
     chosen: str
@@ -115,4 +115,5 @@ class Judgement:
     @property
     def summary(self) -> str:
         """One line for the log."""
-        return f"{self.chosen} result, similarity {self.similarity['identity']:.2f} before, {self.confidence:.2f} after"
+        before, after = (self.similarity[name] for name in ("identity", self.chosen))
+        return f"{self.chosen} result, confidence {self.confidence:.2f}; similarity {before:.2f} before, {after:.2f} after"

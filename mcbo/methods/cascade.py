@@ -20,12 +20,12 @@ from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import field_of_view
 from mcbo.methods.cascade_case import CascadeCase, prepare
 from mcbo.methods.config import MIN_CELLS, Group, Preset, Registration, check_size
+from mcbo.methods.hypotheses import WORSE, Expected, HypothesisSettings, Overview, find_hypotheses
 from mcbo.methods.judgement import JudgementSettings, judge, judge_cautious, mean_length, shortened
 from mcbo.methods.memory_model import cascade_bytes, check_budget
 from mcbo.steps.appearance import predict
 from mcbo.steps.deformable_search import COST_BOX_ROUNDS, DeformStage, solve_stretched
 from mcbo.steps.gauss_newton import RefineStage, refine_by_gauss_newton
-from mcbo.steps.hypotheses import WORSE, Expected, HypothesisSettings, Overview, find_hypotheses
 from mcbo.steps.initialization import InitializationSettings
 from mcbo.steps.masked_search import SearchStage, search
 from mcbo.steps.mind import MindSettings, scale_to_one
@@ -182,8 +182,8 @@ class CascadeConfig(Preset):
         if judgement.confidence >= self.judgement.doubtful:
             return None
         return (
-            f"low confidence: {judgement.confidence:.2f} that the images were aligned; with their mirror images it looks no "
-            f"different ({judgement.chosen} result)"
+            f"low confidence: the probability that the images were aligned is {judgement.confidence:.2f}; the search finds as "
+            f"much in mirrored moving images ({judgement.chosen} result)"
         )
 
 
@@ -253,7 +253,8 @@ def register_cascade(
         linear = case.rigid_displacement()
         length = mean_length(case, linear)
         expected = config.expected.shift_mm(spacing_mm) / min(spacing_mm)
-        extent = shortened(length, probability=judgement.confidence, expected=expected)
+        _, nearby = config.judgement.probability(hypotheses)
+        extent = shortened(length, probability=nearby, expected=expected)
         extent = min(extent, config.judgement.cautious_reach / max(length, 1e-6))
         judgement = judge_cautious(case, linear * extent, judgement, config.judgement)
     if judgement.chosen == "identity":

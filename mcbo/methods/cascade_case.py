@@ -99,7 +99,7 @@ class OnGrid:
         return fixed, moving, self.known, torch.stack([m.known for m in self.modalities]).amin(dim=0)
 
     def similarity(self) -> Tensor:
-        """The highest similarity of a modality, times the root of the share of the fixed image with a counterpart: a float64."""
+        """The highest similarity of a modality, times the root of the share of the fixed image that both show: a float64."""
         shared = [self.known * (m.known > cells.KNOWN_CELL_SHARE) for m in self.modalities]
         overlap = torch.stack([weight.sum() for weight in shared]).amin() / self.known.sum().clamp(min=1e-6)
         scores = [similarities(self.fixed, m.features, weight) for m, weight in zip(self.modalities, shared, strict=True)]

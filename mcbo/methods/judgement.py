@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mcbo.core.types import Displacement, Judgement
 from mcbo.methods.cascade_case import CascadeCase
-from mcbo.steps.hypotheses import Hypotheses
+from mcbo.methods.hypotheses import Hypotheses
 from mcbo.steps.mind import MindSettings
 
 
@@ -58,9 +58,9 @@ def judge(
     """
     compared = torch.stack([_similarity(case, displacement, settings) for displacement in candidates.values()])
     scores = dict(zip(candidates, compared.tolist(), strict=True))
-    found, nearby = settings.probability(hypotheses)
+    found, _ = settings.probability(hypotheses)
     if found < settings.doubtful:
-        return Judgement(chosen="cautious", similarity=scores, confidence=min(nearby, settings.doubtful))
+        return Judgement(chosen="cautious", similarity=scores, confidence=found)
     chosen = "full" if scores["full"] > scores["rigid"] + settings.full_gain else "rigid"
     gain = scores[chosen] - scores["identity"]
     room = 1 - scores["identity"]

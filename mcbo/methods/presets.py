@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from mcbo.core.errors import InputError
 from mcbo.methods.cascade import CascadeConfig, DeformableSearch, GaussNewton, RigidStages
 from mcbo.methods.config import Level, Preset
+from mcbo.methods.hypotheses import Expected, HypothesisSettings
 from mcbo.methods.judgement import JudgementSettings
 from mcbo.methods.multilevel import MultilevelConfig
 from mcbo.steps.adam import AdamSettings
 from mcbo.steps.deformable_search import DeformStage
 from mcbo.steps.gauss_newton import RefineStage
-from mcbo.steps.hypotheses import Expected, HypothesisSettings
 from mcbo.steps.initialization import InitializationSettings
 from mcbo.steps.masked_search import SearchStage
 from mcbo.steps.mind import MindSettings

@@ -5,8 +5,8 @@ import torch
 from helpers import cascade_config
 
 from mcbo.geometry import rigid
+from mcbo.methods.hypotheses import Chance, Hypotheses
 from mcbo.methods.judgement import shortened
-from mcbo.steps.hypotheses import Chance, Hypotheses
 
 
 @pytest.mark.parametrize(("probability", "length"), [(0.01, 6.0), (0.2, 6.0), (0.4, 3.0), (0.45, 20.0)])

@@ -119,7 +119,7 @@ def test_the_report_says_how_far_a_result_can_be_believed(tmp_path: Path, capsys
     assert unrelated["confidence"] < 0.05
     assert unrelated["chosen"] in ("identity", "cautious")
     error = capsys.readouterr().err
-    assert "disp_0001_0000_0001_0002: low confidence: similarity" in error
+    assert "disp_0001_0000_0001_0002: low confidence: the probability" in error
     assert "disp_0001_0000_0001_0001" not in error
 
 

@@ -13,8 +13,8 @@ from mcbo.core.field import sample
 from mcbo.core.types import Triple
 from mcbo.geometry import rigid
 from mcbo.geometry.mask import field_of_view
+from mcbo.methods.hypotheses import Chance, Expected, Hypotheses, find_hypotheses
 from mcbo.runtime import select_kernels
-from mcbo.steps.hypotheses import Chance, Expected, Hypotheses, find_hypotheses
 from mcbo.steps.initialization import Pose, motions_of
 from mcbo.studies.phantom import make_phantom
 

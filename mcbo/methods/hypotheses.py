@@ -280,10 +280,11 @@ class Overview:
 
     def _score(self, modalities: Sequence[Modality]) -> float:
         """The highest similarity of a modality, times the root of the overlap."""
-        total = self._share.sum(dtype=torch.float64).clamp(min=1e-6)
+        mine = self._share * (self._share > cells.KNOWN_CELL_SHARE)
+        total = mine.sum(dtype=torch.float64).clamp(min=1e-6)
         scores = []
         for modality in modalities:
-            shared = self._share * (modality.known > cells.KNOWN_CELL_SHARE)
+            shared = mine * (modality.known > cells.KNOWN_CELL_SHARE)
             overlap = (shared.sum(dtype=torch.float64) / total).clamp(max=1)
             scores.append(similarities(self._features, modality.features, shared) * overlap.sqrt())
         return float(torch.cat(scores).amax())
