@@ -271,7 +271,11 @@ class Overview:
     def _features_of(self, volume: Volume, known: Tensor) -> tuple[Features, Tensor]:
         mind = self._settings.mind
         features = self._kernels.mind_ssc(volume, radius=mind.radius, dilation=mind.dilation)
-        return cells.pool(features, known, self._grouping)
+        sums = cells.pool_sums(
+            torch.cat([features * known, known], dim=1), self._grouping
+        )  # all channels at once: they are few
+        covered = sums[:, -1:]
+        return sums[:, :-1] / covered.clamp(min=1e-6), covered / math.prod(self._grouping)
 
     def _warped(self, motion: rigid.Rigid) -> list[Modality]:
         u = rigid.to_displacement(motion, self.shape, offset=(0, 0, 0), spacing_mm=self.voxel_mm, like=self.fixed)

@@ -24,6 +24,8 @@ from mcbo.steps.gauss_newton import RESIDUAL_FLOOR, Modality, robust_weight, sta
 MAX_STEP = 1.0
 """Cells: the most that one iteration moves the known cells, as a root mean square."""
 _RIDGE = 1e-6
+_SYMMETRIC = [0, 1, 2, 1, 3, 4, 2, 4, 5]
+"""Where the entries of a symmetric 3×3 matrix are among 00, 01, 02, 11, 12, 22."""
 
 
 def refine_rigid(
@@ -58,18 +60,20 @@ def refine_rigid(
             found = (arms @ turned.T + shift - arms) / cell_mm
             v = found.T.reshape(1, 3, *shape_of(fixed)).to(fixed.dtype)
         hessian, gradient, moments = points.new_zeros((6, 6)), points.new_zeros(6), points.new_zeros((6, 6))
+        slopes = _slopes(arms @ turned.T, cell_mm)
         for modality in modalities:
             moved = sample(modality.features, v, offset=(0, 0, 0), outside="border") if iteration else modality.features
             known = fixed_known * (warp(modality.known, v) > KNOWN_CELL_SHARE) * stays_inside(v)
             g, h, distance = kernels.data_terms(fixed, moved)
-            mean = (distance * known).sum() / known.sum().clamp(min=1e-6) + RESIDUAL_FLOOR
+            count = known.sum().clamp(min=1e-6)
+            mean = (distance * known).sum() / count + RESIDUAL_FLOOR
             weight = (known * robust_weight(distance, known, mean) / mean).reshape(-1)
-            slopes = _slopes(arms @ turned.T, cell_mm)
-            hessian += _summed(slopes, (h.reshape(6, -1) * weight).double())
-            gradient += torch.einsum("nai,an->i", slopes, (g.reshape(3, -1) * weight).double())
-            ones = torch.zeros_like(h).reshape(6, -1)
-            ones[[0, 3, 5]] = (known / known.sum().clamp(min=1e-6)).reshape(-1)
-            moments += _summed(slopes, ones.double()) / len(modalities)
+            weighted = torch.cat([h.reshape(6, -1), g.reshape(3, -1)]) * weight
+            tensor = weighted[_SYMMETRIC].double().T.reshape(-1, 3, 3)
+            flat = slopes.reshape(-1, 6)
+            hessian += flat.T @ (tensor @ slopes).reshape(-1, 6)
+            gradient += flat.T @ weighted[6:].double().T.reshape(-1)
+            moments += flat.T @ (flat * (known.reshape(-1, 1) / count).double().repeat_interleave(3, dim=0)) / len(modalities)
         lifted = hessian + torch.diag(_RIDGE * hessian.diagonal() + 1e-12)
         step = -torch.linalg.solve_ex(lifted, gradient).result  # does not wait for a GPU to say that it could be solved
         length = (step @ (moments @ step)).clamp(min=1e-30).sqrt()
@@ -97,15 +101,3 @@ def _slopes(arms: Tensor, cell_mm: Tensor) -> Tensor:
     turns = torch.stack([torch.stack([none, z, -y]), torch.stack([-z, none, x]), torch.stack([y, -x, none])]).movedim(-1, 0)
     shifts = torch.eye(3, dtype=arms.dtype, device=arms.device).expand(len(arms), 3, 3)
     return torch.cat([turns, shifts], dim=2) / cell_mm.view(1, 3, 1)
-
-
-def _summed(slopes: Tensor, entries: Tensor) -> Tensor:
-    """Σ of JᵀHJ, ``(6, 6)``, of ``(n, 3, 6)`` slopes and the entries 00, 01, 02, 11, 12, 22 of H, ``(6, n)``."""
-    h00, h01, h02, h11, h12, h22 = entries
-    a, b, c = slopes.unbind(dim=1)
-    products = ((h00, a, a), (h11, b, b), (h22, c, c), (h01, a, b), (h02, a, c), (h12, b, c))
-    result = slopes.new_zeros((6, 6))
-    for number, (entry, left, right) in enumerate(products):
-        part = (left * entry.unsqueeze(1)).T @ right
-        result += part if number < 3 else part + part.T
-    return result
