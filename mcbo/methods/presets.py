@@ -71,7 +71,7 @@ _CASCADE = CascadeConfig(
         odds_nearby=1.2,
         doubtful=0.5,
         cautious_reach=1.9,
-        full_gain=0.002,
+        full_gain=0.0,
         small_motion=1.5,
         small_gain=0.08,
     ),
