@@ -46,13 +46,13 @@ def refine_rigid(
         modalities: moving images, already warped by the motion so far.
         places_mm: ``(h, w, d, 3)`` float64 centers of the cells.
         cell_mm: ``(3,)`` float64 sizes of a cell.
-        iterations: at most.
+        iterations: of Gauss–Newton.
         kernels: compute kernels.
     """
     points = places_mm.reshape(-1, 3)
     weights = fixed_known.reshape(-1, 1).double()
     center = (points * weights).sum(dim=0) / weights.sum().clamp(min=1e-6)
-    arms = points - center  # the motion is rebuilt about this center; its slopes are those at the fixed points
+    arms = points - center
     turned, shift = torch.eye(3, dtype=points.dtype, device=points.device), torch.zeros_like(center)
     v = fixed.new_zeros((1, 3, *shape_of(fixed)))
     for iteration in range(iterations):
@@ -60,7 +60,7 @@ def refine_rigid(
             found = (arms @ turned.T + shift - arms) / cell_mm
             v = found.T.reshape(1, 3, *shape_of(fixed)).to(fixed.dtype)
         hessian, gradient, moments = points.new_zeros((6, 6)), points.new_zeros(6), points.new_zeros((6, 6))
-        slopes = _slopes(arms @ turned.T, cell_mm)
+        slopes = _slopes(arms @ turned.T + shift, cell_mm)
         for modality in modalities:
             moved = sample(modality.features, v, offset=(0, 0, 0), outside="border") if iteration else modality.features
             known = fixed_known * (warp(modality.known, v) > KNOWN_CELL_SHARE) * stays_inside(v)
