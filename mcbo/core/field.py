@@ -31,7 +31,7 @@ def along_axis(values: Tensor, axis: int) -> Tensor:
 
 
 def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside: Literal["zeros", "border"]) -> Tensor:
-    """Samples ``volume``, ``(1, C, H, W, D)``, at ``offset + p + u(p)``, trilinearly: ``(B, C, h, w, d)``.
+    """Samples ``volume``, ``(1, C, H, W, D)`` or B of them, at ``offset + p + u(p)``, trilinearly: ``(B, C, h, w, d)``.
 
     Each of the displacements, ``(B, 3, h, w, d)`` voxels, lies on a box of that grid that begins at ``offset`` and may reach
     beyond it. There, the volume is zero or continues with the nearest voxel of its border (``outside``).

@@ -19,7 +19,7 @@ class Rigid:
     """A rigid motion ``q = R·p + t`` of points in millimeters, array axes times voxel size; or B of them.
 
     Attributes:
-        rotation: R, ``(3, 3)`` or ``(B, 3, 3)`` float64.
+        rotation: R, ``(3, 3)`` or ``(B, 3, 3)`` float64; of the motion into a mirrored image, R times the reflection.
         translation: t, ``(3,)`` or ``(B, 3)`` float64, mm.
     """
 
@@ -33,7 +33,17 @@ class Rigid:
 
     def after(self, first: "Rigid") -> "Rigid":
         """The motion of ``first`` and then this one."""
-        return Rigid(self.rotation @ first.rotation, self.rotation @ first.translation + self.translation)
+        moved = (self.rotation @ first.translation.unsqueeze(-1)).squeeze(-1)
+        return Rigid(self.rotation @ first.rotation, moved + self.translation)
+
+    def __getitem__(self, which: int | slice) -> "Rigid":
+        """One of B motions, or some of them."""
+        return Rigid(self.rotation[which], self.translation[which])
+
+
+def stacked(motions: Sequence[Rigid]) -> Rigid:
+    """B motions in one."""
+    return Rigid(torch.stack([motion.rotation for motion in motions]), torch.stack([motion.translation for motion in motions]))
 
 
 def identity() -> Rigid:

@@ -284,7 +284,7 @@ def improve_by_appearance(case: CascadeCase, fixed: Volume, config: CascadeConfi
     for _ in range(config.appearance):
         moved, known = sample_known(moving, seen, overview.displacement(case.motion), offset=(0, 0, 0))
         overview.look_at(predict(overview.fixed, overview.known, moved, known.to(moved.dtype)))
-        _, case.motion = overview.refine(case.motion)
+        ((_, case.motion),) = overview.refine(rigid.stacked([case.motion]))
 
 
 def improve_rigid(case: CascadeCase, spacing: int, config: CascadeConfig) -> None:
@@ -317,7 +317,7 @@ def improve_rigid(case: CascadeCase, spacing: int, config: CascadeConfig) -> Non
                 iterations=config.rigid.iterations,
                 kernels=case.kernels,
             )
-            case.motion = case.motion.after(first)
+            case.motion = case.motion.after(first[0])
     case.motion = best[1]
 
 

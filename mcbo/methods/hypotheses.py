@@ -6,7 +6,6 @@ nothing in them belongs where it lies. So their best scores say what a search fi
 of a right motion is far above them.
 """
 
-import copy
 import math
 import statistics
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from mcbo.core.types import Features, Kernels, Mask, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import fill_outside
 from mcbo.steps.gauss_newton import Modality
-from mcbo.steps.initialization import Coarse, InitializationSettings, motions_of
+from mcbo.steps.initialization import BATCH_BYTES, Coarse, InitializationSettings, Pose, motions_of
 from mcbo.steps.mind import MindSettings
 from mcbo.steps.rigid_refinement import refine_rigid
 from mcbo.steps.similarity import similarities
@@ -29,6 +28,8 @@ WORSE = 0.003
 """Similarity: a round that loses more than this is the last."""
 SPREAD = 0.01, 0.03
 """Bounds of the spread of scores found by chance: of so few, it is not known well."""
+_COPIES = 6
+"""Tensors as large as the features of a batch that exist at a time while they are compared."""
 _TAIL = 4.0
 """Degrees of freedom of the prior: as in a t distribution, so that strong evidence overrules it."""
 
@@ -148,14 +149,13 @@ def find_hypotheses(
     Without ``start``, only from no motion.
     """
     overview = Overview(fixed, mask, movings, masks, spacing_mm=spacing_mm, settings=settings, kernels=kernels)
-    coarse = Coarse(fixed, mask, movings, masks, spacing_mm=spacing_mm, size=start.cells, kernels=kernels) if start else None
-    found = []
-    for axes in ((), *settings.mirrors):
-        poses = coarse.mirrored(axes).best_poses(start) if coarse and start else []
-        motions = motions_of(poses, shape_of(fixed), spacing_mm) if poses else None
-        starts = [rigid.Rigid(motions.rotation[n], motions.translation[n]) for n in range(len(poses))] if motions else []
-        here = overview.mirrored(axes)
-        found.append([here.refine(motion) for motion in (rigid.identity(), *starts)])
+    mirrors = [(), *settings.mirrors]
+    starts = [[Pose((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), mirror)] for mirror in mirrors]
+    if start:
+        coarse = Coarse(fixed, mask, movings, masks, spacing_mm=spacing_mm, size=start.cells, kernels=kernels)
+        starts = [none + far for none, far in zip(starts, coarse.best_poses(start, mirrors), strict=True)]
+    refined = iter(overview.refine(motions_of([pose for some in starts for pose in some], shape_of(fixed), spacing_mm)))
+    found = [[next(refined) for _ in some] for some in starts]
     scores, moved = zip(*found[0], strict=True)
     chance = Chance(tuple(max(score for score, _ in other) for other in found[1:]))
     nearby = Chance(tuple(other[0][0] for other in found[1:]))
@@ -205,7 +205,6 @@ class Overview:
                 for (n, s), cell_count, step in zip(sides, self.shape, steps, strict=True)
             ],
             dtype=torch.float64,
-            device=fixed.device,
         )
         self._origin_mm = origin
         self._places_mm = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) * voxel_mm
@@ -219,27 +218,27 @@ class Overview:
         """The center of the fixed field of view, ``(3,)`` float64, mm of the whole volume."""
         weights = self._share[0, 0].double().unsqueeze(-1)
         center = (self._places_mm * weights).sum(dim=(0, 1, 2)) / weights.sum().clamp(min=1e-6)
-        return (center + self._origin_mm).cpu()
+        return center.cpu() + self._origin_mm
 
-    def mirrored(self, axes: Sequence[int]) -> "Overview":
-        """The same fixed image, and the moving images mirrored along some of the axes 0, 1, 2."""
-        other = copy.copy(self)
-        dims = [axis + 2 for axis in axes]
-        other.movings = [(moving.flip(dims), known.flip(dims)) for moving, known in self.movings]
-        return other
+    def refine(self, motions: rigid.Rigid) -> list[tuple[float, rigid.Rigid]]:
+        """Improves B motions of the fixed points, mm of the whole volume: each one's best score, and its motion."""
+        bytes_each = _COPIES * len(self.movings) * self._features.shape[1] * self.fixed.nbytes
+        size = min(self._kernels.batch, max(int(BATCH_BYTES / bytes_each), 1))
+        parts = [motions[first : first + size] for first in range(0, len(motions.rotation), size)]
+        return [found for part in parts for found in self._refine(part)]
 
-    def refine(self, motion: rigid.Rigid) -> tuple[float, rigid.Rigid]:
-        """Improves a motion of the fixed points, mm of the whole volume; returns the best score, and its motion."""
-        motion = self._shifted(motion, -1)
-        best = -math.inf, motion
+    def _refine(self, motions: rigid.Rigid) -> list[tuple[float, rigid.Rigid]]:
+        motions = self._shifted(motions, -1)
+        best = [(-math.inf, motions[number]) for number in range(len(motions.rotation))]
+        climbing = set(range(len(best)))
         for turn in range(self._settings.rounds + 1):
-            modalities = self._warped(motion)
-            score = self._score(modalities)
-            if score > best[0]:
-                best = score, motion
-            elif score < best[0] - WORSE:
-                break
-            if turn == self._settings.rounds:
+            modalities = self._warped(motions)
+            for number, score in enumerate(self._scores(modalities)):
+                if number in climbing and score > best[number][0]:
+                    best[number] = score, motions[number]
+                elif score < best[number][0] - WORSE:
+                    climbing.discard(number)
+            if turn == self._settings.rounds or not climbing:
                 break
             first = refine_rigid(
                 self._features,
@@ -250,17 +249,19 @@ class Overview:
                 iterations=self._settings.iterations,
                 kernels=self._kernels,
             )
-            motion = motion.after(first)
-        return best[0], self._shifted(best[1], 1)
+            motions = motions.after(first)
+        return [(score, self._shifted(motion, 1)) for score, motion in best]
 
     def _shifted(self, motion: rigid.Rigid, sign: int) -> rigid.Rigid:
         """A motion of points counted from the first voxel of the whole volume, as one from that of the overview; or back."""
-        origin = sign * self._origin_mm.cpu()
+        origin = sign * self._origin_mm
         return rigid.Rigid(motion.rotation, motion.translation + origin - motion.rotation @ origin)
 
     def displacement(self, motion: rigid.Rigid) -> Tensor:
-        """A motion as ``(1, 3, h, w, d)`` voxels of the overview."""
-        moved = self._shifted(motion, -1)
+        """A motion as ``(1, 3, h, w, d)`` voxels of the overview; or B of them."""
+        return self._displacement(self._shifted(motion, -1))
+
+    def _displacement(self, moved: rigid.Rigid) -> Tensor:
         return rigid.to_displacement(moved, self.shape, offset=(0, 0, 0), spacing_mm=self.voxel_mm, like=self.fixed)
 
     def _pool(self, volume: Volume, mask: Mask) -> tuple[Volume, Tensor]:
@@ -277,18 +278,19 @@ class Overview:
         covered = sums[:, -1:]
         return sums[:, :-1] / covered.clamp(min=1e-6), covered / math.prod(self._grouping)
 
-    def _warped(self, motion: rigid.Rigid) -> list[Modality]:
-        u = rigid.to_displacement(motion, self.shape, offset=(0, 0, 0), spacing_mm=self.voxel_mm, like=self.fixed)
+    def _warped(self, motions: rigid.Rigid) -> list[Modality]:
+        u = self._displacement(motions)
         warped = (sample_known(moving, known, u, offset=(0, 0, 0)) for moving, known in self.movings)
         return [Modality(*self._features_of(image, seen.to(image.dtype))) for image, seen in warped]
 
-    def _score(self, modalities: Sequence[Modality]) -> float:
-        """The highest similarity of a modality, times the root of the overlap."""
+    def _scores(self, modalities: Sequence[Modality]) -> list[float]:
+        """The highest similarity of a modality, times the root of the overlap, for each of B motions."""
         mine = self._share * (self._share > cells.KNOWN_CELL_SHARE)
         total = mine.sum(dtype=torch.float64).clamp(min=1e-6)
         scores = []
         for modality in modalities:
             shared = mine * (modality.known > cells.KNOWN_CELL_SHARE)
-            overlap = (shared.sum(dtype=torch.float64) / total).clamp(max=1)
+            overlap = (shared.sum(dim=(1, 2, 3, 4), dtype=torch.float64) / total).clamp(max=1)
             scores.append(similarities(self._features, modality.features, shared) * overlap.sqrt())
-        return float(torch.cat(scores).amax())
+        highest: list[float] = torch.stack(scores).amax(dim=0).tolist()
+        return highest

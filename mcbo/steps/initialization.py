@@ -8,9 +8,8 @@ The grids are so coarse that a GPU takes longer to be told what to do than to do
 waits once for the scores of a batch. Where ``Kernels.batch`` is 1, each pose is done by itself.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -59,18 +58,23 @@ class InitializationSettings:
 
 @dataclass(frozen=True)
 class Pose:
-    """A rotation (vector, axis times angle) about the center of a volume, then a shift along axes 0, 1, 2."""
+    """A rotation (vector, axis times angle) about the center of a volume, then a shift along axes 0, 1, 2.
+
+    ``mirror`` has the axes along which the moving image is mirrored.
+    """
 
     rotation_deg: Triple
     shift_mm: Triple
+    mirror: tuple[int, ...] = ()
 
 
 def motions_of(poses: Sequence[Pose], shape: Shape, spacing_mm: Triple) -> rigid.Rigid:
-    """B poses as motions of points in a volume."""
+    """B poses as motions of points in a volume; into a mirrored image, as those into the image itself."""
     center = torch.tensor([(n - 1) / 2 * s for n, s in zip(shape, spacing_mm, strict=True)], dtype=torch.float64)
     turned = rigid.rotations_of([pose.rotation_deg for pose in poses])
     shifts = torch.tensor([pose.shift_mm for pose in poses], dtype=torch.float64)
-    return rigid.Rigid(turned, center + shifts - turned @ center)
+    signs = torch.tensor([[-1.0 if axis in pose.mirror else 1.0 for axis in range(3)] for pose in poses], dtype=torch.float64)
+    return rigid.Rigid(signs.unsqueeze(2) * turned, center + signs * (shifts - turned @ center))
 
 
 def ball(max_degrees: float, step_degrees: float) -> list[Triple]:
@@ -112,23 +116,22 @@ class Coarse:
         self._shape = shape_of(image)
         self._full = max(float(torch.cat([self._known, self._seen], dim=1).sum(dim=(2, 3, 4)).amin()), 1.0)
 
-    def mirrored(self, axes: Sequence[int]) -> "Coarse":
-        """The same fixed image, and the moving images mirrored along some of the axes 0, 1, 2."""
-        other = copy.copy(self)
-        dims = [axis + 2 for axis in axes]
-        other._movings, other._seen = self._movings.flip(dims), self._seen.flip(dims)
-        return other
-
-    def best_poses(self, settings: InitializationSettings) -> list[Pose]:
-        """The best few that are apart from each other, improved."""
-        kept: list[Pose] = []
+    def best_poses(self, settings: InitializationSettings, mirrors: Sequence[tuple[int, ...]] = ((),)) -> list[list[Pose]]:
+        """For each of the mirrors (see ``Pose``), the best few that are apart from each other, improved."""
         rotations = ball(settings.max_degrees, settings.step_degrees)
-        for score, pose in self.correlate(rotations, min_overlap=settings.min_overlap):
-            if score > 0 and all(_are_apart(pose, other, max(self.cell_mm)) for other in kept):
-                kept.append(pose)
-            if len(kept) == settings.kept:
-                break
-        return self.climb(kept, min_overlap=settings.min_overlap)
+        poses = [Pose(rotation, (0.0, 0.0, 0.0), mirror) for mirror in mirrors for rotation in rotations]
+        found = self.correlate(poses, min_overlap=settings.min_overlap)
+        kept = []
+        for first in range(0, len(found), len(rotations)):
+            some: list[Pose] = []
+            for score, pose in sorted(found[first : first + len(rotations)], key=lambda item: -item[0]):
+                if score > 0 and all(_are_apart(pose, other, max(self.cell_mm)) for other in some):
+                    some.append(pose)
+                if len(some) == settings.kept:
+                    break
+            kept.append(some)
+        climbed = iter(self.climb([pose for some in kept for pose in some], min_overlap=settings.min_overlap))
+        return [[next(climbed) for _ in some] for some in kept]
 
     def _pool(self, volume: Volume, mask: Mask) -> tuple[Volume, Tensor]:
         means, covered = cells.pool(volume, mask.to(volume.dtype), self._spacing)
@@ -191,8 +194,8 @@ class Coarse:
             climbing = still
         return found
 
-    def correlate(self, rotations: Sequence[Triple], *, min_overlap: float) -> list[tuple[float, Pose]]:
-        """The best shift for each rotation, with its score, the best first; shifts reach over half the longest side."""
+    def correlate(self, poses: Sequence[Pose], *, min_overlap: float) -> list[tuple[float, Pose]]:
+        """Each pose, which shifts nothing, with the best shift, after its score; shifts reach over half the longest side."""
         longest = max(n * mm for n, mm in zip(self._shape, self.cell_mm, strict=True))
         reach = [min(round(longest / 2 / mm), n - 1) for n, mm in zip(self._shape, self.cell_mm, strict=True)]
         sizes = [n + r for n, r in zip(self._shape, reach, strict=True)]
@@ -210,7 +213,6 @@ class Coarse:
             return whole
 
         template = _spectra(self._fixed, self._known, sizes).conj().resolve_conj()
-        poses = [Pose(rotation, (0.0, 0.0, 0.0)) for rotation in rotations]
         best = []
         for some in self._batches(poses, bytes_each=_COPIES * template.nbytes):
             spectra = _spectra(*self._moved(some), sizes)
@@ -221,13 +223,13 @@ class Coarse:
             score = torch.where(overlap >= min_overlap, score, torch.full_like(score, -1))
             best.append(torch.stack([values.double() for values in score.flatten(1).max(dim=1)]))
         found = []
-        for rotation, (value, place) in zip(rotations, torch.cat(best, dim=1).T.tolist(), strict=True):
+        for pose, (value, place) in zip(poses, torch.cat(best, dim=1).T.tolist(), strict=True):
             index = np.unravel_index(int(place), far.shape)
             shift_mm = [(i if i <= r else i - 2 * r - 1) * mm for i, r, mm in zip(index, reach, self.cell_mm, strict=True)]
             # The shift is that of the rotated image; a pose rotates first, so the shift is rotated as well.
-            x, y, z = (rigid.rotation_of(rotation) @ torch.tensor(shift_mm, dtype=torch.float64)).tolist()
-            found.append((value, Pose(rotation, (x, y, z))))
-        return sorted(found, key=lambda item: -item[0])
+            x, y, z = (rigid.rotation_of(pose.rotation_deg) @ torch.tensor(shift_mm, dtype=torch.float64)).tolist()
+            found.append((value, replace(pose, shift_mm=(x, y, z))))
+        return found
 
 
 def _neighbors(pose: Pose, steps: Sequence[float]) -> list[Pose]:
@@ -237,7 +239,7 @@ def _neighbors(pose: Pose, steps: Sequence[float]) -> list[Pose]:
         for signed in (step, -step):
             values = [*pose.rotation_deg, *pose.shift_mm]
             values[parameter] += signed
-            found.append(Pose((values[0], values[1], values[2]), (values[3], values[4], values[5])))
+            found.append(Pose((values[0], values[1], values[2]), (values[3], values[4], values[5]), pose.mirror))
     return found
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mcbo.core.field import sample, shape_of, warp
+from mcbo.core.field import sample, shape_of
 from mcbo.core.types import Features, Kernels
 from mcbo.geometry import rigid
 from mcbo.geometry.cells import KNOWN_CELL_SHARE
@@ -24,8 +24,8 @@ from mcbo.steps.gauss_newton import RESIDUAL_FLOOR, Modality, robust_weight, sta
 MAX_STEP = 1.0
 """Cells: the most that one iteration moves the known cells, as a root mean square."""
 _RIDGE = 1e-6
-_SYMMETRIC = [0, 1, 2, 1, 3, 4, 2, 4, 5]
-"""Where the entries of a symmetric 3×3 matrix are among 00, 01, 02, 11, 12, 22."""
+_SYMMETRIC = slice(0, 3), slice(1, 2), slice(3, 5), slice(2, 3), slice(4, 6)
+"""Where the rows of a symmetric 3×3 matrix are among 00, 01, 02, 11, 12, 22."""
 
 
 def refine_rigid(
@@ -38,66 +38,77 @@ def refine_rigid(
     iterations: int,
     kernels: Kernels,
 ) -> rigid.Rigid:
-    """The rigid motion of the fixed points, starting from none, after which the moving features are most like the fixed ones.
+    """The rigid motions of the fixed points, starting from none, after which moving features are most like the fixed ones.
 
     Args:
         fixed: ``(1, C, h, w, d)`` features.
         fixed_known: ``(1, 1, h, w, d)`` from 0 to 1.
-        modalities: moving images, already warped by the motion so far.
+        modalities: moving images, already warped by the motion so far; or each by B of them.
         places_mm: ``(h, w, d, 3)`` float64 centers of the cells.
         cell_mm: ``(3,)`` float64 sizes of a cell.
         iterations: of Gauss–Newton.
         kernels: compute kernels.
+
+    Returns:
+        B motions, on the CPU.
     """
     points = places_mm.reshape(-1, 3)
     weights = fixed_known.reshape(-1, 1).double()
     center = (points * weights).sum(dim=0) / weights.sum().clamp(min=1e-6)
     arms = points - center
-    turned, shift = torch.eye(3, dtype=points.dtype, device=points.device), torch.zeros_like(center)
-    v = fixed.new_zeros((1, 3, *shape_of(fixed)))
+    batch = len(modalities[0].features)
+    turned = torch.eye(3, dtype=points.dtype, device=points.device).expand(batch, 3, 3)
+    shift = points.new_zeros((batch, 1, 3))
+    v = fixed.new_zeros((batch, 3, *shape_of(fixed)))
     for iteration in range(iterations):
+        ends = arms @ turned.mT + shift
         if iteration:
-            found = (arms @ turned.T + shift - arms) / cell_mm
-            v = found.T.reshape(1, 3, *shape_of(fixed)).to(fixed.dtype)
-        hessian, gradient, moments = points.new_zeros((6, 6)), points.new_zeros(6), points.new_zeros((6, 6))
-        slopes = _slopes(arms @ turned.T + shift, cell_mm)
+            v = ((ends - arms) / cell_mm).mT.reshape(v.shape).to(fixed.dtype)
+        slopes = _slopes(ends, cell_mm)
+        flat = slopes.flatten(1, 2)
+        hessian, gradient, moments = points.new_zeros((batch, 6, 6)), points.new_zeros((batch, 6, 1)), points.new_zeros(())
         for modality in modalities:
             moved = sample(modality.features, v, offset=(0, 0, 0), outside="border") if iteration else modality.features
-            known = fixed_known * (warp(modality.known, v) > KNOWN_CELL_SHARE) * stays_inside(v)
-            g, h, distance = kernels.data_terms(fixed, moved)
-            count = known.sum().clamp(min=1e-6)
-            mean = (distance * known).sum() / count + RESIDUAL_FLOOR
-            weight = (known * robust_weight(distance, known, mean) / mean).reshape(-1)
-            weighted = torch.cat([h.reshape(6, -1), g.reshape(3, -1)]) * weight
-            tensor = weighted[_SYMMETRIC].double().T.reshape(-1, 3, 3)
-            flat = slopes.reshape(-1, 6)
-            hessian += flat.T @ (tensor @ slopes).reshape(-1, 6)
-            gradient += flat.T @ weighted[6:].double().T.reshape(-1)
-            moments += flat.T @ (flat * (known.reshape(-1, 1) / count).double().repeat_interleave(3, dim=0)) / len(modalities)
-        lifted = hessian + torch.diag(_RIDGE * hessian.diagonal() + 1e-12)
+            seen = sample(modality.known, v, offset=(0, 0, 0), outside="zeros") > KNOWN_CELL_SHARE
+            known = fixed_known * seen * stays_inside(v)
+            g, h, distance = zip(*(kernels.data_terms(fixed, one) for one in moved.split(1)), strict=True)
+            residual = torch.cat(distance)
+            count = known.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-6)
+            mean = (residual * known).sum(dim=(1, 2, 3, 4), keepdim=True) / count + RESIDUAL_FLOOR
+            weight = known * robust_weight(residual, known, mean) / mean
+            weighted = (torch.cat([torch.stack(h), torch.cat(g)], dim=1) * weight).flatten(2).double().mT
+            tensor = torch.cat([weighted[..., rows] for rows in _SYMMETRIC], dim=2).unflatten(2, (3, 3))
+            hessian += flat.mT @ (tensor @ slopes).flatten(1, 2)
+            gradient += flat.mT @ weighted[..., 6:].flatten(1).unsqueeze(2)
+            share = (known / count).double().view(batch, -1, 1).repeat_interleave(3, dim=1)
+            moments = moments + flat.mT @ (flat * share) / len(modalities)
+        lifted = hessian + torch.diag_embed(_RIDGE * hessian.diagonal(dim1=1, dim2=2) + 1e-12)
         step = -torch.linalg.solve_ex(lifted, gradient).result  # does not wait for a GPU to say that it could be solved
-        length = (step @ (moments @ step)).clamp(min=1e-30).sqrt()
-        step = step * (MAX_STEP / length).clamp(max=1)
-        rotation = _rotation(step[:3])
-        turned, shift = rotation @ turned, rotation @ shift + step[3:]
-    fetched = torch.cat([turned, (center + shift - turned @ center).view(1, 3)]).cpu()  # at once, as a GPU is waited for
-    return rigid.Rigid(fetched[:3], fetched[3])
+        length = (step.mT @ (moments @ step)).clamp(min=1e-30).sqrt()
+        step = (step * (MAX_STEP / length).clamp(max=1)).squeeze(2)
+        rotation = _rotations(step[:, :3])
+        turned, shift = rotation @ turned, shift @ rotation.mT + step[:, None, 3:]
+    translation = center + shift - (center @ turned.mT).unsqueeze(1)
+    fetched = torch.cat([turned, translation.mT], dim=2).cpu()  # at once, as a GPU is waited for
+    return rigid.Rigid(fetched[..., :3], fetched[..., 3])
 
 
-def _rotation(vector: Tensor) -> Tensor:
-    """The rotation by a vector, axis times radians, ``(3, 3)`` (Rodrigues)."""
-    x, y, z = vector
+def _crossing(vectors: Tensor) -> Tensor:
+    """The matrices of the cross product with ``(…, 3)`` vectors from the left, ``(…, 3, 3)``."""
+    x, y, z = vectors.unbind(-1)
     none = torch.zeros_like(x)
-    generator = torch.stack([torch.stack([none, -z, y]), torch.stack([z, none, -x]), torch.stack([-y, x, none])])
-    angle = vector.norm()
+    return torch.stack([none, -z, y, z, none, -x, -y, x, none], dim=-1).unflatten(-1, (3, 3))
+
+
+def _rotations(vectors: Tensor) -> Tensor:
+    """The rotations by ``(B, 3)`` vectors, axis times radians, ``(B, 3, 3)`` (Rodrigues)."""
+    generator = _crossing(vectors)
+    angle = vectors.norm(dim=1).view(-1, 1, 1)
     once, twice = torch.sinc(angle / math.pi), torch.sinc(angle / (2 * math.pi)).square() / 2
-    return torch.eye(3, dtype=vector.dtype, device=vector.device) + once * generator + twice * (generator @ generator)
+    return torch.eye(3, dtype=vectors.dtype, device=vectors.device) + once * generator + twice * (generator @ generator)
 
 
 def _slopes(arms: Tensor, cell_mm: Tensor) -> Tensor:
-    """How cells move, in cells, with a turn (radians) and a shift (mm): ``(n, 3, 6)``, at the ends of ``(n, 3)`` arms."""
-    x, y, z = arms.T
-    none = torch.zeros_like(x)
-    turns = torch.stack([torch.stack([none, z, -y]), torch.stack([-z, none, x]), torch.stack([y, -x, none])]).movedim(-1, 0)
-    shifts = torch.eye(3, dtype=arms.dtype, device=arms.device).expand(len(arms), 3, 3)
-    return torch.cat([turns, shifts], dim=2) / cell_mm.view(1, 3, 1)
+    """How cells move, in cells, with a turn (radians) and a shift (mm): ``(B, n, 3, 6)``, at the ends of ``(B, n, 3)`` arms."""
+    shifts = torch.eye(3, dtype=arms.dtype, device=arms.device).expand(*arms.shape[:2], 3, 3)
+    return torch.cat([-_crossing(arms), shifts], dim=3) / cell_mm.view(3, 1)

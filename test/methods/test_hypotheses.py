@@ -10,9 +10,10 @@ from helpers import cascade_config, random_tensor
 from torch import Tensor
 
 from mcbo.core.field import sample
-from mcbo.core.types import Triple
+from mcbo.core.types import Kernels, Triple
 from mcbo.geometry import rigid
 from mcbo.geometry.mask import field_of_view
+from mcbo.kernels import REFERENCE
 from mcbo.methods.hypotheses import Chance, Expected, Hypotheses, find_hypotheses
 from mcbo.runtime import select_kernels
 from mcbo.steps.initialization import Pose, motions_of
@@ -22,7 +23,14 @@ SHAPE = (64, 48, 72)
 SPACING_MM = (1.0, 1.5, 1.0)
 
 
-def search(fixed: Tensor, movings: Sequence[Tensor], *, spacing_mm: Triple = SPACING_MM, far: bool = True) -> Hypotheses:
+def search(
+    fixed: Tensor,
+    movings: Sequence[Tensor],
+    *,
+    spacing_mm: Triple = SPACING_MM,
+    far: bool = True,
+    kernels: Kernels | None = None,
+) -> Hypotheses:
     config = cascade_config()
     return find_hypotheses(
         fixed,
@@ -33,7 +41,7 @@ def search(fixed: Tensor, movings: Sequence[Tensor], *, spacing_mm: Triple = SPA
         start=config.start if far else None,
         settings=config.hypotheses,
         expected=config.expected,
-        kernels=select_kernels(fixed.device),
+        kernels=kernels or select_kernels(fixed.device),
     )
 
 
@@ -49,7 +57,7 @@ def displacement(motion: rigid.Rigid, spacing_mm: Triple = SPACING_MM) -> Tensor
 def test_a_known_motion_is_found_and_no_chance(rotation_deg: Triple, shift_mm: Triple) -> None:
     phantom = make_phantom(SHAPE, seed=2)
     truth = motions_of([Pose(rotation_deg, shift_mm)], SHAPE, SPACING_MM)
-    u = displacement(rigid.Rigid(truth.rotation[0], truth.translation[0]))
+    u = displacement(truth[0])
     fixed = sample(phantom.t2, u, offset=(0, 0, 0), outside="border")
     found = search(fixed, [phantom.cet1])
     error = (displacement(found.motions[found.best]) - u).norm(dim=1)
@@ -70,6 +78,18 @@ def test_aligned_images_stay() -> None:
     found = search(phantom.cet1, [phantom.cet1])
     assert float(displacement(found.motions[found.best]).norm(dim=1).mean()) < 0.2
     assert found.scores[found.best] > 0.99
+
+
+def test_hypotheses_in_a_batch_are_those_one_by_one(device: torch.device) -> None:
+    phantom = make_phantom((40, 36, 44), seed=2)
+    fixed, *movings = (image.to(device) for image in (phantom.fixed, phantom.cet1, phantom.t2))
+    one, many = (search(fixed, movings, kernels=replace(REFERENCE, batch=batch)) for batch in (1, 64))
+    assert many.best == one.best
+    assert many.scores == pytest.approx(one.scores, abs=1e-4)
+    assert many.chance.scores == pytest.approx(one.chance.scores, abs=1e-4)
+    assert many.chance_nearby.scores == pytest.approx(one.chance_nearby.scores, abs=1e-4)
+    for first, second in zip(one.motions, many.motions, strict=True):
+        assert torch.allclose(first.rotation, second.rotation, atol=1e-4)
 
 
 def test_without_a_start_only_no_motion_is_followed_up() -> None:

@@ -9,7 +9,7 @@ from mcbo.core.types import Shape
 from mcbo.geometry.mask import field_of_view
 from mcbo.kernels import REFERENCE
 from mcbo.steps import initialization
-from mcbo.steps.initialization import Coarse, Pose, ball
+from mcbo.steps.initialization import Coarse, Pose, ball, motions_of
 from mcbo.studies.phantom import make_phantom
 
 SPACING_MM = (1.0, 1.5, 1.0)
@@ -39,12 +39,13 @@ def test_poses_in_batches_are_those_one_by_one(
     )
     known, masks = field_of_view(fixed), [field_of_view(moving) for moving in movings]
 
-    def searched(batch: int) -> tuple[list[tuple[float, Pose]], list[Pose], list[float], list[Pose]]:
+    def searched(batch: int) -> tuple[list[tuple[float, Pose]], list[Pose], list[float], list[list[Pose]]]:
         kernels = replace(REFERENCE, batch=batch)
         images = Coarse(fixed, known, movings, masks, spacing_mm=SPACING_MM, size=20, kernels=kernels)
-        found = images.correlate(ball(20.0, 10.0), min_overlap=0.25)
+        poses = [Pose(rotation, (0.0, 0.0, 0.0), mirror) for mirror in ((), (0, 2)) for rotation in ball(20.0, 10.0)]
+        found = sorted(images.correlate(poses, min_overlap=0.25), key=lambda item: -item[0])
         climbed = images.climb([pose for _, pose in found[:3]], min_overlap=0.25)
-        return found, climbed, images.scores(climbed, min_overlap=0.25), images.best_poses(settings)
+        return found, climbed, images.scores(climbed, min_overlap=0.25), images.best_poses(settings, [(), (1,)])
 
     (found, climbed, scores, kept), (expected, peaks, best, the_kept) = searched(64), searched(1)
     assert [pose for _, pose in found] == [pose for _, pose in expected]
@@ -53,3 +54,27 @@ def test_poses_in_batches_are_those_one_by_one(
     assert scores == pytest.approx(best, abs=1e-5)
     assert min(scores[0], found[0][0]) > 0.2
     assert kept == the_kept
+
+
+def test_mirrored_poses_are_those_of_mirrored_images(device: torch.device) -> None:
+    """And the motion of points goes into the image that is not mirrored."""
+    settings = cascade_config().start
+    assert settings
+    phantom = make_phantom((40, 28, 52), seed=4, wedge=True)
+    fixed, moving = phantom.fixed.to(device), phantom.cet1.to(device)
+
+    def best(image: torch.Tensor, mirror: tuple[int, ...]) -> Pose:
+        images = Coarse(
+            fixed, field_of_view(fixed), [image], [field_of_view(image)], spacing_mm=SPACING_MM, size=20, kernels=REFERENCE
+        )
+        return images.best_poses(settings, [mirror])[0][0]
+
+    found, expected = best(moving, (0, 2)), best(moving.flip([2, 4]), ())
+    assert found.mirror == (0, 2)
+    assert found.rotation_deg == pytest.approx(expected.rotation_deg, abs=1e-6)
+    assert found.shift_mm == pytest.approx(expected.shift_mm, abs=1e-6)
+    motion = motions_of([found], (40, 28, 52), SPACING_MM)
+    there = motions_of([expected], (40, 28, 52), SPACING_MM)
+    point = torch.tensor([3.0, 5.0, 7.0], dtype=torch.float64)
+    moved, other = motion[0].apply(point[None])[0], there[0].apply(point[None])[0]
+    assert torch.allclose(moved, torch.stack([39.0 - other[0], other[1], 51.0 - other[2]]))

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mcbo.core.types import Kernels
 from mcbo.geometry import rigid
+from mcbo.kernels import REFERENCE
 from mcbo.steps.gauss_newton import Modality
 from mcbo.steps.rigid_refinement import refine_rigid
 
@@ -35,7 +36,7 @@ def refined(moving: Tensor, kernels: Kernels, *, iterations: int = 5) -> rigid.R
         cell_mm=CELL_MM,
         iterations=iterations,
         kernels=kernels,
-    )
+    )[0]
 
 
 def test_a_known_motion_is_found(kernels: Kernels) -> None:
@@ -61,3 +62,35 @@ def test_flat_features_do_not_move(kernels: Kernels) -> None:
     found = refined(torch.zeros(1, 4, *SHAPE), kernels, iterations=1)
     assert torch.isfinite(found.rotation).all()
     assert torch.isfinite(found.translation).all()
+
+
+def test_motions_in_a_batch_are_those_one_by_one(device: torch.device) -> None:
+    """Two modalities; features that move differently and are known in different places."""
+    points = places().reshape(-1, 3)
+    known = torch.ones(1, 1, *SHAPE, device=device)
+    partly = known.clone()
+    partly[..., :5, :] = 0
+    fixed = features(TRUTH.apply(points)).to(device)
+    moved = [features(points).to(device), features(points + 0.5).to(device)]
+
+    def found(*modalities: Modality) -> rigid.Rigid:
+        return refine_rigid(
+            fixed,
+            known,
+            modalities,
+            places_mm=places().to(device),
+            cell_mm=CELL_MM.to(device),
+            iterations=3,
+            kernels=REFERENCE,
+        )
+
+    batch = found(
+        Modality(torch.cat(moved), torch.cat([known, partly])),
+        Modality(torch.cat([moved[1], moved[1]]), torch.cat([partly, known])),
+    )
+    first = found(Modality(moved[0], known), Modality(moved[1], partly))
+    second = found(Modality(moved[1], partly), Modality(moved[1], known))
+    assert not torch.allclose(first.translation, second.translation, atol=0.1)
+    for one, other in ((batch[0], first[0]), (batch[1], second[0])):
+        assert torch.allclose(one.rotation, other.rotation, atol=1e-6)
+        assert torch.allclose(one.translation, other.translation, atol=1e-5)
