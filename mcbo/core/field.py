@@ -39,13 +39,15 @@ def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside
     return _sample(volume, _positions(displacement, offset, shape_of(volume)), outside)
 
 
-def sample_known(volume: Tensor, known: Tensor, displacement: Displacement, *, offset: Shape) -> tuple[Tensor, Tensor]:
-    """``sample`` of a volume that continues with its border, and of where it is known: bool, known to more than a half.
+def sample_known(
+    volume: Tensor, known: Tensor, displacement: Displacement, *, offset: Shape, share: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """``sample`` of a volume that continues with its border, and of where more than a ``share`` of it is known: bool.
 
-    ``known``, ``(1, C, H, W, D)``, is bool or from 0 to 1; beyond the volume, nothing is known.
+    ``known``, ``(1, C, H, W, D)`` or B of them, is bool or from 0 to 1; beyond the volume, nothing is known.
     """
     positions = _positions(displacement, offset, shape_of(volume))
-    return _sample(volume, positions, "border"), _sample(known.to(volume.dtype), positions, "zeros") > 0.5
+    return _sample(volume, positions, "border"), _sample(known.to(volume.dtype), positions, "zeros") > share
 
 
 def _positions(displacement: Displacement, offset: Shape, size: Shape) -> Tensor:

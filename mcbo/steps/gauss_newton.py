@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mcbo.core.field import along_axis, box_sum, sample, shape_of, warp
+from mcbo.core.field import along_axis, box_sum, sample_known, shape_of
 from mcbo.core.types import Displacement, Features, Kernels
 from mcbo.geometry.cells import KNOWN_CELL_SHARE
 from mcbo.steps.linear_solver import laplacian
@@ -121,9 +121,10 @@ def refine_by_gauss_newton(
     for iteration in range(iterations):
         gradient = torch.zeros_like(v)
         hessian = fixed.new_zeros((6, *shape_of(fixed)))
+        compared = fixed_known * stays_inside(v)
         for number, modality in enumerate(modalities):
-            moved = sample(modality.features, v, offset=(0, 0, 0), outside="border")
-            known = fixed_known * (warp(modality.known, v) > KNOWN_CELL_SHARE) * stays_inside(v)
+            moved, seen = sample_known(modality.features, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
+            known = compared * seen
             g, h, distance = kernels.data_terms(fixed, moved)
             mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR
             if iteration == 0:
@@ -236,8 +237,8 @@ def _lagged_product(values: Tensor, axis: int, lag: int) -> float:
 def robust_weight(distance: Tensor, known: Tensor, mean: float | Tensor) -> Tensor:
     """4·(s/(s + r))², r the feature distance smoothed over known cells: 1 where r = s, up to 4 where the features agree."""
     weights = known + 1e-4
-    smoothed = box_sum(distance * weights, size=3) / box_sum(weights, size=3)
-    return 4 * (mean / (mean + smoothed)).square()
+    sums = box_sum(torch.cat([distance * weights, weights], dim=1), size=3)
+    return 4 * (mean / (mean + sums[:, :1] / sums[:, 1:])).square()
 
 
 def bending_gradient(displacement: Displacement) -> Displacement:

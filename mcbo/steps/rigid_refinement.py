@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mcbo.core.field import sample, shape_of
+from mcbo.core.field import sample_known, shape_of
 from mcbo.core.types import Features, Kernels
 from mcbo.geometry import rigid
 from mcbo.geometry.cells import KNOWN_CELL_SHARE
@@ -67,10 +67,12 @@ def refine_rigid(
         slopes = _slopes(ends, cell_mm)
         flat = slopes.flatten(1, 2)
         hessian, gradient, moments = points.new_zeros((batch, 6, 6)), points.new_zeros((batch, 6, 1)), points.new_zeros(())
+        compared = fixed_known * stays_inside(v)
         for modality in modalities:
-            moved = sample(modality.features, v, offset=(0, 0, 0), outside="border") if iteration else modality.features
-            seen = sample(modality.known, v, offset=(0, 0, 0), outside="zeros") > KNOWN_CELL_SHARE
-            known = fixed_known * seen * stays_inside(v)
+            moved, seen = modality.features, modality.known > KNOWN_CELL_SHARE
+            if iteration:
+                moved, seen = sample_known(moved, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
+            known = compared * seen
             g, h, distance = zip(*(kernels.data_terms(fixed, one) for one in moved.split(1)), strict=True)
             residual = torch.cat(distance)
             count = known.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-6)
