@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mcbo.core.field import along_axis, shape_of
-from mcbo.core.types import Displacement, Mask, Shape
+from mcbo.core.types import Displacement, Mask, Shape, Triple
 
 KNOWN_CELL_SHARE = 0.45
 """A cell is taken for known if more than this share of it is. Not one half: cells that reach half over a border have just that,
@@ -33,6 +33,15 @@ def per_axis(spacing: Spacing) -> Shape:
 def cell_shape(shape: Shape, spacing: Spacing) -> Shape:
     """Cells along each axis."""
     height, width, depth = (-(-size // step) for size, step in zip(shape, per_axis(spacing), strict=True))
+    return height, width, depth
+
+
+def isotropic_spacing(shape: Shape, spacing_mm: Triple, count: int) -> Shape:
+    """The spacing along axes 0, 1, 2 of about ``count`` cells along the longest side, nearly isotropic in millimeters."""
+    longest = max(n * s for n, s in zip(shape, spacing_mm, strict=True))
+    height, width, depth = (
+        min(max(1, round(longest / count / s)), n) for n, s in zip(shape, spacing_mm, strict=True)
+    )  # up to the whole axis, where it is thin
     return height, width, depth
 
 

@@ -164,6 +164,8 @@ class CascadeConfig(Preset):
             movings=movings,
             searches=self._searches,
             refinements=self.refinement.stages,
+            overview=cells.cell_shape(shape, cells.isotropic_spacing(shape, (1.0, 1.0, 1.0), self.hypotheses.cells)),
+            poses=(1 + len(self.hypotheses.mirrors)) * (1 + (self.start.kept if self.start else 0)),
             has_start=self.start is not None,
             kernels=kernels,
         )

@@ -18,6 +18,7 @@ from mcbo.core.field import sample_known, shape_of
 from mcbo.core.types import Features, Kernels, Mask, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import fill_outside
+from mcbo.methods.memory_model import pose_bytes
 from mcbo.steps.gauss_newton import Modality
 from mcbo.steps.initialization import BATCH_BYTES, Coarse, InitializationSettings, Pose, motions_of
 from mcbo.steps.mind import MindSettings
@@ -28,8 +29,6 @@ WORSE = 0.003
 """Similarity: a round that loses more than this is the last."""
 SPREAD = 0.01, 0.03
 """Bounds of the spread of scores found by chance: of so few, it is not known well."""
-_COPIES = 6
-"""Tensors as large as the features of a batch that exist at a time while they are compared."""
 _TAIL = 4.0
 """Degrees of freedom of the prior: as in a t distribution, so that strong evidence overrules it."""
 
@@ -184,9 +183,7 @@ class Overview:
     ) -> None:
         self._settings, self._kernels = settings, kernels
         sides = list(zip(shape_of(fixed), spacing_mm, strict=True))
-        longest = max(n * s for n, s in sides)
-        steps = [min(max(1, round(longest / settings.cells / s)), n) for n, s in sides]
-        self._spacing = steps[0], steps[1], steps[2]
+        self._spacing = steps = cells.isotropic_spacing(shape_of(fixed), spacing_mm, settings.cells)
         self.voxel_mm = steps[0] * spacing_mm[0], steps[1] * spacing_mm[1], steps[2] * spacing_mm[2]
         groups = [
             min(max(1, round(settings.pooled * min(self.voxel_mm) / mm)), math.ceil(n / step))
@@ -222,8 +219,7 @@ class Overview:
 
     def refine(self, motions: rigid.Rigid) -> list[tuple[float, rigid.Rigid]]:
         """Improves B motions of the fixed points, mm of the whole volume: each one's best score, and its motion."""
-        bytes_each = _COPIES * len(self.movings) * self._features.shape[1] * self.fixed.nbytes
-        size = min(self._kernels.batch, max(int(BATCH_BYTES / bytes_each), 1))
+        size = min(self._kernels.batch, max(int(BATCH_BYTES / pose_bytes(self.shape)), 1))
         parts = [motions[first : first + size] for first in range(0, len(motions.rotation), size)]
         return [found for part in parts for found in self._refine(part)]
 

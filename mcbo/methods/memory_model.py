@@ -25,6 +25,10 @@ FLOAT_BYTES = 4
 PROCESS_GB = (0.4, 1.6)
 """What a process takes beside its tensors, least and most, as above."""
 FEATURE_CHANNELS = 12
+POSE_COPIES = 4.4
+"""Tensors as large as the features of a pose that exist at a time while it is compared."""
+OVERVIEW_FLOATS = 3
+"""Per cell of the overview and image: the image, where it is known, and its pooled features."""
 MASK_BYTES = 4
 """Per voxel: a mask, one byte, and what ``mask.field_of_view`` holds while it makes it."""
 MASKED_COST_FLOATS = 2.3
@@ -123,6 +127,8 @@ def cascade_bytes(
     movings: int,
     searches: Sequence[SearchStage | DeformStage],
     refinements: Sequence[RefineStage],
+    overview: Shape,
+    poses: int,
     has_start: bool,
     kernels: Kernels,
 ) -> int:
@@ -130,7 +136,8 @@ def cascade_bytes(
 
     Per voxel: the images, filled and masked; unless they are streamed, 12 features of the fixed image; four displacements. On
     top, whichever is most: the features of a moving image in the making; or, on a grid of cells, all features twice over and
-    the costs of all candidates.
+    the costs of all candidates. Before all that, the rigid search has images and masks, and as many ``poses`` at once on the
+    grid of its ``overview`` as the kernels want and ``BATCH_BYTES`` allows.
     """
     voxels = _cells(shape)
     streamed = kernels.streamed_mind is not None
@@ -144,9 +151,18 @@ def cascade_bytes(
         peaks.append(voxels / stage.grid_spacing**3 * (candidates + 2 * FEATURE_CHANNELS * 2 * movings + 30))
     peaks += [voxels / stage.grid_spacing**3 * (FEATURE_CHANNELS * (2 + 3 * movings) + 60) for stage in refinements]
     needed = int(FLOAT_BYTES * (held + max(peaks)))
-    if has_start and kernels.batch > 1:  # before features and displacements; one pose at a time takes less than the rest
-        needed = max(needed, FLOAT_BYTES * 2 * (1 + movings) * voxels + int(BATCH_BYTES))
+    images = FLOAT_BYTES * 2 * (1 + movings) * voxels
+    each = pose_bytes(overview)
+    at_once = min(kernels.batch, poses, max(int(BATCH_BYTES / each), 1))
+    needed = max(needed, images + at_once * each + FLOAT_BYTES * OVERVIEW_FLOATS * (1 + movings) * _cells(overview))
+    if has_start and kernels.batch > 1:
+        needed = max(needed, images + int(BATCH_BYTES))
     return needed
+
+
+def pose_bytes(overview: Shape) -> int:
+    """Bytes of a moving image under one of several poses at once, while its features are compared."""
+    return int(FLOAT_BYTES * FEATURE_CHANNELS * POSE_COPIES * _cells(overview))
 
 
 def image_bytes(shape: Shape, *, movings: int, masks: bool = False) -> int:

@@ -103,10 +103,7 @@ class Coarse:
         size: int,
         kernels: Kernels,
     ) -> None:
-        sides = list(zip(shape_of(fixed), spacing_mm, strict=True))
-        longest = max(n * s for n, s in sides)
-        steps = [min(max(1, round(longest / size / s)), n) for n, s in sides]  # up to the whole axis, where it is thin
-        self._spacing = steps[0], steps[1], steps[2]
+        self._spacing = steps = cells.isotropic_spacing(shape_of(fixed), spacing_mm, size)
         self.cell_mm = steps[0] * spacing_mm[0], steps[1] * spacing_mm[1], steps[2] * spacing_mm[2]
         self._kernels = kernels
         image, self._known = self._pool(fixed, mask)
