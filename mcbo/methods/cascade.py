@@ -164,7 +164,7 @@ class CascadeConfig(Preset):
             movings=movings,
             searches=self._searches,
             refinements=self.refinement.stages,
-            overview=cells.cell_shape(shape, cells.isotropic_spacing(shape, (1.0, 1.0, 1.0), self.hypotheses.cells)),
+            overview=cells.cell_shape(shape, cells.isotropic_spacing(shape, (1.0, 1.0, 1.0), self.hypotheses.closer.cells)),
             poses=(1 + len(self.hypotheses.mirrors)) * (1 + (self.start.kept if self.start else 0)),
             has_start=self.start is not None,
             kernels=kernels,
@@ -243,10 +243,11 @@ def register_cascade(
         improve_rigid(case, spacing, config)
     linear = case.rigid_displacement()
     check_finite(linear, "search")
-    full = refine(case, search_deformed(case, linear, config), config)
-    check_finite(full, "refine")
+    candidates = {"identity": torch.zeros_like(linear), "rigid": linear}
+    if config.judgement.is_found(hypotheses):
+        candidates["full"] = refine(case, search_deformed(case, linear, config), config)
+        check_finite(candidates["full"], "refine")
     with timer.stage("judge", work=2 * share):
-        candidates = {"identity": torch.zeros_like(linear), "rigid": linear, "full": full}
         judgement = judge(case, candidates, hypotheses, config.judgement)
     extent = 1.0
     if judgement.chosen == "cautious":
@@ -267,7 +268,7 @@ def register_cascade(
         padding = []
         for begin, inner, size in zip(reversed(case.offset), reversed(case.shape), reversed(shape_of(fixed)), strict=True):
             padding += [begin, size - begin - inner]
-        whole += functional.pad(full - linear, padding, mode="replicate")
+        whole += functional.pad(candidates["full"] - linear, padding, mode="replicate")
     return whole, judgement
 
 
@@ -279,7 +280,7 @@ def improve_by_appearance(case: CascadeCase, fixed: Volume, config: CascadeConfi
         case.movings,
         case.masks,
         spacing_mm=case.spacing_mm,
-        settings=config.hypotheses,
+        settings=config.hypotheses.overview,
         kernels=case.kernels,
     )
     moving, seen = overview.movings[0]

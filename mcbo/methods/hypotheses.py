@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -61,8 +62,8 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class HypothesisSettings:
-    """Settings of this step.
+class OverviewSettings:
+    """On what, and how, motions are refined and compared.
 
     Attributes:
         cells: along the longest side of the overview.
@@ -70,7 +71,6 @@ class HypothesisSettings:
         pooled: of these, along each axis, make a cell of the grid that is refined on.
         rounds: how often images are warped again.
         iterations: of Gauss–Newton in each round.
-        mirrors: axes along which moving images are mirrored, for each of the searches by chance.
     """
 
     cells: int
@@ -78,6 +78,22 @@ class HypothesisSettings:
     pooled: int
     rounds: int
     iterations: int
+
+
+@dataclass(frozen=True)
+class HypothesisSettings:
+    """Settings of this step.
+
+    Attributes:
+        overview: for all motions.
+        closer: for the best one of each search, where it is not clear whether something was found: ...
+        unsure: ... between these numbers of standard deviations above chance.
+        mirrors: axes along which moving images are mirrored, for each of the searches by chance.
+    """
+
+    overview: OverviewSettings
+    closer: OverviewSettings
+    unsure: tuple[float, float]
     mirrors: tuple[tuple[int, ...], ...]
 
 
@@ -108,26 +124,16 @@ class Hypotheses:
     Attributes:
         motions: of the fixed points, mm; the first was found from no motion.
         scores: of each.
-        chance: the best score of each search by chance.
-        chance_nearby: the score of each, found from no motion.
         best: number of the most probable motion, given scores and prior.
+        deviations: by how many standard deviations it is above the best found by chance.
+        deviations_nearby: the same of the motion found from no motion, above what chance finds there on average.
     """
 
     motions: tuple[rigid.Rigid, ...]
     scores: tuple[float, ...]
-    chance: Chance
-    chance_nearby: Chance
     best: int
-
-    @property
-    def deviations(self) -> float:
-        """By how many standard deviations the best motion is above chance."""
-        return self.chance.deviations(self.scores[self.best])
-
-    @property
-    def deviations_nearby(self) -> float:
-        """The same of the motion found from no motion, above what chance finds on average."""
-        return self.chance_nearby.deviations_from_mean(self.scores[0])
+    deviations: float
+    deviations_nearby: float
 
 
 def find_hypotheses(
@@ -147,24 +153,33 @@ def find_hypotheses(
     ``mask`` belongs to the fixed image, ``masks`` to the moving ones; images and masks are ``(1, 1, H, W, D)``, of one shape.
     Without ``start``, only from no motion.
     """
-    overview = Overview(fixed, mask, movings, masks, spacing_mm=spacing_mm, settings=settings, kernels=kernels)
+    look = partial(Overview, fixed, mask, movings, masks, spacing_mm=spacing_mm, kernels=kernels)
+    overview = look(settings=settings.overview)
     mirrors = [(), *settings.mirrors]
     starts = [[Pose((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), mirror)] for mirror in mirrors]
     if start:
         coarse = Coarse(fixed, mask, movings, masks, spacing_mm=spacing_mm, size=start.cells, kernels=kernels)
         starts = [none + far for none, far in zip(starts, coarse.best_poses(start, mirrors), strict=True)]
     refined = iter(overview.refine(motions_of([pose for some in starts for pose in some], shape_of(fixed), spacing_mm)))
-    found = [[next(refined) for _ in some] for some in starts]
-    scores, moved = zip(*found[0], strict=True)
-    chance = Chance(tuple(max(score for score, _ in other) for other in found[1:]))
-    nearby = Chance(tuple(other[0][0] for other in found[1:]))
+    found, *by_chance = ([next(refined) for _ in some] for some in starts)
+    scores, moved = map(list, zip(*found, strict=True))
+    best_by_chance = [max(some, key=lambda item: item[0]) for some in by_chance]
+    chance = Chance(tuple(score for score, _ in best_by_chance))
+    nearby = Chance(tuple(some[0][0] for some in by_chance))
     center = overview.center_mm()
 
     def log_posterior(number: int) -> float:
         above = chance.deviations_from_mean(scores[number])
         return above * abs(above) / 2 + expected.log_prior(moved[number], center, spacing_mm)
 
-    return Hypotheses(moved, scores, chance, nearby, best=max(range(len(moved)), key=log_posterior))
+    best = max(range(len(moved)), key=log_posterior)
+    deviations = chance.deviations(scores[best])
+    least, most = settings.unsure
+    if least < deviations < most:
+        motions = rigid.stacked([moved[best], *(motion for _, motion in best_by_chance)])
+        (score, moved[best]), *others = look(settings=settings.closer).refine(motions)
+        deviations = Chance(tuple(other for other, _ in others)).deviations(score)
+    return Hypotheses(tuple(moved), tuple(scores), best, deviations, nearby.deviations_from_mean(scores[0]))
 
 
 class Overview:
@@ -178,7 +193,7 @@ class Overview:
         masks: Sequence[Mask],
         *,
         spacing_mm: Triple,
-        settings: HypothesisSettings,
+        settings: OverviewSettings,
         kernels: Kernels,
     ) -> None:
         self._settings, self._kernels = settings, kernels

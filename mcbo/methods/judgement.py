@@ -22,7 +22,7 @@ class JudgementSettings:
         even: standard deviations above chance at which it is as probable as not that something was found.
         odds: by how much the logarithm of the odds rises with each.
         even_nearby, odds_nearby: the same near no motion, above the mean of what chance finds there.
-        doubtful: probability below which only the cautious stage is tried, and the user is warned.
+        doubtful: probability below which no deformation is sought but the cautious stage tried, and the user is warned.
         cautious_reach: voxels that the cautious stage moves on average at most.
         full_gain: by how much the similarity of the full result must exceed that of the rigid one.
         small_motion: voxels; a result that moves less on average is below what the method resolves, ...
@@ -48,18 +48,22 @@ class JudgementSettings:
             _logistic(self.odds_nearby * (hypotheses.deviations_nearby - self.even_nearby)),
         )
 
+    def is_found(self, hypotheses: Hypotheses) -> bool:
+        """Whether the best hypothesis is to be believed."""
+        return self.probability(hypotheses)[0] >= self.doubtful
+
 
 def judge(
     case: CascadeCase, candidates: dict[str, Displacement], hypotheses: Hypotheses, settings: JudgementSettings
 ) -> Judgement:
     """Compares identity, rigid and full result by features that no stage was fitted to (docs/method.md, step 7).
 
-    ``cautious`` is chosen where it is improbable that something was found.
+    ``cautious`` is chosen where it is improbable that something was found; a full result is not needed there.
     """
     compared = torch.stack([_similarity(case, displacement, settings) for displacement in candidates.values()])
     scores = dict(zip(candidates, compared.tolist(), strict=True))
     found, _ = settings.probability(hypotheses)
-    if found < settings.doubtful:
+    if not settings.is_found(hypotheses):
         return Judgement(chosen="cautious", similarity=scores, confidence=found)
     chosen = "full" if scores["full"] > scores["rigid"] + settings.full_gain else "rigid"
     gain = scores[chosen] - scores["identity"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from mcbo.core.errors import InputError
 from mcbo.methods.cascade import CascadeConfig, DeformableSearch, GaussNewton, RigidStages
 from mcbo.methods.config import Level, Preset
-from mcbo.methods.hypotheses import Expected, HypothesisSettings
+from mcbo.methods.hypotheses import Expected, HypothesisSettings, OverviewSettings
 from mcbo.methods.judgement import JudgementSettings
 from mcbo.methods.multilevel import MultilevelConfig
 from mcbo.steps.adam import AdamSettings
@@ -34,11 +34,9 @@ _CASCADE = CascadeConfig(
     name="cascade",
     start=InitializationSettings(cells=32, max_degrees=20.0, step_degrees=10.0, min_overlap=0.25, kept=2),
     hypotheses=HypothesisSettings(
-        cells=96,
-        mind=MindSettings(radius=1, dilation=1),
-        pooled=2,
-        rounds=3,
-        iterations=3,
+        overview=OverviewSettings(cells=96, mind=MindSettings(radius=1, dilation=1), pooled=2, rounds=3, iterations=3),
+        closer=OverviewSettings(cells=128, mind=MindSettings(radius=2, dilation=1), pooled=3, rounds=3, iterations=3),
+        unsure=(0.0, 6.0),
         mirrors=((0,), (1,), (2,), (0, 1, 2)),
     ),
     expected=Expected(voxels=10.0, mm=None, degrees=3.0),

@@ -73,13 +73,13 @@ def refine_rigid(
             if iteration:
                 moved, seen = sample_known(moved, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
             known = compared * seen
-            g, h, distance = zip(*(kernels.data_terms(fixed, one) for one in moved.split(1)), strict=True)
+            g, h, distance = zip(*(kernels.data_terms(fixed, one) for one in torch.split(moved, 1)), strict=True)
             residual = torch.cat(distance)
             count = known.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-6)
             mean = (residual * known).sum(dim=(1, 2, 3, 4), keepdim=True) / count + RESIDUAL_FLOOR
             weight = known * robust_weight(residual, known, mean) / mean
             weighted = (torch.cat([torch.stack(h), torch.cat(g)], dim=1) * weight).flatten(2).double().mT
-            tensor = torch.cat([weighted[..., rows] for rows in _SYMMETRIC], dim=2).unflatten(2, (3, 3))
+            tensor = torch.cat([weighted[..., rows] for rows in _SYMMETRIC], dim=2).view(batch, -1, 3, 3)
             hessian += flat.mT @ (tensor @ slopes).flatten(1, 2)
             gradient += flat.mT @ weighted[..., 6:].flatten(1).unsqueeze(2)
             share = (known / count).double().view(batch, -1, 1).repeat_interleave(3, dim=1)
@@ -99,7 +99,7 @@ def _crossing(vectors: Tensor) -> Tensor:
     """The matrices of the cross product with ``(…, 3)`` vectors from the left, ``(…, 3, 3)``."""
     x, y, z = vectors.unbind(-1)
     none = torch.zeros_like(x)
-    return torch.stack([none, -z, y, z, none, -x, -y, x, none], dim=-1).unflatten(-1, (3, 3))
+    return torch.stack([none, -z, y, z, none, -x, -y, x, none], dim=-1).view(*x.shape, 3, 3)
 
 
 def _rotations(vectors: Tensor) -> Tensor:

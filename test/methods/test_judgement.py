@@ -1,11 +1,13 @@
 """The part of a motion that makes the expected error least, against a search."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import cascade_config
 
 from mcbo.geometry import rigid
-from mcbo.methods.hypotheses import Chance, Hypotheses
+from mcbo.methods.hypotheses import Hypotheses
 from mcbo.methods.judgement import shortened
 
 
@@ -29,7 +31,8 @@ def test_nothing_found_moves_nothing() -> None:
 
 def test_the_probability_is_even_where_the_settings_say_so() -> None:
     settings = cascade_config().judgement
-    chance = Chance((0.0, 0.0, 0.0, 0.0))  # with the least spread, 0.01
-    scores = (0.01 * settings.even_nearby, 0.01 * settings.even)
-    hypotheses = Hypotheses((rigid.identity(), rigid.identity()), scores, chance, chance, best=1)
+    motions = (rigid.identity(), rigid.identity())
+    hypotheses = Hypotheses(motions, (0.1, 0.2), best=1, deviations=settings.even, deviations_nearby=settings.even_nearby)
     assert settings.probability(hypotheses) == pytest.approx((0.5, 0.5))
+    assert settings.is_found(replace(hypotheses, deviations=settings.even + 0.1))
+    assert not settings.is_found(replace(hypotheses, deviations=settings.even - 0.1))

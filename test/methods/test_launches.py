@@ -56,7 +56,8 @@ def test_conjugates_are_not_lost() -> None:
 def test_a_whole_registration_is_that_of_the_cpu() -> None:
     """Of the default but for the number of searches by chance, which would only repeat the same operations."""
     config = cascade_config()
-    config = replace(config, hypotheses=replace(config.hypotheses, mirrors=((0,), (1,), (2,)), rounds=1))
+    overview = replace(config.hypotheses.overview, rounds=1)
+    config = replace(config, hypotheses=replace(config.hypotheses, mirrors=((0,), (1,), (2,)), overview=overview))
     kernels = replace(REFERENCE, batch=64)
     phantom = make_phantom((40, 36, 44), seed=7)
     images = (phantom.fixed, phantom.cet1, phantom.t2)
