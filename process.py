@@ -67,6 +67,7 @@ def process(
     output: cli.OutputFolder = Path("/output"),
     task: cli.DatasetTask = None,
     preset: cli.Preset = None,
+    expect: cli.Expect = None,
     split: cli.Split = "val",
     case: cli.Cases = None,
     moving: cli.Movings = None,
@@ -100,6 +101,7 @@ def process(
     cli.check_choice("--on-failure", on_failure, ON_FAILURE)
     _check_local("--output", str(output))
     cli.check_positive("--memory-gb", memory_gb)
+    expected = cli.parse_expect(expect)
     cli.check_workers(workers, scheduler, case_timeout)
     options = Options(
         output=output,
@@ -117,22 +119,26 @@ def process(
         case_timeout_s=case_timeout,
     )
     if demo:
-        outcome = _demo(inputs or [], options, task, preset)
+        outcome = _demo(inputs or [], options, _expecting(find_config(task or DEFAULT_TASK, preset), expected))
     else:
         dataset, options = _open(inputs or [input_folder], options, split=split, trust_paths=trust_paths)
-        config = _choose_config(dataset, task, preset, optional=len(inputs or []) == 3)
+        config = _expecting(_choose_config(dataset, task, preset, optional=len(inputs or []) == 3), expected)
         outcome = run(select_cases(dataset.cases, names=cli.split_commas(case), movings=options.movings), config, options)
     context.obj.append(_conclude(outcome))
 
 
-def _demo(inputs: Sequence[str], options: Options, task: str | None, preset: str | None) -> Outcome:
+def _expecting(config: Preset, expected: tuple[float, float] | None) -> Preset:
+    return config if expected is None else config.expecting(*expected)
+
+
+def _demo(inputs: Sequence[str], options: Options, config: Preset) -> Outcome:
     if inputs:
         raise InputError(f"--demo generates its own input: expected no path, got {' '.join(map(shown_url, inputs))}")
     if options.shard:
         raise InputError("--demo: expected no --shard, since the demo has a single case")
     from mcbo.studies.demo import run_demo  # here, because it imports matplotlib, which writes to the home folder
 
-    return run_demo(options, config=find_config(task or DEFAULT_TASK, preset))
+    return run_demo(options, config=config)
 
 
 def _open(inputs: Sequence[str], options: Options, *, split: str, trust_paths: bool) -> tuple[Dataset, Options]:

@@ -53,6 +53,14 @@ DatasetTask: TypeAlias = Annotated[
 Preset: TypeAlias = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Preset of the method: {' or '.join(_PRESETS)}. Default: {_PRESETS[0]}.")
 ]
+Expect: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MM,DEG",
+        help="How far apart the images usually are before registration: the shift in mm and the rotation in degrees. Default: "
+        "that of the task.",
+    ),
+]
 Split: TypeAlias = Annotated[str, typer.Option(metavar="|".join(SPLITS), help="Split of the dataset.")]
 Cases: TypeAlias = Annotated[
     list[str] | None, typer.Option(metavar="ID", help="Only these cases: --case 0099 --case 0100, or --case 0099,0100.")
@@ -189,6 +197,19 @@ def parse_spacing(text: str | None, *images: Path | None) -> Triple | None:
     if not any(image is not None and is_tiff(image) for image in images):
         raise InputError("--spacing: expected with TIFF files only; all other formats store their voxel size")
     return spacing_of(text)
+
+
+def parse_expect(text: str | None) -> tuple[float, float] | None:
+    """Millimeters and degrees from ``5,3``; raises ``InputError`` for anything else."""
+    if text is None:
+        return None
+    try:
+        mm, degrees = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"--expect: expected MM,DEG, such as 5,3, got {text[:40]!r}") from error
+    check_positive("--expect", mm, what="a shift in mm")
+    check_positive("--expect", degrees, what="a rotation in degrees")
+    return mm, degrees
 
 
 def split_commas(values: Sequence[str] | None) -> tuple[str, ...]:

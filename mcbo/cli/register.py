@@ -29,11 +29,12 @@ def register_files(
         str,
         typer.Option(
             metavar="NAME",
-            help="Preset of the method: cascade or mcbo2024, on the voxels of the fixed image; or "
-            f"{AUTO}: cascade on isotropic voxels, with a margin around the fixed image.",
+            help=f"Preset of the method: {AUTO}, which is cascade on isotropic voxels, with a margin around the fixed image; "
+            "or cascade or mcbo2024 on the voxels of the fixed image.",
         ),
     ] = DEFAULT_PRESET,
     task: cli.Task = DEFAULT_TASK,
+    expect: cli.Expect = None,
     initial: Annotated[
         Path | None,
         typer.Option(
@@ -77,12 +78,14 @@ def register_files(
     for kind in without or ():
         cli.check_choice("--without", kind, KINDS)
     spacing_mm = cli.parse_spacing(spacing, *images)
+    expected = cli.parse_expect(expect)
     if moving_mask and len(moving_mask) != len(movings):
         raise InputError(f"--moving-mask: expected one for each of {len(movings)} moving image(s), got {len(moving_mask)}")
     _check_apart(output, [*images, *masks, initial])
     settings = {
         "preset": preset,
         "task": task,
+        "expect": expected,
         "initial": _digest(initial),
         "center": center,
         "masks": [_digest(mask) for mask in masks],
@@ -92,7 +95,7 @@ def register_files(
     inputs = {str(path): digest(path) for path in images}
     kinds = [kind for kind in KINDS if kind not in (without or ())]
     labels = labels_of([str(path) for path in movings])
-    config = wanted_config(preset, task)
+    config = wanted_config(preset, task, expected)
     prepare_folder(output)
     with hold(output / f".{REPORT}.lock"):
         if not overwrite and is_written(output, config, inputs, settings, labels, kinds):
@@ -103,6 +106,7 @@ def register_files(
             list(movings),
             preset=preset,
             task=task,
+            expect=expected,
             spacing=spacing_mm,
             fixed_mask=fixed_mask,
             moving_masks=list(moving_mask) if moving_mask else None,

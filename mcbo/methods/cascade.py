@@ -5,7 +5,7 @@ Each stage warps the original moving images by the motion found so far and searc
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mcbo.core.errors import InputError
 from mcbo.core.field import check_finite, sample, sample_known, shape_of
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Judgement, Kernels, Masks, Shape, Triple, Volume
@@ -179,6 +180,11 @@ class CascadeConfig(Preset):
         share = 1 - self.start.min_overlap if self.start else 0.0
         height, width, depth = (min(share * size + reach, float(size)) for size in shape)
         return height, width, depth
+
+    def expecting(self, mm: float, degrees: float) -> "CascadeConfig":
+        if not (0 < mm < math.inf and 0 < degrees < math.inf):
+            raise InputError(f"expected a shift in mm and a rotation in degrees, both above 0, got {mm:g} and {degrees:g}")
+        return replace(self, expected=replace(self.expected, mm=float(mm), degrees=float(degrees)))
 
     def doubt(self, judgement: Judgement) -> str | None:
         if judgement.confidence >= self.judgement.doubtful:

@@ -124,6 +124,15 @@ class Preset(ABC):
     def search_range(self, shape: Shape) -> Triple:
         """How far the preset looks along axes 0, 1, 2 of a volume of that shape, voxels."""
 
+    def expecting(self, mm: float, degrees: float) -> "Preset":
+        """The preset for images that usually are so far apart: a shift, mm, and a rotation.
+
+        Raises:
+            InputError: if the preset has no such expectation, or for numbers that are not above 0.
+        """
+        del mm, degrees
+        raise InputError(f"preset {self.name} does not use an expected motion: expected none, or preset cascade")
+
     def doubt(self, judgement: Judgement) -> str | None:
         """Why the confidence in a result is low, as a sentence; None if it is not."""
         del judgement
