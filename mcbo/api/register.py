@@ -71,7 +71,8 @@ def register(
         movings: one such image, or a list of several of the same object.
         preset: of the task; or ``auto``, to run its default on an isotropic grid chosen from the images.
         task: ``ReMIND2Reg`` or ``COMULIS3DCLEM``.
-        expect: how far apart such images usually are: the shift, mm, and the rotation, degrees; that of the task, if None.
+        expect: how far apart such images usually are, after ``initial`` or ``center``: the shift, mm, and the rotation,
+            degrees; that of the task, if None.
         affine: of arrays without their own: voxel to world, RAS mm.
         spacing: instead of ``affine``, where only the voxel size along axes 0, 1, 2 is known, mm.
         fixed_mask: where the fixed image counts (not 0), on any grid; if None, its background is detected.
@@ -105,7 +106,8 @@ def register(
             images = [_place(image, mask, name, Geometry(affine, spacing), on) for image, mask, name in given]
         motion = _initial(initial, center, images)
         kernels = ready_kernels(on)
-        working = _working_grid(images, motion, preset, config, budget, kernels)
+        with naming(name_of(fixed, "fixed image")):
+            working = _working_grid(images, motion, preset, config, budget, kernels)
 
         def attempt(budget: int) -> tuple[Registration, list[Sanity]]:
             with naming(name_of(fixed, "fixed image")):
@@ -150,7 +152,13 @@ def wanted_config(preset: str, task: str, expect: tuple[float, float] | None) ->
         config = find_config(task, None if preset == AUTO else preset)
     except InputError as error:
         raise InputError(f"{error}{'' if task not in TASKS else f', {AUTO}'}") from error
-    return config if expect is None else config.expecting(*expect)
+    if expect is None:
+        return config
+    try:
+        mm, degrees = (float(number) for number in expect)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expect: expected two numbers, mm and degrees, such as (5, 3), got {expect!r:.80}") from error
+    return config.expecting(mm, degrees)
 
 
 def _check_options(config: Preset, *, masks: Sequence[ImageLike | None], both_starts: bool, memory_gb: float | None) -> None:

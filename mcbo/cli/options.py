@@ -207,8 +207,8 @@ def parse_expect(text: str | None) -> tuple[float, float] | None:
         mm, degrees = (float(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"--expect: expected MM,DEG, such as 5,3, got {text[:40]!r}") from error
-    check_positive("--expect", mm, what="a shift in mm")
-    check_positive("--expect", degrees, what="a rotation in degrees")
+    check_positive("--expect", mm, what="a finite shift in mm")
+    check_positive("--expect", degrees, what="a finite rotation in degrees")
     return mm, degrees
 
 

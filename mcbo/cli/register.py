@@ -85,7 +85,7 @@ def register_files(
     settings = {
         "preset": preset,
         "task": task,
-        "expect": expected,
+        "expect": expect,
         "initial": _digest(initial),
         "center": center,
         "masks": [_digest(mask) for mask in masks],

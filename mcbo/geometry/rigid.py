@@ -1,7 +1,7 @@
 """A rigid motion fitted to displacements of which many are wrong: least trimmed squares.
 
-Rousseeuw's estimator with concentration steps: fit, keep the half that fits best, fit again. In docs/method.md it is step 3 of
-``cascade``.
+Rousseeuw's estimator with concentration steps: fit, keep the half that fits best, fit again. In docs/method.md it belongs
+to the cautious search of ``cascade``, step 7.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The cascade: a masked search for a rigid motion, coarse to fine, then Gauss–Newton refinement, then a judgement.
+"""The cascade: a search for rigid motions, refined coarse to fine; a deformation; a judgement by what chance finds.
 
 Each stage warps the original moving images by the motion found so far and searches for the remainder (docs/method.md).
 """
@@ -22,7 +22,7 @@ from mcbo.geometry.mask import field_of_view
 from mcbo.methods.cascade_case import CascadeCase, prepare
 from mcbo.methods.config import MIN_CELLS, Group, Preset, Registration, check_size
 from mcbo.methods.hypotheses import WORSE, Expected, HypothesisSettings, Overview, find_hypotheses
-from mcbo.methods.judgement import JudgementSettings, judge, judge_cautious, mean_length, shortened
+from mcbo.methods.judgement import JudgementSettings, judge, judge_cautious, mean_length_mm, shortened
 from mcbo.methods.memory_model import cascade_bytes, check_budget
 from mcbo.steps.appearance import predict
 from mcbo.steps.deformable_search import COST_BOX_ROUNDS, DeformStage, solve_stretched
@@ -183,15 +183,17 @@ class CascadeConfig(Preset):
 
     def expecting(self, mm: float, degrees: float) -> "CascadeConfig":
         if not (0 < mm < math.inf and 0 < degrees < math.inf):
-            raise InputError(f"expected a shift in mm and a rotation in degrees, both above 0, got {mm:g} and {degrees:g}")
+            raise InputError(
+                f"expect: expected a shift in mm and a rotation in degrees, both finite and above 0, got {mm:g} and {degrees:g}"
+            )
         return replace(self, expected=replace(self.expected, mm=float(mm), degrees=float(degrees)))
 
     def doubt(self, judgement: Judgement) -> str | None:
         if judgement.confidence >= self.judgement.doubtful:
             return None
         return (
-            f"low confidence: the probability that the images were aligned is {judgement.confidence:.2f}; the search finds as "
-            f"much in mirrored moving images ({judgement.chosen} result)"
+            f"low confidence: the probability that the images were aligned is {judgement.confidence:.2f}, as the search finds "
+            f"hardly less in mirrored moving images ({judgement.chosen} result)"
         )
 
 
@@ -260,11 +262,10 @@ def register_cascade(
         case.motion = rigid.identity()
         search_rigid(case, config.rigid.cautious, config)
         linear = case.rigid_displacement()
-        length = mean_length(case, linear)
-        expected = config.expected.shift_mm(spacing_mm) / min(spacing_mm)
+        length = mean_length_mm(case, linear)
         _, nearby = config.judgement.probability(hypotheses)
-        extent = shortened(length, probability=nearby, expected=expected)
-        extent = min(extent, config.judgement.cautious_reach / max(length, 1e-6))
+        extent = shortened(length, probability=nearby, expected=config.expected.shift_mm(spacing_mm))
+        extent = min(extent, config.judgement.cautious_reach * min(spacing_mm) / max(length, 1e-300))
         judgement = judge_cautious(case, linear * extent, judgement, config.judgement)
     if judgement.chosen == "identity":
         return fixed.new_zeros((1, 3, *shape_of(fixed))), judgement

@@ -131,7 +131,7 @@ class Preset(ABC):
             InputError: if the preset has no such expectation, or for numbers that are not above 0.
         """
         del mm, degrees
-        raise InputError(f"preset {self.name} does not use an expected motion: expected none, or preset cascade")
+        raise InputError(f"preset {self.name} does not use an expected motion (--expect): expected none, or preset cascade")
 
     def doubt(self, judgement: Judgement) -> str | None:
         """Why the confidence in a result is low, as a sentence; None if it is not."""

@@ -28,6 +28,8 @@ from mcbo.steps.similarity import similarities
 
 WORSE = 0.003
 """Similarity: a round that loses more than this is the last."""
+SAME = 0.005
+"""Similarity: searches that end in the same place differ by less, and the first of them is taken, whatever rounding does."""
 SPREAD = 0.01, 0.03
 """Bounds of the spread of scores found by chance: of so few, it is not known well."""
 _TAIL = 4.0
@@ -57,7 +59,8 @@ class Expected:
         shift = float((motion.apply(center_mm[None])[0] - center_mm).norm())
         cosine = (float(torch.trace(motion.rotation)) - 1) / 2
         degrees = math.degrees(math.acos(min(max(cosine, -1.0), 1.0)))
-        squared = (shift / self.shift_mm(spacing_mm)) ** 2 + (degrees / self.degrees) ** 2
+        away, turned = shift / self.shift_mm(spacing_mm), degrees / self.degrees
+        squared = away * away + turned * turned  # which may be infinite, where ** raises an error
         return -(_TAIL + 6) / 2 * math.log1p(squared / _TAIL)
 
 
@@ -99,9 +102,19 @@ class HypothesisSettings:
 
 @dataclass(frozen=True)
 class Chance:
-    """Scores of searches where there is nothing to find; at least three."""
+    """Scores of searches where there is nothing to find.
+
+    Attributes:
+        scores: at least three.
+        compared: by how many cells. Of few, the score of any motion is uncertain by about one over twice their root.
+    """
 
     scores: tuple[float, ...]
+    compared: int
+
+    @property
+    def _least(self) -> float:
+        return max(SPREAD[0], 0.5 / math.sqrt(self.compared))
 
     def deviations(self, score: float) -> float:
         """How many standard deviations a score is above the best found by chance.
@@ -109,12 +122,11 @@ class Chance:
         The best may stand out, as a mirrored brain is a little like a brain; the deviation is that of the others.
         """
         *others, best = sorted(self.scores)
-        least, most = SPREAD
-        return (score - best) / min(max(statistics.stdev(others), least), most)
+        return (score - best) / max(min(statistics.stdev(others), SPREAD[1]), self._least)
 
     def deviations_from_mean(self, score: float) -> float:
         """The same, above their mean."""
-        return (score - statistics.fmean(self.scores)) / max(statistics.stdev(self.scores), SPREAD[0])
+        return (score - statistics.fmean(self.scores)) / max(statistics.stdev(self.scores), self._least)
 
 
 @dataclass(frozen=True)
@@ -155,30 +167,36 @@ def find_hypotheses(
     """
     look = partial(Overview, fixed, mask, movings, masks, spacing_mm=spacing_mm, kernels=kernels)
     overview = look(settings=settings.overview)
+    about = overview.moving_center_mm()
     mirrors = [(), *settings.mirrors]
     starts = [[Pose((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), mirror)] for mirror in mirrors]
     if start:
-        coarse = Coarse(fixed, mask, movings, masks, spacing_mm=spacing_mm, size=start.cells, kernels=kernels)
+        coarse = Coarse(fixed, mask, movings, masks, spacing_mm=spacing_mm, size=start.cells, kernels=kernels, mirror_mm=about)
         starts = [none + far for none, far in zip(starts, coarse.best_poses(start, mirrors), strict=True)]
-    refined = iter(overview.refine(motions_of([pose for some in starts for pose in some], shape_of(fixed), spacing_mm)))
+    poses = [pose for some in starts for pose in some]
+    refined = iter(overview.refine(motions_of(poses, shape_of(fixed), spacing_mm, mirror_mm=about)))
     found, *by_chance = ([next(refined) for _ in some] for some in starts)
     scores, moved = map(list, zip(*found, strict=True))
     best_by_chance = [max(some, key=lambda item: item[0]) for some in by_chance]
-    chance = Chance(tuple(score for score, _ in best_by_chance))
-    nearby = Chance(tuple(some[0][0] for some in by_chance))
+    chance = Chance(tuple(score for score, _ in best_by_chance), overview.compared)
+    nearby = Chance(tuple(some[0][0] for some in by_chance), overview.compared)
     center = overview.center_mm()
 
-    def log_posterior(number: int) -> float:
-        above = chance.deviations_from_mean(scores[number])
+    def log_posterior(number: int, less: float = 0.0) -> float:
+        above = chance.deviations_from_mean(scores[number] - less)
         return above * abs(above) / 2 + expected.log_prior(moved[number], center, spacing_mm)
 
-    best = max(range(len(moved)), key=log_posterior)
+    best = 0
+    for number in range(1, len(moved)):
+        if log_posterior(number, SAME) > log_posterior(best):
+            best = number
     deviations = chance.deviations(scores[best])
     least, most = settings.unsure
     if least < deviations < most:
         motions = rigid.stacked([moved[best], *(motion for _, motion in best_by_chance)])
-        (score, moved[best]), *others = look(settings=settings.closer).refine(motions)
-        deviations = Chance(tuple(other for other, _ in others)).deviations(score)
+        closer = look(settings=settings.closer)
+        (score, moved[best]), *others = closer.refine(motions)
+        deviations = Chance(tuple(other for other, _ in others), closer.compared).deviations(score)
     return Hypotheses(tuple(moved), tuple(scores), best, deviations, nearby.deviations_from_mean(scores[0]))
 
 
@@ -231,6 +249,22 @@ class Overview:
         weights = self._share[0, 0].double().unsqueeze(-1)
         center = (self._places_mm * weights).sum(dim=(0, 1, 2)) / weights.sum().clamp(min=1e-6)
         return center.cpu() + self._origin_mm
+
+    @property
+    def compared(self) -> int:
+        """Cells that are compared."""
+        return math.prod(shape_of(self._features))
+
+    def moving_center_mm(self) -> Triple:
+        """The center of what is known of the moving images, mm from that of the whole volume."""
+        weights = sum((known for _, known in self.movings), start=torch.zeros_like(self.known))[0, 0]
+        sums = [weights.sum(dim=[other for other in range(3) if other != axis], dtype=torch.float64) for axis in range(3)]
+        places = [
+            (torch.arange(len(s), dtype=s.dtype, device=s.device) - (len(s) - 1) / 2) * mm
+            for s, mm in zip(sums, self.voxel_mm, strict=True)
+        ]
+        x, y, z = torch.stack([(s * p).sum() / s.sum().clamp(min=1e-6) for s, p in zip(sums, places, strict=True)]).tolist()
+        return x, y, z
 
     def refine(self, motions: rigid.Rigid) -> list[tuple[float, rigid.Rigid]]:
         """Improves B motions of the fixed points, mm of the whole volume: each one's best score, and its motion."""

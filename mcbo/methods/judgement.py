@@ -21,9 +21,10 @@ class JudgementSettings:
         mind: features whose similarity is compared.
         even: standard deviations above chance at which it is as probable as not that something was found.
         odds: by how much the logarithm of the odds rises with each.
+        even_similarity, odds_similarity: the same of the similarity, which tells more where an object is like its mirror image.
         even_nearby, odds_nearby: the same near no motion, above the mean of what chance finds there.
         doubtful: probability below which no deformation is sought but the cautious stage tried, and the user is warned.
-        cautious_reach: voxels that the cautious stage moves on average at most.
+        cautious_reach: shortest sides of a voxel that the cautious stage moves on average at most.
         full_gain: by how much the similarity of the full result must exceed that of the rigid one.
         small_motion: voxels; a result that moves less on average is below what the method resolves, ...
         small_gain: ... unless it gains this share of what identity lacks in similarity.
@@ -33,6 +34,8 @@ class JudgementSettings:
     mind: MindSettings
     even: float
     odds: float
+    even_similarity: float
+    odds_similarity: float
     even_nearby: float
     odds_nearby: float
     doubtful: float
@@ -43,10 +46,9 @@ class JudgementSettings:
 
     def probability(self, hypotheses: Hypotheses) -> tuple[float, float]:
         """That the best hypothesis is no chance; and that the one found from no motion is none."""
-        return (
-            _logistic(self.odds * (hypotheses.deviations - self.even)),
-            _logistic(self.odds_nearby * (hypotheses.deviations_nearby - self.even_nearby)),
-        )
+        chance = 1 - _logistic(self.odds * (hypotheses.deviations - self.even))
+        chance *= 1 - _logistic(self.odds_similarity * (hypotheses.scores[hypotheses.best] - self.even_similarity))
+        return 1 - chance, _logistic(self.odds_nearby * (hypotheses.deviations_nearby - self.even_nearby))
 
     def is_found(self, hypotheses: Hypotheses) -> bool:
         """Whether the best hypothesis is to be believed."""
@@ -94,7 +96,7 @@ def shortened(length: float, *, probability: float, expected: float) -> float:
     odds = probability / max(1 - probability, 1e-9)
     if odds >= 1:
         return 1.0
-    return min(1.0, expected * odds / math.sqrt(1 - odds**2) / max(length, 1e-6))
+    return min(1.0, expected * odds / math.sqrt(1 - odds**2) / max(length, 1e-300))
 
 
 def _logistic(odds: float) -> float:
@@ -104,6 +106,11 @@ def _logistic(odds: float) -> float:
 def mean_length(case: CascadeCase, displacement: Displacement) -> float:
     """Mean motion of the field of view, voxels."""
     return float(displacement.norm(dim=1, keepdim=True)[case.mask].mean())
+
+
+def mean_length_mm(case: CascadeCase, displacement: Displacement) -> float:
+    """The same in millimeters."""
+    return mean_length(case, displacement * displacement.new_tensor(case.spacing_mm).view(1, 3, 1, 1, 1))
 
 
 def _similarity(case: CascadeCase, displacement: Displacement, settings: JudgementSettings) -> Tensor:

@@ -65,6 +65,8 @@ _CASCADE = CascadeConfig(
         mind=MindSettings(radius=1, dilation=2),
         even=4.0,
         odds=2.0,
+        even_similarity=0.53,
+        odds_similarity=40.0,
         even_nearby=2.3,
         odds_nearby=1.2,
         doubtful=0.5,

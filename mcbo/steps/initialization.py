@@ -60,7 +60,7 @@ class InitializationSettings:
 class Pose:
     """A rotation (vector, axis times angle) about the center of a volume, then a shift along axes 0, 1, 2.
 
-    ``mirror`` has the axes along which the moving image is mirrored.
+    ``mirror`` has the axes along which the moving image is then mirrored, about a point of its own.
     """
 
     rotation_deg: Triple
@@ -68,13 +68,17 @@ class Pose:
     mirror: tuple[int, ...] = ()
 
 
-def motions_of(poses: Sequence[Pose], shape: Shape, spacing_mm: Triple) -> rigid.Rigid:
-    """B poses as motions of points in a volume; into a mirrored image, as those into the image itself."""
+def motions_of(poses: Sequence[Pose], shape: Shape, spacing_mm: Triple, *, mirror_mm: Triple = (0.0, 0.0, 0.0)) -> rigid.Rigid:
+    """B poses as motions of points in a volume; into a mirrored image, as those into the image itself.
+
+    ``mirror_mm`` is the point about which it is mirrored, counted from the center of the volume.
+    """
     center = torch.tensor([(n - 1) / 2 * s for n, s in zip(shape, spacing_mm, strict=True)], dtype=torch.float64)
     turned = rigid.rotations_of([pose.rotation_deg for pose in poses])
     shifts = torch.tensor([pose.shift_mm for pose in poses], dtype=torch.float64)
     signs = torch.tensor([[-1.0 if axis in pose.mirror else 1.0 for axis in range(3)] for pose in poses], dtype=torch.float64)
-    return rigid.Rigid(signs.unsqueeze(2) * turned, center + signs * (shifts - turned @ center))
+    about = center + torch.tensor(mirror_mm, dtype=torch.float64)
+    return rigid.Rigid(signs.unsqueeze(2) * turned, about + signs * (center + shifts - turned @ center - about))
 
 
 def ball(max_degrees: float, step_degrees: float) -> list[Triple]:
@@ -89,7 +93,7 @@ class Coarse:
     """Images on a coarse grid that is nearly isotropic in millimeters, and their similarity under a pose.
 
     ``size`` is the number of cells along the longest side. ``mask`` belongs to the fixed image, ``masks`` to the moving ones;
-    images and masks are ``(1, 1, H, W, D)``, of one shape.
+    images and masks are ``(1, 1, H, W, D)``, of one shape. Poses are mirrored about ``mirror_mm`` (see ``motions_of``).
     """
 
     def __init__(
@@ -102,10 +106,11 @@ class Coarse:
         spacing_mm: Triple,
         size: int,
         kernels: Kernels,
+        mirror_mm: Triple = (0.0, 0.0, 0.0),
     ) -> None:
         self._spacing = steps = cells.isotropic_spacing(shape_of(fixed), spacing_mm, size)
         self.cell_mm = steps[0] * spacing_mm[0], steps[1] * spacing_mm[1], steps[2] * spacing_mm[2]
-        self._kernels = kernels
+        self._kernels, self._mirror_mm = kernels, mirror_mm
         image, self._known = self._pool(fixed, mask)
         pooled = [self._pool(moving, m) for moving, m in zip(movings, masks, strict=True)]
         self._movings, self._seen = (torch.cat(volumes, dim=1) for volumes in zip(*pooled, strict=True))
@@ -151,7 +156,7 @@ class Coarse:
         Returns:
             ``(B, C, h, w, d)``, those of all moving images concatenated along the channels, and ``(B, 1, h, w, d)``, 0 or 1.
         """
-        motions = motions_of(poses, self._shape, self.cell_mm)
+        motions = motions_of(poses, self._shape, self.cell_mm, mirror_mm=self._mirror_mm)
         u = rigid.to_displacement(motions, self._shape, offset=(0, 0, 0), spacing_mm=self.cell_mm, like=self._fixed)
         images, seen = sample_known(self._movings, self._seen, u, offset=(0, 0, 0))
         features = self._features(images.flatten(0, 1).unsqueeze(1)).view(len(poses), -1, *self._shape)

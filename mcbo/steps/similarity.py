@@ -1,8 +1,8 @@
 """Similarity of two feature volumes, on a scale on which unrelated images score 0 and identical ones 1.
 
 S = 1 − D/D₀. D is the mean feature distance over the known part; D₀ its value if the features were independent: the squared
-difference of their means plus both variances. A wrong motion of related images scores within a few hundredths of 0, so S is a
-confidence, and ranks results.
+difference of their means plus both variances. A wrong motion of related images scores within a few hundredths of 0, so S ranks
+results.
 """
 
 import torch

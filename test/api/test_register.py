@@ -188,14 +188,14 @@ def test_an_image_does_not_move_against_itself(pair: tuple[Tensor, Tensor], worl
 
 
 def test_far_images_need_an_initial_motion_which_the_displacement_holds(
-    pair: tuple[Tensor, Tensor], on_fixed_grid: mcbo.Result, world: Tensor
+    pair: tuple[Tensor, Tensor], found: mcbo.Result, world: Tensor
 ) -> None:
     away = np.eye(4)
     away[:3, 3] = (400, -300, 200)
     far = (pair[1], away @ MOVING.affine)
     with pytest.raises(InputError, match=r"moving image 1: expected it to overlap .* --initial"):
         mcbo.register((pair[0], FIXED.affine), far)
-    there = on_fixed_grid.warp_points(world.numpy(), unit="mm") + away[:3, 3]
+    there = found.warp_points(world.numpy(), unit="mm") + away[:3, 3]
     starts: list[dict[str, Any]] = [{"initial": away}, {"center": True}]
     for start in starts:
         result = mcbo.register((pair[0], FIXED.affine), far, **start)

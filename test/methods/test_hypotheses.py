@@ -9,7 +9,7 @@ import torch
 from helpers import cascade_config, random_tensor
 from torch import Tensor
 
-from mcbo.core.field import sample
+from mcbo.core.field import box_mean, sample
 from mcbo.core.types import Kernels, Triple
 from mcbo.geometry import rigid
 from mcbo.geometry.mask import field_of_view
@@ -74,6 +74,27 @@ def test_noise_and_mirrored_images_are_no_better_than_chance() -> None:
     assert search(phantom.t2, [phantom.cet1.flip(2)]).deviations < even
 
 
+@pytest.mark.parametrize("far", [True, False])
+def test_what_lies_off_the_center_is_mirrored_where_it_is(far: bool) -> None:
+    """Unrelated textures in the same corner. Mirrored about the center of the volume, hardly anything would overlap."""
+    corner = torch.zeros(1, 1, *SHAPE)
+    corner[..., 2:30, 2:26, 2:34] = 1
+    fixed, moving = (box_mean(random_tensor(1, 1, *SHAPE, seed=seed), size=3) * corner for seed in (1, 2))
+    found = search(fixed, [moving], far=far)
+    judgement = cascade_config().judgement
+    assert not judgement.is_found(found)
+    assert judgement.probability(found)[1] < 0.5
+
+
+def test_an_object_that_is_its_own_mirror_image_is_found() -> None:
+    half = make_phantom(SHAPE, seed=2).cet1
+    symmetric = (half + half.flip(2)) / 2
+    found = search(symmetric.roll(3, dims=3), [symmetric], spacing_mm=(1.0, 1.0, 1.0))
+    assert cascade_config().judgement.is_found(found)
+    motion = found.motions[found.best]
+    assert torch.allclose(motion.translation, torch.tensor([0.0, -3.0, 0.0], dtype=torch.float64), atol=0.3)
+
+
 def test_aligned_images_stay() -> None:
     phantom = make_phantom(SHAPE, seed=2)
     found = search(phantom.cet1, [phantom.cet1])
@@ -119,10 +140,11 @@ def test_voxels_that_are_absurdly_thin_take_no_more_time_or_memory() -> None:
 
 
 def test_chance_by_hand() -> None:
-    chance = Chance((0.10, 0.30, 0.12, 0.14))
+    chance = Chance((0.10, 0.30, 0.12, 0.14), 10**4)
     assert chance.deviations(0.40) == pytest.approx((0.40 - 0.30) / 0.02)  # the deviation of 0.10, 0.12, 0.14
-    assert Chance((0.1, 0.1, 0.1, 0.1)).deviations(0.2) == pytest.approx(10)  # never below 0.01
-    assert Chance((0.1, 0.2, 0.3, 0.4)).deviations(0.7) == pytest.approx(10)  # never above 0.03
+    assert Chance((0.1, 0.1, 0.1, 0.1), 10**4).deviations(0.2) == pytest.approx(10)  # never below 0.01
+    assert Chance((0.1, 0.2, 0.3, 0.4), 10**4).deviations(0.7) == pytest.approx(10)  # never above 0.03 ...
+    assert Chance((0.1, 0.1, 0.1, 0.1), 25).deviations(0.3) == pytest.approx(2)  # ... but where few cells are compared
 
 
 def test_the_prior_by_hand() -> None:
@@ -135,3 +157,4 @@ def test_the_prior_by_hand() -> None:
     assert replace(expected, mm=20.0).log_prior(shifted, center, (1.0, 1.0, 2.0)) == pytest.approx(-5 * math.log(1.25))
     turned = rigid.Rigid(rigid.rotation_of((0.0, 6.0, 0.0)), torch.zeros(3, dtype=torch.float64))
     assert expected.log_prior(turned, center, (1.0, 1.0, 2.0)) == pytest.approx(-5 * math.log(2))
+    assert replace(expected, mm=1e-300, degrees=1e-300).log_prior(shifted, center, (1.0, 1.0, 2.0)) == -math.inf

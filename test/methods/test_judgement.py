@@ -32,7 +32,10 @@ def test_nothing_found_moves_nothing() -> None:
 def test_the_probability_is_even_where_the_settings_say_so() -> None:
     settings = cascade_config().judgement
     motions = (rigid.identity(), rigid.identity())
-    hypotheses = Hypotheses(motions, (0.1, 0.2), best=1, deviations=settings.even, deviations_nearby=settings.even_nearby)
-    assert settings.probability(hypotheses) == pytest.approx((0.5, 0.5))
+    hypotheses = Hypotheses(motions, (0.6, 0.1), best=1, deviations=settings.even, deviations_nearby=settings.even_nearby)
+    assert settings.probability(hypotheses) == pytest.approx((0.5, 0.5), abs=1e-6)
+    symmetric = replace(hypotheses, scores=(0.1, settings.even_similarity))  # similar, but its mirror image as well
+    assert settings.probability(symmetric)[0] == pytest.approx(0.75)
+    assert settings.probability(replace(symmetric, deviations=-100.0))[0] == pytest.approx(0.5)
     assert settings.is_found(replace(hypotheses, deviations=settings.even + 0.1))
     assert not settings.is_found(replace(hypotheses, deviations=settings.even - 0.1))

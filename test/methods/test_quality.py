@@ -41,9 +41,10 @@ def test_the_largest_component_along_each_axis() -> None:
 
 def test_search_ranges() -> None:
     assert paper_config().search_range(SHAPE) == pytest.approx((15.52,) * 3)  # 4·(0.36·6 + 0.27·4 + 0.27·2 + 0.1·1)
-    stages = 6 * 4 + 4 * 3 + 3 * 2
     large = find_config("ReMIND2Reg").search_range((200, 160, 240))
-    assert large == pytest.approx((0.75 * 200 + stages, 0.75 * 160 + stages, 0.75 * 240 + stages), rel=0.2)
+    assert large == pytest.approx((0.75 * 200 + 4, 0.75 * 160 + 4, 0.75 * 240 + 4))  # the cautious search has g = 4, R = 1
+    for_microscopes = find_config("COMULIS3DCLEM").search_range((200, 160, 240))  # and a search with g = 4, 3, 2, R = 2
+    assert for_microscopes == pytest.approx((0.75 * 200 + 22, 0.75 * 160 + 22, 0.75 * 240 + 22))
     assert find_config("ReMIND2Reg").search_range(SHAPE) == SHAPE  # never more than the axis
 
 
