@@ -166,7 +166,7 @@ class CascadeConfig(Preset):
             searches=self._searches,
             refinements=self.refinement.stages,
             overview=cells.cell_shape(shape, cells.isotropic_spacing(shape, (1.0, 1.0, 1.0), self.hypotheses.closer.cells)),
-            poses=(1 + len(self.hypotheses.mirrors)) * (1 + (self.start.kept if self.start else 0)),
+            poses=1 + 2 * len(self.hypotheses.mirrors) + self.start.kept if self.start else 1 + len(self.hypotheses.mirrors),
             has_start=self.start is not None,
             kernels=kernels,
         )

@@ -43,7 +43,7 @@ _CASCADE = CascadeConfig(
     appearance=0,
     rigid=RigidStages(
         mind=MindSettings(radius=3, dilation=3),
-        grid_spacings=(6, 4),
+        grid_spacings=(4,),
         rounds=3,
         iterations=3,
         cautious=SearchStage(grid_spacing=4, search_radius=1),

@@ -46,7 +46,7 @@ class InitializationSettings:
         cells: along the longest side of the grid that is searched.
         max_degrees, step_degrees: of the rotations.
         min_overlap: share of the smaller field of view that has to be compared.
-        kept: how many of the best are followed up.
+        kept: how many of the best are followed up; of those into a mirrored image, one.
     """
 
     cells: int
@@ -119,7 +119,7 @@ class Coarse:
         self._full = max(float(torch.cat([self._known, self._seen], dim=1).sum(dim=(2, 3, 4)).amin()), 1.0)
 
     def best_poses(self, settings: InitializationSettings, mirrors: Sequence[tuple[int, ...]] = ((),)) -> list[list[Pose]]:
-        """For each of the mirrors (see ``Pose``), the best few that are apart from each other, improved."""
+        """For each of the mirrors (see ``Pose``), the best few that are apart from each other, improved; if mirrored, the best."""
         rotations = ball(settings.max_degrees, settings.step_degrees)
         poses = [Pose(rotation, (0.0, 0.0, 0.0), mirror) for mirror in mirrors for rotation in rotations]
         found = self.correlate(poses, min_overlap=settings.min_overlap)
@@ -129,7 +129,7 @@ class Coarse:
             for score, pose in sorted(found[first : first + len(rotations)], key=lambda item: -item[0]):
                 if score > 0 and all(_are_apart(pose, other, max(self.cell_mm)) for other in some):
                     some.append(pose)
-                if len(some) == settings.kept:
+                if len(some) == (1 if pose.mirror else settings.kept):
                     break
             kept.append(some)
         climbed = iter(self.climb([pose for some in kept for pose in some], min_overlap=settings.min_overlap))
