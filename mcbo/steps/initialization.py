@@ -119,7 +119,7 @@ class Coarse:
         self._full = max(float(torch.cat([self._known, self._seen], dim=1).sum(dim=(2, 3, 4)).amin()), 1.0)
 
     def best_poses(self, settings: InitializationSettings, mirrors: Sequence[tuple[int, ...]] = ((),)) -> list[list[Pose]]:
-        """For each of the mirrors (see ``Pose``), the best few that are apart from each other, improved; if mirrored, the best."""
+        """For each of the mirrors (see ``Pose``), the best few that are apart from each other, improved; if mirrored, one."""
         rotations = ball(settings.max_degrees, settings.step_degrees)
         poses = [Pose(rotation, (0.0, 0.0, 0.0), mirror) for mirror in mirrors for rotation in rotations]
         found = self.correlate(poses, min_overlap=settings.min_overlap)

@@ -298,6 +298,25 @@ def test_results_of_other_images_are_neither_taken_for_done_nor_left(tmp_path: P
     assert read_field(output / "displacement.nii.gz")[1].shape == (24, 25, 24)
 
 
+def test_what_is_expected_is_part_of_the_settings_and_a_finished_result_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phantom = make_phantom((24, 25, 26), seed=7)
+    for name, volume in (("a", phantom.fixed), ("b", phantom.cet1)):
+        write_volume(tmp_path / f"{name}.nii.gz", volume, np.eye(4))
+    command = ["register", str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nii.gz"), "--output", str(tmp_path / "out")]
+    for arguments, is_skipped in (([], False), (["--expect", "5,3"], False), (["--expect", "5,3"], True), ([], False)):
+        assert main([*command, *arguments]) == 0
+        assert ("already finished" in capsys.readouterr().err) == is_skipped
+
+
+@pytest.mark.parametrize("expect", [5, (5, 3, 1), ("a", "b"), "5,3", (0, 3), (5, math.nan)])
+def test_expectations_are_two_positive_numbers(expect: Any) -> None:
+    image = np.random.default_rng(0).random((20, 22, 26))
+    with pytest.raises(InputError, match=r"expect: expected (two numbers|a shift in mm)"):
+        mcbo.register(image, image, expect=expect)
+
+
 def test_errors_are_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["register", str(tmp_path / "a.nii"), str(tmp_path / "b.nii"), "--output", str(tmp_path / "out")]
     assert main([*arguments, "--log-json"]) == 1
@@ -321,6 +340,11 @@ def test_errors_are_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["a.tif", "b.nii.gz", "--spacing", "1,0,1"], "--spacing: expected three positive numbers"),
         (["a.nii.gz", "b.nii.gz", "c.nii.gz", "--moving-mask", "d.nii.gz"], "expected one for each of 2 moving"),
         (["a.nii.gz", "b.nii.gz", "--preset", "mcbo2024", "--fixed-mask", "d.nii.gz"], "mcbo2024 does not use masks"),
+        (["a.nii.gz", "b.nii.gz", "--preset", "mcbo2024", "--expect", "5,3"], "mcbo2024 does not use an expected motion"),
+        (["a.nii.gz", "b.nii.gz", "--expect", "5"], "--expect: expected MM,DEG, such as 5,3, got '5'"),
+        (["a.nii.gz", "b.nii.gz", "--expect", "a,b"], "--expect: expected MM,DEG, such as 5,3, got 'a,b'"),
+        (["a.nii.gz", "b.nii.gz", "--expect", "0,3"], "--expect: expected a finite shift in mm above 0, got 0"),
+        (["a.nii.gz", "b.nii.gz", "--expect", "5,inf"], "--expect: expected a finite rotation in degrees above 0, got inf"),
         (["a.nii.gz", "b.nii.gz", "--without", "field"], "--without: expected one of transform, inverse, warped, got 'field'"),
         (["a.nii.gz", "b.nii.gz", "--quiet", "--verbose"], "expected --quiet or --verbose, got both"),
         (["out/a.nii.gz", "b.nii.gz"], "--output: expected a folder without inputs, found that of out/a.nii.gz"),

@@ -63,6 +63,17 @@ def test_too_small_a_volume_is_refused() -> None:
         ALL[0].fit((7, 20, 20))
 
 
+def test_what_is_expected_belongs_to_the_cascade() -> None:
+    cascade = find_config("COMULIS3DCLEM").expecting(5.0, 2.0)
+    assert isinstance(cascade, CascadeConfig)
+    assert cascade.expected.shift_mm((0.5, 0.5, 3.0)) == 5
+    default = find_config("COMULIS3DCLEM")
+    assert isinstance(default, CascadeConfig)
+    assert default.expected.shift_mm((0.5, 0.5, 3.0)) == 10  # 20 of the shortest sides of a voxel
+    with pytest.raises(InputError, match="preset mcbo2024 does not use an expected motion"):
+        find_config("ReMIND2Reg", "mcbo2024").expecting(5.0, 2.0)
+
+
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"'BrainT1' is not known: expected one of ReMIND2Reg, COMULIS3DCLEM"):
         find_config("BrainT1")
