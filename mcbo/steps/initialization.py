@@ -9,7 +9,7 @@ waits once for the scores of a batch. Where ``Kernels.batch`` is 1, each pose is
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -111,25 +111,23 @@ class Coarse:
         self._spacing = steps = cells.isotropic_spacing(shape_of(fixed), spacing_mm, size)
         self.cell_mm = steps[0] * spacing_mm[0], steps[1] * spacing_mm[1], steps[2] * spacing_mm[2]
         self._kernels, self._mirror_mm = kernels, mirror_mm
-        image, self._known = self._pool(fixed, mask)
+        self._image, self._known = self._pool(fixed, mask)
         pooled = [self._pool(moving, m) for moving, m in zip(movings, masks, strict=True)]
         self._movings, self._seen = (torch.cat(volumes, dim=1) for volumes in zip(*pooled, strict=True))
-        self._fixed = self._features(image).repeat(1, len(movings), 1, 1, 1)
-        self._shape = shape_of(image)
+        self._fixed = self._features(self._image).repeat(1, len(movings), 1, 1, 1)
+        self._shape = shape_of(self._image)
         self._full = max(float(torch.cat([self._known, self._seen], dim=1).sum(dim=(2, 3, 4)).amin()), 1.0)
 
     def best_poses(self, settings: InitializationSettings, mirrors: Sequence[tuple[int, ...]] = ((),)) -> list[list[Pose]]:
         """For each of the mirrors (see ``Pose``), the best few that are apart from each other, improved; if mirrored, one."""
         rotations = ball(settings.max_degrees, settings.step_degrees)
-        poses = [Pose(rotation, (0.0, 0.0, 0.0), mirror) for mirror in mirrors for rotation in rotations]
-        found = self.correlate(poses, min_overlap=settings.min_overlap)
         kept = []
-        for first in range(0, len(found), len(rotations)):
+        for mirror, found in zip(mirrors, self.correlate(rotations, mirrors, min_overlap=settings.min_overlap), strict=True):
             some: list[Pose] = []
-            for score, pose in sorted(found[first : first + len(rotations)], key=lambda item: -item[0]):
+            for score, pose in sorted(found, key=lambda item: -item[0]):
                 if score > 0 and all(_are_apart(pose, other, max(self.cell_mm)) for other in some):
                     some.append(pose)
-                if len(some) == (1 if pose.mirror else settings.kept):
+                if len(some) == (1 if mirror else settings.kept):
                     break
             kept.append(some)
         climbed = iter(self.climb([pose for some in kept for pose in some], min_overlap=settings.min_overlap))
@@ -196,8 +194,14 @@ class Coarse:
             climbing = still
         return found
 
-    def correlate(self, poses: Sequence[Pose], *, min_overlap: float) -> list[tuple[float, Pose]]:
-        """Each pose, which shifts nothing, with the best shift, after its score; shifts reach over half the longest side."""
+    def correlate(
+        self, rotations: Sequence[Triple], mirrors: Sequence[tuple[int, ...]] = ((),), *, min_overlap: float
+    ) -> list[list[tuple[float, Pose]]]:
+        """For each of the mirrors and each rotation, the best shift, after its score; over half the longest side at most.
+
+        A mirrored moving image fits the fixed one as the moving one fits the mirrored fixed one. So the fixed image is mirrored,
+        and each rotated moving image is transformed once for all mirrors.
+        """
         longest = max(n * mm for n, mm in zip(self._shape, self.cell_mm, strict=True))
         reach = [min(round(longest / 2 / mm), n - 1) for n, mm in zip(self._shape, self.cell_mm, strict=True)]
         sizes = [n + r for n, r in zip(self._shape, reach, strict=True)]
@@ -214,24 +218,48 @@ class Coarse:
                 whole = whole.index_select(axis, place)
             return whole
 
-        template = _spectra(self._fixed, self._known, sizes).conj().resolve_conj()
-        best = []
-        for some in self._batches(poses, bytes_each=_COPIES * template.nbytes):
-            spectra = _spectra(*self._moved(some), sizes)
+        def best_shifts(template: Tensor, spectra: Tensor) -> Tensor:
+            """The best score of each rotation, and its place, ``(2, B)`` float64."""
             shared = correlation((template[:, :-2] * spectra[:, :-2]).sum(dim=1))
             energy = correlation(template[:, -1] * spectra[:, -2] + template[:, -2] * spectra[:, -1])
             overlap = (correlation(template[:, -2] * spectra[:, -2]) / self._full).clamp(0, 1)
             score = 2 * shared / energy.clamp(min=1e-3) * overlap.sqrt() - _TIE_PER_MM2 * far
             score = torch.where(overlap >= min_overlap, score, torch.full_like(score, -1))
-            best.append(torch.stack([values.double() for values in score.flatten(1).max(dim=1)]))
+            return torch.stack([values.double() for values in score.flatten(1).max(dim=1)])
+
+        templates = []
+        for mirror in mirrors:
+            dims = [axis + 2 for axis in mirror]
+            features = self._features(self._image.flip(dims)).repeat(1, self._movings.shape[1], 1, 1, 1)
+            templates.append(_spectra(features, self._known.flip(dims), sizes).conj().resolve_conj())
+        best = []
+        for some in self._batches(
+            [Pose(vector, (0.0, 0.0, 0.0)) for vector in rotations], bytes_each=_COPIES * templates[0].nbytes
+        ):
+            spectra = _spectra(*self._moved(some), sizes)
+            best.append(torch.stack([best_shifts(template, spectra) for template in templates]))
         found = []
-        for pose, (value, place) in zip(poses, torch.cat(best, dim=1).T.tolist(), strict=True):
-            index = np.unravel_index(int(place), far.shape)
-            shift_mm = [(i if i <= r else i - 2 * r - 1) * mm for i, r, mm in zip(index, reach, self.cell_mm, strict=True)]
-            # The shift is that of the rotated image; a pose rotates first, so the shift is rotated as well.
-            x, y, z = (rigid.rotation_of(pose.rotation_deg) @ torch.tensor(shift_mm, dtype=torch.float64)).tolist()
-            found.append((value, replace(pose, shift_mm=(x, y, z))))
+        for mirror, values in zip(mirrors, torch.cat(best, dim=2).tolist(), strict=True):
+            poses = []
+            for rotation, score, place in zip(rotations, *values, strict=True):
+                index = np.unravel_index(int(place), far.shape)
+                shift_mm = [(i if i <= r else i - 2 * r - 1) * mm for i, r, mm in zip(index, reach, self.cell_mm, strict=True)]
+                poses.append((score, self._pose(rotation, shift_mm, mirror)))
+            found.append(poses)
         return found
+
+    def _pose(self, rotation_deg: Triple, shift_mm: Sequence[float], mirror: tuple[int, ...]) -> Pose:
+        """The pose of the fixed image, if its mirror image fits the rotated moving image under a shift.
+
+        At a point x from the center, the mirrored fixed image is F(S·x), and the rotated, shifted moving image M(R·(x + d)).
+        So F(x) fits M(R·S·x + R·d) = M(S·(S·R·S)·x + R·d), and S·R·S is again a rotation.
+        """
+        sign = torch.tensor([-1.0 if axis in mirror else 1.0 for axis in range(3)], dtype=torch.float64)
+        about = torch.tensor(self._mirror_mm, dtype=torch.float64)
+        moved = rigid.rotation_of(rotation_deg) @ torch.tensor(shift_mm, dtype=torch.float64)
+        x, y, z = (sign * (moved - about) + about).tolist()
+        a, b, c = (sign.prod() * sign * torch.tensor(rotation_deg, dtype=torch.float64)).tolist()
+        return Pose((a, b, c), (x, y, z), mirror)
 
 
 def _neighbors(pose: Pose, steps: Sequence[float]) -> list[Pose]:

@@ -42,8 +42,8 @@ def test_poses_in_batches_are_those_one_by_one(
     def searched(batch: int) -> tuple[list[tuple[float, Pose]], list[Pose], list[float], list[list[Pose]]]:
         kernels = replace(REFERENCE, batch=batch)
         images = Coarse(fixed, known, movings, masks, spacing_mm=SPACING_MM, size=20, kernels=kernels)
-        poses = [Pose(rotation, (0.0, 0.0, 0.0), mirror) for mirror in ((), (0, 2)) for rotation in ball(20.0, 10.0)]
-        found = sorted(images.correlate(poses, min_overlap=0.25), key=lambda item: -item[0])
+        found = [pose for some in images.correlate(ball(20.0, 10.0), [(), (0, 2)], min_overlap=0.25) for pose in some]
+        found.sort(key=lambda item: -item[0])
         climbed = images.climb([pose for _, pose in found[:3]], min_overlap=0.25)
         return found, climbed, images.scores(climbed, min_overlap=0.25), images.best_poses(settings, [(), (1,)])
 
@@ -78,3 +78,25 @@ def test_mirrored_poses_are_those_of_mirrored_images(device: torch.device) -> No
     point = torch.tensor([3.0, 5.0, 7.0], dtype=torch.float64)
     moved, other = motion[0].apply(point[None])[0], there[0].apply(point[None])[0]
     assert torch.allclose(moved, torch.stack([39.0 - other[0], other[1], 51.0 - other[2]]))
+
+
+def test_poses_found_by_mirroring_the_fixed_image_score_as_was_found(device: torch.device) -> None:
+    """About any point: the correlation with the mirrored fixed image is the similarity of the images under the pose."""
+    phantom = make_phantom((40, 28, 52), seed=4, wedge=True)
+    fixed, moving = phantom.fixed.to(device), phantom.cet1.roll(4, dims=3).to(device)
+    images = Coarse(
+        fixed,
+        field_of_view(fixed),
+        [moving],
+        [field_of_view(moving)],
+        spacing_mm=SPACING_MM,
+        size=20,
+        kernels=REFERENCE,
+        mirror_mm=(3.0, -5.0, 7.0),
+    )
+    for found in images.correlate(
+        [(0.0, 0.0, 0.0), (0.0, 0.0, 10.0), (10.0, 0.0, 10.0)], [(), (1,), (0, 1, 2)], min_overlap=0.25
+    ):
+        scores = images.scores([pose for _, pose in found], min_overlap=0.0)
+        assert [score for score, _ in found] == pytest.approx(scores, abs=0.05)
+        assert min(scores) > 0.1
