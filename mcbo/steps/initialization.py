@@ -199,7 +199,7 @@ class Coarse:
     ) -> list[list[tuple[float, Pose]]]:
         """For each of the mirrors and each rotation, the best shift, after its score; over half the longest side at most.
 
-        A mirrored moving image fits the fixed one as the moving one fits the mirrored fixed one. So the fixed image is mirrored,
+        A mirrored moving image fits the fixed one as the moving one fits the mirrored fixed one. So the fixed one is mirrored,
         and each rotated moving image is transformed once for all mirrors.
         """
         longest = max(n * mm for n, mm in zip(self._shape, self.cell_mm, strict=True))
