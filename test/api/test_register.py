@@ -307,7 +307,7 @@ def test_what_is_expected_is_part_of_the_settings_and_a_finished_result_is_kept(
     command = ["register", str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nii.gz"), "--output", str(tmp_path / "out")]
     for arguments, is_skipped in (([], False), (["--expect", "5,3"], False), (["--expect", "5,3"], True), ([], False)):
         assert main([*command, *arguments]) == 0
-        assert ("already finished" in capsys.readouterr().err) == is_skipped
+        assert ("already finished" in capsys.readouterr().out) == is_skipped
 
 
 @pytest.mark.parametrize("expect", [5, (5, 3, 1), ("a", "b"), "5,3", (0, 3), (5, math.nan)])
