@@ -64,9 +64,10 @@ def test_stages_and_reference(tmp_path: Path) -> None:
 
 
 def test_scaling() -> None:
-    # (cascade rightly says that it cannot tell whether images of 16³ voxels were aligned.)
-    done = mcbo("benchmark", "--scaling", "16,20", "--repeat", "1", "--modalities", "2", "--preset", "mcbo2024")
-    assert (done.returncode, done.stderr) == (0, "")
+    """With nothing to say but that of so few voxels, it cannot tell whether they were aligned."""
+    done = mcbo("benchmark", "--scaling", "16,20", "--repeat", "1", "--modalities", "2")
+    assert done.returncode == 0
+    assert all("low confidence: the probability" in line for line in done.stderr.splitlines())
     assert "16×16×16" in done.stdout
     assert "20×20×20" in done.stdout
 
