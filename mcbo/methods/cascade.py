@@ -21,7 +21,7 @@ from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import field_of_view
 from mcbo.methods.cascade_case import CascadeCase, prepare
 from mcbo.methods.config import MIN_CELLS, Group, Preset, Registration, check_size
-from mcbo.methods.hypotheses import WORSE, Expected, HypothesisSettings, Overview, find_hypotheses
+from mcbo.methods.hypotheses import Expected, HypothesisSettings, Overview, find_hypotheses
 from mcbo.methods.judgement import JudgementSettings, judge, judge_cautious, mean_length_mm, shortened
 from mcbo.methods.memory_model import cascade_bytes, check_budget
 from mcbo.steps.appearance import predict
@@ -32,6 +32,8 @@ from mcbo.steps.masked_search import SearchStage, search
 from mcbo.steps.mind import MindSettings, scale_to_one
 from mcbo.steps.rigid_refinement import refine_rigid
 
+WORSE = 0.003
+"""Similarity: a round of the rigid refinement that loses more than this is the last."""
 LEAST_SIMILARITY = 0.01
 """Used for a smaller one: it divides."""
 

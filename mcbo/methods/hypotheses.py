@@ -26,8 +26,8 @@ from mcbo.steps.mind import MindSettings
 from mcbo.steps.rigid_refinement import refine_rigid
 from mcbo.steps.similarity import similarities
 
-WORSE = 0.003
-"""Similarity: a round that loses more than this is the last."""
+GAIN = 0.001
+"""Similarity: a round that gains less is the last."""
 SAME = 0.005
 """Similarity: searches that end in the same place differ by less, and the first of them is taken, whatever rounding does."""
 SPREAD = 0.01, 0.03
@@ -279,10 +279,12 @@ class Overview:
         for turn in range(self._settings.rounds + 1):
             modalities = self._warped(motions)
             for number, score in enumerate(self._scores(modalities)):
-                if number in climbing and score > best[number][0]:
-                    best[number] = score, motions[number]
-                elif score < best[number][0] - WORSE:
+                if number not in climbing:
+                    continue
+                if score < best[number][0] + GAIN:
                     climbing.discard(number)
+                if score > best[number][0]:
+                    best[number] = score, motions[number]
             if turn == self._settings.rounds or not climbing:
                 break
             first = refine_rigid(
