@@ -5,9 +5,12 @@ flipped volume has flipped cells. (The grids of ``mcbo2024`` begin at voxel 0 an
 """
 
 import math
+from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -53,6 +56,31 @@ def cell_centers(shape: Shape, spacing: Spacing, *, device: torch.device) -> lis
     ]
 
 
+@dataclass(frozen=True)
+class Cover:
+    """The voxels of cells, along axes 0, 1, 2.
+
+    Attributes:
+        starts: of each cell, its first voxel, int64; it may lie before the volume.
+        taps: what each voxel of a cell counts, from there on, float32.
+    """
+
+    starts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+    taps: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
+
+def cover_of(shape: Shape, spacing: Spacing) -> Cover:
+    """The cells that cover a volume. A voxel on the border of two counts half in each."""
+    starts, taps = [], []
+    for size, step in zip(shape, per_axis(spacing), strict=True):
+        count = -(-size // step)
+        over = count * step - size  # voxels that the cells reach over the volume, half of them on either side
+        ends = [0.5] if over % 2 else []
+        taps.append(np.array([*ends, *[1.0] * (step - len(ends)), *ends], dtype=np.float32))
+        starts.append(np.arange(count) * step - (over + 1) // 2)
+    return Cover((starts[0], starts[1], starts[2]), (taps[0], taps[1], taps[2]))
+
+
 def pool_sums(volume: Tensor, spacing: Spacing) -> Tensor:
     """Sums over cells; a voxel on the border of two cells counts half in each.
 
@@ -63,18 +91,15 @@ def pool_sums(volume: Tensor, spacing: Spacing) -> Tensor:
     Returns:
         ``(1, C, h, w, d)``.
     """
-    for axis, step in zip((-3, -2, -1), per_axis(spacing), strict=True):
-        size = volume.shape[axis]
-        cells = -(-size // step)
-        over = cells * step - size  # voxels that the cells reach over the volume, half of them on either side
-        taps = [1.0] * step if over % 2 == 0 else [0.5, *[1.0] * (step - 1), 0.5]
-        before = over // 2 if over % 2 == 0 else (over + 1) // 2
-        after = (cells - 1) * step + len(taps) - size - before
+    cover = cover_of(shape_of(volume), spacing)
+    for axis, step, starts, taps in zip((-3, -2, -1), per_axis(spacing), cover.starts, cover.taps, strict=True):
+        cells, before = len(starts), -int(starts[0])
+        after = (cells - 1) * step + len(taps) - volume.shape[axis] - before
         padding = [0, 0] * 3
         padding[2 * (-1 - axis)], padding[2 * (-1 - axis) + 1] = before, after
         padded = functional.pad(volume, padding)
         total: Tensor | None = None
-        for tap, weight in enumerate(taps):
+        for tap, weight in enumerate(taps.tolist()):
             part = padded.narrow(axis, tap, (cells - 1) * step + 1).unfold(axis, 1, step)[..., 0]
             if total is None:
                 total = part * weight

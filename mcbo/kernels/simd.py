@@ -4,10 +4,11 @@ Arithmetic on ``Lanes`` is one instruction of 512 bits, two of 256 or four of 12
 """
 
 import inspect
+import math
 import operator
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, wraps
 from typing import Any, TypeVar, cast
@@ -283,6 +284,32 @@ def total(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     return builder.call(reduce, [ir.Constant(ir.FloatType(), 0.0), arguments[0]], fastmath=("reassoc",))
 
 
+@_instruction(Lanes, Lanes)
+def exponential(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``exponential(value)``: eˣ of each lane, x from −87 to 0, to 2 units in the last place: 2ⁿ times a polynomial of the rest."""
+
+    def spread_of(number: float) -> Any:
+        return ir.Constant(_VECTOR, [number] * LANES)
+
+    def horner(x: Any, coefficients: Sequence[float]) -> Any:
+        value = spread_of(coefficients[0])
+        for coefficient in coefficients[1:]:
+            value = builder.fadd(builder.fmul(value, x, flags=_MAY_FUSE), spread_of(coefficient), flags=_MAY_FUSE)
+        return value
+
+    least = spread_of(-87.0)
+    x = builder.select(builder.fcmp_ordered(">", arguments[0], least), arguments[0], least)
+    kind = ir.FunctionType(_VECTOR, [_VECTOR])
+    to_whole = cgutils.get_or_insert_function(builder.module, kind, f"llvm.rint.v{LANES}f32")
+    whole = builder.call(to_whole, [builder.fmul(x, spread_of(1 / math.log(2)))])
+    for part in (0.693359375, math.log(2) - 0.693359375):  # log 2: the first has so few bits that the product is exact
+        x = builder.fsub(x, builder.fmul(whole, spread_of(part), flags=_MAY_FUSE), flags=_MAY_FUSE)
+    value = horner(x, [1 / math.factorial(n) for n in range(7, -1, -1)])
+    integers = ir.VectorType(ir.IntType(32), LANES)
+    bits = builder.shl(builder.fptosi(whole, integers), ir.Constant(integers, [23] * LANES))
+    return builder.bitcast(builder.add(builder.bitcast(value, integers), bits), _VECTOR)
+
+
 def _define(symbol: Callable[[Any, Any], Any], instruction: str) -> None:
     """Defines an arithmetic operator of ``Lanes``."""
 
@@ -314,6 +341,12 @@ def lesser(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 def where_less(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     """``where_less(a, b, then, otherwise)``: per lane ``then`` where a < b, else ``otherwise``."""
     return builder.select(builder.fcmp_ordered("<", *arguments[:2]), *arguments[2:])
+
+
+@_instruction(Lanes, Lanes, Lanes)
+def greater(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``greater(a, b)``: the larger of each pair; the second where they are equal or not comparable."""
+    return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
 
 
 @_instruction(types.boolean, Lanes, Lanes)

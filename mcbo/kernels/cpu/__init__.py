@@ -5,7 +5,7 @@ from functools import partial
 
 from mcbo.kernels import REFERENCE
 from mcbo.kernels.cpu.correlation import as_slab, cost_slabs, coupled_argmin
-from mcbo.kernels.cpu.features import mind_ssc
+from mcbo.kernels.cpu.features import StreamedFeatures, mind_ssc
 from mcbo.kernels.cpu.sampling import gradient_of, make_consistent
 from mcbo.kernels.simd import LANES, side_by_side
 from mcbo.steps.convex import solve
@@ -23,6 +23,7 @@ COMPILED = replace(
     as_slab=as_slab,
     solve=partial(solve, cost_slabs=cost_slabs, coupled_argmin=coupled_argmin),
     mind_ssc=mind_ssc,
+    streamed_mind=StreamedFeatures,
     make_consistent=make_consistent,
     gradient_of=gradient_of,
 )

@@ -1,164 +1,440 @@
-"""MIND-SSC, compiled for the CPU: twin of ``mind.mind_ssc``."""
+"""MIND-SSC, compiled for the CPU: twin of ``mind.mind_ssc``, and features that are averaged over cells as they are made.
+
+Features are twelve times as large as their image, and writing and reading them takes longer than to make them. So they are
+made twice, line by line, and never held: once for the mean variance of the image, and once to be used. A line of voxels along
+axis 2 is finished in the caches of a core: the squared differences are summed along axis 0 as they are taken, for a few rows at
+once, then along axis 1 over a ring of columns, then along axis 2.
+"""
+
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
+from torch import Tensor
 
 from mcbo.core.field import shape_of
-from mcbo.core.types import Features, Volume
-from mcbo.kernels.simd import LANES, Floats, aligned_floats, compiled, in_threads, lesser, load, round_up, spread, store, total
-from mcbo.steps.mind import PAIRS, VARIANCE_RANGE, check_volume, scale_to_one
+from mcbo.core.types import Features, Mask, Volume
+from mcbo.geometry.cells import WEIGHT_FLOOR, Cover, Spacing, cover_of
+from mcbo.kernels.simd import (
+    LANES,
+    Floats,
+    aligned_floats,
+    aligned_zeros,
+    compiled,
+    exponential,
+    greater,
+    in_threads,
+    lesser,
+    load,
+    peek,
+    round_up,
+    spread,
+    store,
+    total,
+    where_less,
+)
+from mcbo.steps.mind import PAIRS, VARIANCE_RANGE, Box, check_volume
 
 _PAIRS = np.array(PAIRS)
+_CHANNELS = len(PAIRS)
+_ROWS = 4
+"""Rows along axis 0 that are made together."""
+_WEIGHT, _KNOWN = _CHANNELS, _CHANNELS + 1
+"""Where sums over cells have the weights of voxels, and what is known of them, after the channels."""
 
 
 def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
     """Twin of ``mind.mind_ssc`` for one image (``COMPILED.batch``)."""
-    check_volume(volume)
-    padded = functional.pad(scale_to_one(volume), [dilation] * 6, mode="replicate")[0, 0]
-    height, width, depth = shape_of(volume)
-    image = aligned_floats(padded.numel() + round_up(depth) + LANES)  # vector loads reach so far beyond the last row
-    image[: padded.numel()] = padded.numpy().ravel()
-    image[padded.numel() :] = 0
-    shape = np.array([height, width, depth])
-    features = aligned_floats(len(PAIRS), height, width, depth)
-    flat = features.reshape(len(PAIRS), -1)
-    sums = np.zeros(height)
-    variance = aligned_floats(height * width * depth)
-    in_threads(_fill_distances, height, image, flat, variance, sums, shape, _PAIRS, radius, dilation)
-    mean = float(sums.sum()) / variance.size
-    low, high = (np.float32(bound * mean) for bound in VARIANCE_RANGE)
-    in_threads(_normalize, variance.size, flat, variance, low, high)
-    return torch.from_numpy(features).exp_().unsqueeze(0)
+    return StreamedFeatures(volume, radius=radius, dilation=dilation).whole()
+
+
+def pooled_mind(
+    volume: Volume, known: Tensor, *, radius: int, dilation: int, spacing: Spacing, floor: float
+) -> tuple[Features, Tensor]:
+    """Twin of ``mind.pooled_mind`` for one image."""
+    source = StreamedFeatures(volume, radius=radius, dilation=dilation)
+    return source.over(cover_of(shape_of(volume), spacing), known, floor)
+
+
+class StreamedFeatures:
+    """The features of an image, ``(1, 1, H, W, D)``, made whenever they are asked for: as ``mind.WholeFeatures``."""
+
+    def __init__(self, volume: Volume, *, radius: int, dilation: int) -> None:
+        check_volume(volume)
+        self._shape, self._radius = shape_of(volume), radius
+        sizes = np.array([*self._shape, dilation])
+        self._image, steps = _padded(volume.float().contiguous()[0, 0].numpy(), sizes)
+        self._offsets = (dilation * (1 + _PAIRS)) @ steps
+        self._sizes = np.array([*self._shape, *steps[:2], radius])
+        height = self._shape[0]
+        sums = np.zeros(-(-height // _ROWS))
+        in_threads(_sum_variance, len(sums), self._image, self._sizes, self._offsets, sums)
+        mean = float(sums.sum()) / (height * self._shape[1] * self._shape[2])
+        self._bounds = np.array([bound * mean for bound in VARIANCE_RANGE], dtype=np.float32)
+
+    def whole(self) -> Features:
+        """All of them."""
+        features = aligned_floats(_CHANNELS, *self._shape)
+        groups = -(-self._shape[0] // _ROWS)
+        in_threads(_fill_features, groups, self._image, self._sizes, self._offsets, self._bounds, features)
+        return torch.from_numpy(features).unsqueeze(0)
+
+    def pooled(self, box: Box, spacing: int) -> Features:
+        first, last = ((span[0] for span in box), (span[1] for span in box))
+        counts = [(end - begin) // spacing for begin, end in zip(first, last, strict=True)]
+        starts = tuple(begin + spacing * np.arange(count) for (begin, _), count in zip(box, counts, strict=True))
+        return self.over(Cover(starts, (np.ones(spacing, dtype=np.float32),) * 3), None, 0.0)[0]
+
+    def pooled_known(self, mask: Mask, spacing: int) -> tuple[Features, Tensor]:
+        return self.over(cover_of(self._shape, spacing), mask, WEIGHT_FLOOR)
+
+    def over(self, cover: Cover, known: Tensor | None, floor: float) -> tuple[Features, Tensor]:
+        """Means over cells, each voxel weighted by what is ``known`` of it (all, if None) plus ``floor``; and known shares."""
+        counts = tuple(len(starts) for starts in cover.starts)
+        means, shares = np.empty((_CHANNELS, *counts), dtype=np.float32), np.empty(counts, dtype=np.float32)
+        is_masked = known is not None
+        flags = known.float().contiguous()[0, 0].numpy() if is_masked else np.empty((0, 0, 0), dtype=np.float32)
+        group = max(1, _ROWS // len(cover.taps[0]))  # rows of cells
+        in_threads(
+            _pool_features,
+            -(-counts[0] // group),
+            self._image,
+            self._sizes,
+            self._offsets,
+            self._bounds,
+            flags,
+            is_masked,
+            np.float32(floor),
+            cover.starts,
+            cover.taps,
+            group,
+            means,
+            shares,
+        )
+        return torch.from_numpy(means).unsqueeze(0), torch.from_numpy(shares)[None, None]
+
+
+def _padded(image: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
+    """An image scaled as by ``mind.scale_to_one``, with a border of copies of its faces, flat; and its steps along the axes."""
+    dilation = int(sizes[3])
+    height, width, depth = (int(size) + 2 * dilation for size in sizes[:3])
+    largest = np.zeros(image.shape[0], dtype=np.float32)
+    in_threads(_find_largest, len(largest), image.reshape(len(image), -1), largest)
+    scale = np.float32(np.ldexp(1.0, -int(np.frexp(largest.max())[1])))
+    padded = aligned_floats(height * width * depth + round_up(depth) + LANES)  # loads reach so far beyond the last row
+    padded[height * width * depth :] = 0
+    in_threads(_fill_padded, height, image, padded[: height * width * depth].reshape(height, width, depth), scale, dilation)
+    return padded, np.array([width * depth, depth, 1])
 
 
 @compiled
-def _fill_distances(
+def _find_largest(image: Floats, largest: Floats, first: int, last: int) -> None:
+    """The largest magnitude of each of the rows ``[first, last)``."""
+    for i in range(first, last):
+        most = np.float32(0)
+        for value in image[i]:
+            most = max(most, abs(value))
+        largest[i] = most
+
+
+@compiled
+def _fill_padded(image: Floats, padded: Floats, scale: float, dilation: int, first: int, last: int) -> None:
+    height, width, depth = image.shape
+    for i in range(first, last):
+        row = image[min(max(i - dilation, 0), height - 1)]
+        for j in range(padded.shape[1]):
+            line, target = row[min(max(j - dilation, 0), width - 1)], padded[i, j]
+            for k in range(dilation):
+                target[k] = scale * line[0]
+                target[dilation + depth + k] = scale * line[depth - 1]
+            for k in range(depth):
+                target[dilation + k] = scale * line[k]
+
+
+@compiled
+def _sum_variance(
+    image: Floats, sizes: NDArray[np.int64], offsets: NDArray[np.int64], sums: NDArray[np.float64], first: int, last: int
+) -> None:
+    """Sums of the variance over groups of ``_ROWS`` rows."""
+    height, width, depth, radius = sizes[0], sizes[1], sizes[2], sizes[5]
+    length = (depth + LANES - 1) // LANES * LANES
+    ring = aligned_zeros((2 * radius + 1) * _ROWS * _CHANNELS * length)
+    lines = aligned_zeros(_CHANNELS * (length + 2 * LANES))
+    block = aligned_zeros((_CHANNELS + 1) * LANES)
+    for group in range(first, last):
+        low, high = group * _ROWS, min(group * _ROWS + _ROWS, height)
+        amount = 0.0
+        ready = 0
+        for j in range(width):
+            while ready <= min(j + radius, width - 1):
+                _sum_along_axis_0(image, sizes, offsets, ready, low, high, ring)
+                ready += 1
+            for i in range(high - low):
+                _sum_along_axis_1(sizes, ring, i, j, lines)
+                for z in range(0, depth, LANES):
+                    variance = _finish(sizes, lines, z, block)
+                    if z + LANES <= depth:
+                        amount += total(variance)
+                    else:
+                        store(block, 0, variance)
+                        for lane in range(depth - z):
+                            amount += block[lane]
+        sums[group] = amount
+
+
+@compiled
+def _fill_features(
+    image: Floats, sizes: NDArray[np.int64], offsets: NDArray[np.int64], bounds: Floats, features: Floats, first: int, last: int
+) -> None:
+    """The features of groups of ``_ROWS`` rows, ``(C, H, W, D)``."""
+    height, width, depth, radius = sizes[0], sizes[1], sizes[2], sizes[5]
+    length = (depth + LANES - 1) // LANES * LANES
+    ring = aligned_zeros((2 * radius + 1) * _ROWS * _CHANNELS * length)
+    lines = aligned_zeros(_CHANNELS * (length + 2 * LANES))
+    block = aligned_zeros((_CHANNELS + 1) * LANES)
+    for group in range(first, last):
+        low, high = group * _ROWS, min(group * _ROWS + _ROWS, height)
+        ready = 0
+        for j in range(width):
+            while ready <= min(j + radius, width - 1):
+                _sum_along_axis_0(image, sizes, offsets, ready, low, high, ring)
+                ready += 1
+            for i in range(high - low):
+                _sum_along_axis_1(sizes, ring, i, j, lines)
+                for z in range(0, depth, LANES):
+                    scale = _scale_of(_finish(sizes, lines, z, block), bounds)
+                    least = load(block, _CHANNELS * LANES)
+                    at = ((low + i) * width + j) * depth + z
+                    for channel in range(_CHANNELS):
+                        one = exponential((load(block, channel * LANES) - least) * scale)
+                        if z + LANES <= depth:
+                            store(features, channel * height * width * depth + at, one)
+                        else:
+                            store(block, channel * LANES, one)
+                            for lane in range(depth - z):
+                                features[channel, low + i, j, z + lane] = block[channel * LANES + lane]
+
+
+@compiled
+def _pool_features(
     image: Floats,
-    features: Floats,
-    variance: Floats,
-    sums: NDArray[np.float64],
-    shape: NDArray[np.int64],
-    pairs: NDArray[np.int64],
-    radius: int,
-    dilation: int,
+    sizes: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    bounds: Floats,
+    known: Floats,
+    is_masked: bool,
+    floor: float,
+    starts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    taps: tuple[Floats, Floats, Floats],
+    group: int,
+    means: Floats,
+    shares: Floats,
     first: int,
     last: int,
 ) -> None:
-    """Patch distances minus their minimum over channels, their mean over channels and its sum: rows ``[first, last)``."""
-    height, width, depth = shape
-    channels = len(pairs)
+    """Weighted means over cells of the features, and known shares, for groups of so many rows of cells.
+
+    A cell has the voxels from its start on along each axis, weighted by the product of ``taps``; those outside do not count.
+    """
+    height, width, depth, radius = sizes[0], sizes[1], sizes[2], sizes[5]
+    length = (depth + LANES - 1) // LANES * LANES
+    reach0, reach1 = len(taps[0]), len(taps[1])
+    rows0, rows1 = len(starts[0]), len(starts[1])
+    most = starts[0][min(group, rows0) - 1] - starts[0][0] + reach0
+    ring = aligned_zeros((2 * radius + 1) * most * _CHANNELS * length)
+    lines = aligned_zeros(_CHANNELS * (length + 2 * LANES))
+    block = aligned_zeros((_CHANNELS + 2) * LANES)
+    size = (_CHANNELS + 2) * length
+    sums = aligned_zeros(2 * group * size)  # of two neighboring columns of cells, which may share a column of voxels
+    place, share = np.zeros(4, np.int64), np.zeros(4, np.float32)  # of the cells that a line of voxels counts in
+    weight, seen = aligned_zeros(length), aligned_zeros(length)
+    weight[:depth] = np.float32(1)
+    seen[:depth] = np.float32(1)
+    for number in range(first, last):
+        cell0, end0 = number * group, min(number * group + group, rows0)
+        low, high = max(starts[0][cell0], 0), min(starts[0][end0 - 1] + reach0, height)
+        sums[:] = 0
+        ready = max(starts[1][0] - radius, 0)
+        column = 0  # the first column of cells that is not finished
+        for j in range(max(starts[1][0], 0), min(starts[1][rows1 - 1] + reach1, width)):
+            while ready <= min(j + radius, width - 1):
+                _sum_along_axis_0(image, sizes, offsets, ready, low, high, ring)
+                ready += 1
+            for i in range(low, high):
+                if is_masked:
+                    for z in range(depth):
+                        seen[z] = known[i, j, z]
+                        weight[z] = seen[z] + floor
+                count = 0
+                for cell in range(cell0, end0):
+                    for other in range(column, min(column + 2, rows1)):
+                        step0, step1 = i - starts[0][cell], j - starts[1][other]
+                        if 0 <= step0 < reach0 and 0 <= step1 < reach1:
+                            share[count] = taps[0][step0] * taps[1][step1]
+                            place[count] = (other % 2 * group + cell - cell0) * size
+                            count += 1
+                _sum_along_axis_1(sizes, ring, i - low, j, lines)
+                for z in range(0, depth, LANES):
+                    scale = _scale_of(_finish(sizes, lines, z, block), bounds)
+                    least = load(block, _CHANNELS * LANES)
+                    w = load(weight, z)
+                    for channel in range(_CHANNELS):
+                        one = w * exponential((load(block, channel * LANES) - least) * scale)
+                        store(block, channel * LANES, one)
+                    store(block, _WEIGHT * LANES, w)
+                    store(block, _KNOWN * LANES, load(seen, z))
+                    for k in range(count):
+                        at, part = place[k] + z, spread(share[k])
+                        for channel in range(_CHANNELS + 2):
+                            to = at + channel * length
+                            store(sums, to, load(sums, to) + part * load(block, channel * LANES))
+            while column < rows1 and j == min(starts[1][column] + reach1, width) - 1:
+                for cell in range(cell0, end0):
+                    at = (column % 2 * group + cell - cell0) * size
+                    _write_cells(sums[at : at + size], starts, taps, depth, cell, column, means, shares)
+                    sums[at : at + size] = 0
+                column += 1
+
+
+@compiled
+def _write_cells(
+    sums: Floats,
+    starts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    taps: tuple[Floats, Floats, Floats],
+    depth: int,
+    row: int,
+    column: int,
+    means: Floats,
+    shares: Floats,
+) -> None:
+    """Sums along axis 2 what was summed along the others, ``(C + 2, length)``, and divides it by the weights."""
+    length = len(sums) // (_CHANNELS + 2)
+    whole = taps[0].sum() * taps[1].sum() * taps[2].sum()
+    weights = np.empty(len(starts[2]), np.float32)
+    _sum_along_axis_2(sums, _WEIGHT * length, starts[2], taps[2], depth, weights)
+    for cell in range(len(weights)):
+        weights[cell] = np.float32(1) / max(weights[cell], np.float32(1e-6))
+    line = shares[row, column]
+    _sum_along_axis_2(sums, _KNOWN * length, starts[2], taps[2], depth, line)
+    for cell in range(len(line)):
+        line[cell] = min(line[cell] / whole, np.float32(1))
+    for channel in range(_CHANNELS):
+        line = means[channel, row, column]
+        _sum_along_axis_2(sums, channel * length, starts[2], taps[2], depth, line)
+        for cell in range(len(line)):
+            line[cell] *= weights[cell]
+
+
+@compiled
+def _sum_along_axis_2(sums: Floats, at: int, starts: NDArray[np.int64], taps: Floats, depth: int, line: Floats) -> None:
+    """Sums over cells of a line of voxels that begins at a flat index."""
+    reach = len(taps)
+    is_plain = taps[0] == 1
+    for cell in range(len(line)):
+        start = starts[cell]
+        one = np.float32(0)
+        if start < 0 or start + reach > depth:
+            for step in range(max(-start, 0), min(reach, depth - start)):
+                one += taps[step] * sums[at + start + step]
+        elif is_plain and reach == 2:
+            one = peek(sums, at + start) + peek(sums, at + start + 1)
+        elif is_plain and reach == 3:
+            one = peek(sums, at + start) + peek(sums, at + start + 1) + peek(sums, at + start + 2)
+        else:
+            for step in range(reach):
+                one += peek(taps, step) * peek(sums, at + start + step)
+        line[cell] = one
+
+
+@compiled
+def _sum_along_axis_0(
+    image: Floats, sizes: NDArray[np.int64], offsets: NDArray[np.int64], j: int, low: int, high: int, ring: Floats
+) -> None:
+    """Squared differences of column j, summed over windows along axis 0 for the rows ``[low, high)``: to a place of the ring.
+
+    The ring is ``(2·radius + 1, rows, C, length)``; a column's place is the rest of its number by the first of these.
+    """
+    height, depth, step0, step1, radius = sizes[0], sizes[2], sizes[3], sizes[4], sizes[5]
     length = (depth + LANES - 1) // LANES * LANES
     size = 2 * radius + 1
-    line = np.zeros(length + 2 * radius + LANES, np.float32)
-    plane = np.zeros((width, length), np.float32)
-    ring = np.zeros((channels, size, width, length), np.float32)  # sums over axes 1 and 2 of the rows around
-    block = np.zeros((channels, length), np.float32)
-    around = np.zeros(size, np.int64)
-    ready = first - radius
-    for i in range(first, last):
-        while ready <= i + radius:
-            if 0 <= ready < height:
-                for channel in range(channels):
-                    _fill_row(image, shape, ready, pairs[channel], dilation, line, plane)
-                    _sum_along_axis_1(plane, radius, ring[channel, ready % size])
-            ready += 1
-        for step in range(size):
-            around[step] = min(max(i + step - radius, 0), height - 1) % size
-        amount = 0.0
-        for j in range(width):
-            _finish_line(ring, around, j, block, line)
-            at = (i * width + j) * depth
-            amount = _write_line(block, line, depth, features, variance, at, amount)
-        sums[i] = amount
+    to = j % size * (len(ring) // size)
+    rows = np.empty(size, np.int64)
+    for i in range(low, high):
+        for k in range(size):
+            rows[k] = min(max(i + k - radius, 0), height - 1) * step0 + j * step1
+        for channel in range(_CHANNELS):
+            a, b = offsets[channel, 0], offsets[channel, 1]
+            for z in range(0, length, LANES):
+                if radius == 1:
+                    one = _squared(image, a + z, b + z, rows[0]) + _squared(image, a + z, b + z, rows[1])
+                    one = one + _squared(image, a + z, b + z, rows[2])
+                else:
+                    one = _squared(image, a + z, b + z, rows[0])
+                    for k in range(1, size):
+                        one = one + _squared(image, a + z, b + z, rows[k])
+                store(ring, to + z, one)
+            to += length
 
 
 @compiled
-def _fill_row(
-    image: Floats, shape: NDArray[np.int64], row: int, pair: NDArray[np.int64], dilation: int, line: Floats, plane: Floats
-) -> None:
-    """Squared differences of a pair of neighbors, summed along axis 2, of a row of voxels: to ``(width, length)``."""
-    width, depth = shape[1], shape[2]
-    length = plane.shape[1]
-    radius = (len(line) - length - LANES) // 2
-    padded_width, padded_depth = width + 2 * dilation, depth + 2 * dilation
-    a, b = pair[0], pair[1]
-    from_a = ((row + dilation * (1 + a[0])) * padded_width + dilation * (1 + a[1])) * padded_depth + dilation * (1 + a[2])
-    from_b = ((row + dilation * (1 + b[0])) * padded_width + dilation * (1 + b[1])) * padded_depth + dilation * (1 + b[2])
-    for j in range(width):
-        for z in range(0, length, LANES):
-            difference = load(image, from_a + j * padded_depth + z) - load(image, from_b + j * padded_depth + z)
-            store(line, radius + z, difference * difference)
-        for z in range(radius):
-            line[z] = line[radius]
-            line[radius + depth + z] = line[radius + depth - 1]
-        for z in range(0, length, LANES):
-            one = load(line, z)
-            for step in range(1, 2 * radius + 1):
-                one = one + load(line, z + step)
-            store(plane, j * length + z, one)
+def _squared(image: Floats, a: int, b: int, row: int) -> Any:
+    difference = load(image, row + a) - load(image, row + b)
+    return difference * difference
 
 
 @compiled
-def _sum_along_axis_1(plane: Floats, radius: int, result: Floats) -> None:
-    """Sums of ``2·radius + 1`` lines of ``(width, length)``; outside, the nearest line repeats."""
-    width, length = plane.shape
-    for j in range(width):
-        for z in range(0, length, LANES):
-            one = spread(0.0)
-            for step in range(-radius, radius + 1):
-                one = one + load(plane, min(max(j + step, 0), width - 1) * length + z)
-            store(result, j * length + z, one)
+def _sum_along_axis_1(sizes: NDArray[np.int64], ring: Floats, row: int, j: int, lines: Floats) -> None:
+    """Sums over windows along axis 1 of one of the rows of the ring: to ``(C, length + 2·LANES)``, ends repeated."""
+    width, depth, radius = sizes[1], sizes[2], sizes[5]
+    length = (depth + LANES - 1) // LANES * LANES
+    pitch = length + 2 * LANES
+    size = 2 * radius + 1
+    around = np.empty(size, np.int64)
+    for k in range(size):
+        around[k] = min(max(j + k - radius, 0), width - 1) % size * (len(ring) // size) + row * _CHANNELS * length
+    for channel in range(_CHANNELS):
+        at, to = channel * length, channel * pitch + radius
+        for z in range(at, at + length, LANES):
+            if radius == 1:
+                one = load(ring, around[0] + z) + load(ring, around[1] + z) + load(ring, around[2] + z)
+            else:
+                one = load(ring, around[0] + z)
+                for k in range(1, size):
+                    one = one + load(ring, around[k] + z)
+            store(lines, to + z - at, one)
+        for k in range(radius):
+            lines[channel * pitch + k] = lines[to]
+            lines[to + depth + k] = lines[to + depth - 1]
 
 
 @compiled
-def _finish_line(ring: Floats, around: NDArray[np.int64], j: int, block: Floats, means: Floats) -> None:
-    """Means over whole patches minus their minimum over channels, to ``(channels, length)``, and the mean of these."""
-    channels, size, width, length = ring.shape
-    scale = spread(1.0 / size**3)
-    for z in range(0, length, LANES):
-        least = spread(np.inf)
-        mean = spread(0.0)
-        for channel in range(channels):
-            one = spread(0.0)
-            for row in around:
-                one = one + load(ring, ((channel * size + row) * width + j) * length + z)
-            one = one * scale
-            store(block, channel * length + z, one)
-            least = lesser(one, least)
-        for channel in range(channels):
-            one = load(block, channel * length + z) - least
-            store(block, channel * length + z, one)
-            mean = mean + one
-        store(means, z, mean * spread(1.0 / channels))
+def _finish(sizes: NDArray[np.int64], lines: Floats, z: int, block: Floats) -> Any:
+    """Patch distances of some voxels, ``(C, LANES)``, and then the least over channels; returns their variance."""
+    radius = sizes[5]
+    pitch = len(lines) // _CHANNELS
+    size = 2 * radius + 1
+    scale = spread(1.0 / (size * size * size))
+    least, mean = spread(np.inf), spread(0.0)
+    for channel in range(_CHANNELS):
+        at = channel * pitch + z
+        if radius == 1:
+            one = load(lines, at) + load(lines, at + 1) + load(lines, at + 2)
+        else:
+            one = load(lines, at)
+            for step in range(1, size):
+                one = one + load(lines, at + step)
+        one = one * scale
+        store(block, channel * LANES, one)
+        least = lesser(one, least)
+    for channel in range(_CHANNELS):
+        mean = mean + (load(block, channel * LANES) - least)
+    store(block, _CHANNELS * LANES, least)
+    return mean * spread(1.0 / _CHANNELS)
 
 
 @compiled
-def _write_line(block: Floats, means: Floats, depth: int, features: Floats, variance: Floats, at: int, amount: float) -> float:
-    """A line of voxels to ``(channels, H·W·D)`` and ``(H·W·D,)`` from a flat index on; returns ``amount`` + Σ means."""
-    channels, voxels = features.shape
-    whole = depth // LANES * LANES
-    for z in range(0, whole, LANES):
-        mean = load(means, z)
-        store(variance, at + z, mean)
-        amount += total(mean)
-        for channel in range(channels):
-            store(features, channel * voxels + at + z, load(block, channel * block.shape[1] + z))
-    for z in range(whole, depth):
-        variance[at + z] = means[z]
-        amount += means[z]
-        for channel in range(channels):
-            features[channel, at + z] = block[channel, z]
-    return amount
-
-
-@compiled
-def _normalize(features: Floats, variance: Floats, low: float, high: float, first: int, last: int) -> None:
-    """Distances over their clamped variance, negative, of the voxels ``[first, last)``."""
-    for channel in range(features.shape[0]):
-        row = features[channel]
-        for z in range(first, last):
-            clamped = min(max(variance[z], low), high)
-            # Only a constant image has a variance of zero; then 0/1 gives features of exp(0) = 1, not NaN.
-            row[z] = -row[z] / (clamped if clamped > 0 else np.float32(1))
+def _scale_of(variance: Any, bounds: Floats) -> Any:
+    """−1 over the clamped variance; where the image is constant, and so all distances are 0, −1."""
+    clamped = lesser(greater(variance, spread(bounds[0])), spread(bounds[1]))
+    return spread(-1.0) / where_less(spread(0.0), clamped, clamped, spread(1.0))
