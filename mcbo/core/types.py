@@ -51,10 +51,11 @@ class Kernels:
         both: ``(one, other)`` calls both and returns both results.
         as_slab: a whole cost volume ``(K, h, w, d)`` as one slab.
         solve: ``convex.solve`` on these kernels.
-        box_mean: as in ``core.field``.
+        box_mean, sample_known: as in ``core.field``.
         streamed_mind: ``(volume, radius=…, dilation=…)`` gives a ``mind.FeatureSource`` that holds no features but makes them
             again where they are needed; None if these kernels cannot.
-        pool_known: as in ``geometry.cells``.
+        pool_known, to_voxels: as in ``geometry.cells``.
+        compose: as in ``geometry.rigid``.
         cosine_transform: ``linear_solver.CosineTransform``.
         bent: ``gauss_newton.bent``, given Hessian and weight.
         stretched: ``deformable_search.stretched``, given trust and weight.
@@ -82,6 +83,9 @@ class Kernels:
     make_consistent: Callable[..., tuple[Displacement, Displacement]]
     gradient_of: Callable[..., Callable[[Displacement], Displacement]]
     box_mean: Callable[..., Tensor]
+    sample_known: Callable[..., tuple[Tensor, Tensor]]
+    compose: Callable[..., Displacement]
+    to_voxels: Callable[..., Displacement]
     data_terms: Callable[..., tuple[Tensor, Tensor, Tensor]]
     information_of: Callable[..., Any]
     conjugate_gradient: Callable[..., Tensor]

@@ -142,13 +142,22 @@ def to_cells(displacement: Displacement, spacing: int) -> Displacement:
     return pool_sums(displacement, spacing) / count / spacing
 
 
+def between_centers(count: int, size: int, spacing: int, *, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Of each of ``size`` voxels along an axis, the cell of ``count`` whose center lies before it, and how far on it lies.
+
+    ``(size,)`` int64, and float64 cells from 0 to 1. Voxels beyond the outermost centers lie on them.
+    """
+    index = torch.arange(size, dtype=torch.float64, device=device)
+    place = ((index - (size - 1) / 2) / spacing + (count - 1) / 2).clamp(0, count - 1)
+    low = place.floor().clamp(max=max(count - 2, 0)).long()
+    return low, place - low
+
+
 def to_voxels(displacement: Displacement, shape: Shape, spacing: int) -> Displacement:
     """A displacement of cells, ``(1, 3, *shape)`` voxels: trilinear between the centers of the cells, constant beyond them."""
     for axis, (cells, size) in enumerate(zip(shape_of(displacement), shape, strict=True)):
-        index = torch.arange(size, dtype=torch.float64, device=displacement.device)
-        place = ((index - (size - 1) / 2) / spacing + (cells - 1) / 2).clamp(0, cells - 1)
-        low = place.floor().clamp(max=max(cells - 2, 0)).long()
-        share = along_axis((place - low).to(displacement.dtype), axis)
+        low, place = between_centers(cells, size, spacing, device=displacement.device)
+        share = along_axis(place.to(displacement.dtype), axis)
         first = displacement.index_select(axis + 2, low)
         second = displacement.index_select(axis + 2, (low + 1).clamp(max=cells - 1))
         displacement = torch.lerp(first, second, share.expand_as(first))

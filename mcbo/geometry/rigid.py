@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mcbo.core.field import sample
 from mcbo.core.types import Displacement, Shape, Triple
 
 
@@ -132,3 +133,14 @@ def to_displacement(motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: T
     for row in range(3):  # one by one, as sums are float64 before they are rounded
         torch.add(plane[:, row].unsqueeze(3), c[:, row].view(-1, 1, 1, shape[2]), out=result[:, row])
     return result
+
+
+def compose(displacement: Displacement, linear: Displacement, matrix: Tensor, first: Displacement) -> Displacement:
+    """The displacement of ``first``, v, and then ``displacement``, u: v(p) + u(p + v(p)), ``(1, 3, H, W, D)`` voxels.
+
+    ``linear`` is the rigid part of u, and ``matrix`` its rotation, ``(3, 3)`` voxels. Beyond the volume, this part continues as
+    what it is, and the rest by its border.
+    """
+    rest = sample(displacement - linear, first, offset=(0, 0, 0), outside="border")
+    turned = torch.einsum("ab,nbhwd->nahwd", matrix.to(first.dtype).to(first.device, non_blocking=True), first)
+    return linear + turned + rest

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar, cast
 
-from mcbo.core.field import box_mean
+from mcbo.core.field import box_mean, sample_known
 from mcbo.core.types import Kernels, Volume
-from mcbo.geometry.cells import pool_known
+from mcbo.geometry.cells import pool_known, to_voxels
+from mcbo.geometry.rigid import compose
 from mcbo.steps.adam import gradient_of
 from mcbo.steps.consistency import make_consistent
 from mcbo.steps.convex import coupled_argmin, solve
@@ -59,6 +60,9 @@ REFERENCE = Kernels(
     make_consistent=make_consistent,
     gradient_of=gradient_of,
     box_mean=box_mean,
+    sample_known=sample_known,
+    compose=compose,
+    to_voxels=to_voxels,
     data_terms=data_terms,
     information_of=information_of,
     conjugate_gradient=conjugate_gradient,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mcbo.core.errors import InputError
-from mcbo.core.field import check_finite, sample, sample_known, shape_of
+from mcbo.core.field import check_finite, shape_of
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Judgement, Kernels, Masks, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
@@ -294,7 +294,7 @@ def improve_by_appearance(case: CascadeCase, fixed: Volume, config: CascadeConfi
     )
     moving, seen = overview.movings[0]
     for _ in range(config.appearance):
-        moved, known = sample_known(moving, seen, overview.displacement(case.motion), offset=(0, 0, 0))
+        moved, known = case.kernels.sample_known(moving, seen, overview.displacement(case.motion), offset=(0, 0, 0))
         overview.look_at(predict(overview.fixed, overview.known, moved, known.to(moved.dtype)))
         ((_, case.motion),) = overview.refine(rigid.stacked([case.motion]))
 
@@ -387,7 +387,7 @@ def search_deformed(case: CascadeCase, displacement: Displacement, config: Casca
                 solve=partial(solve_stretched, stretching=stage.stretching * len(grid.modalities) * stiffness),
                 box_rounds=COST_BOX_ROUNDS,
             )
-            displacement = compose(case, displacement, cells.to_voxels(found, case.shape, stage.grid_spacing))
+            displacement = compose(case, displacement, case.kernels.to_voxels(found, case.shape, stage.grid_spacing))
     return displacement
 
 
@@ -413,18 +413,12 @@ def refine(case: CascadeCase, displacement: Displacement, config: CascadeConfig)
                 if turn == 0 and density < most:
                     break
                 most = max(most, density)
-                displacement = compose(case, displacement, cells.to_voxels(found, case.shape, stage.grid_spacing))
+                displacement = compose(case, displacement, case.kernels.to_voxels(found, case.shape, stage.grid_spacing))
     return displacement
 
 
 def compose(case: CascadeCase, displacement: Displacement, first: Displacement) -> Displacement:
-    """The displacement of ``first`` and then ``displacement``: v(p) + u(p + v(p)).
-
-    The rigid part of u is continued beyond the box as what it is; the rest is continued by its border.
-    """
-    linear = case.rigid_displacement()
-    rest = sample(displacement - linear, first, offset=(0, 0, 0), outside="border")
+    """The displacement of ``first`` and then ``displacement``; see ``rigid.compose``."""
     spacing = torch.tensor(case.spacing_mm, dtype=torch.float64)
     matrix = case.motion.rotation * spacing.view(1, 3) / spacing.view(3, 1)
-    turned = torch.einsum("ab,nbhwd->nahwd", matrix.to(first.dtype).to(first.device, non_blocking=True), first)
-    return linear + turned + rest
+    return case.kernels.compose(displacement, case.rigid_displacement(), matrix, first)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mcbo.core.field import sample_known, shape_of
+from mcbo.core.field import shape_of
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Features, Kernels, Mask, Masks, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
@@ -80,7 +80,7 @@ class CascadeCase:
         self, moving: Volume, mask: Mask, displacement: Displacement, *, spacing: int, mind: MindSettings
     ) -> Modality:
         with self.timer.stage("features"):
-            warped, seen = sample_known(moving, mask, displacement, offset=self.offset)
+            warped, seen = self.kernels.sample_known(moving, mask, displacement, offset=self.offset)
             return Modality(*features_source(warped, mind, self.kernels).pooled_known(seen, spacing))
 
 

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mcbo.core.field import sample_known, shape_of
+from mcbo.core.field import shape_of
 from mcbo.core.types import Features, Kernels, Mask, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import fill_outside
@@ -327,7 +327,7 @@ class Overview:
 
     def _warped(self, motions: rigid.Rigid) -> list[Modality]:
         u = self._displacement(motions)
-        warped = (sample_known(moving, known, u, offset=(0, 0, 0)) for moving, known in self.movings)
+        warped = (self._kernels.sample_known(moving, known, u, offset=(0, 0, 0)) for moving, known in self.movings)
         return [Modality(*self._features_of(image, seen.to(image.dtype))) for image, seen in warped]
 
     def _scores(self, modalities: Sequence[Modality]) -> list[float]:

@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mcbo.core.field import along_axis, box_sum, sample_known, shape_of
+from mcbo.core.field import along_axis, box_sum, shape_of
 from mcbo.core.types import Displacement, Features, Kernels
 from mcbo.geometry.cells import KNOWN_CELL_SHARE
 from mcbo.steps.linear_solver import laplacian
@@ -123,7 +123,7 @@ def refine_by_gauss_newton(
         hessian = fixed.new_zeros((6, *shape_of(fixed)))
         compared = fixed_known * stays_inside(v)
         for number, modality in enumerate(modalities):
-            moved, seen = sample_known(modality.features, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
+            moved, seen = kernels.sample_known(modality.features, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
             known = compared * seen
             g, h, distance = kernels.data_terms(fixed, moved)
             mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR

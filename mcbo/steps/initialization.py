@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcbo.core.field import along_axis, sample_known, shape_of
+from mcbo.core.field import along_axis, shape_of
 from mcbo.core.types import Features, Kernels, Mask, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import fill_outside
@@ -156,7 +156,7 @@ class Coarse:
         """
         motions = motions_of(poses, self._shape, self.cell_mm, mirror_mm=self._mirror_mm)
         u = rigid.to_displacement(motions, self._shape, offset=(0, 0, 0), spacing_mm=self.cell_mm, like=self._fixed)
-        images, seen = sample_known(self._movings, self._seen, u, offset=(0, 0, 0))
+        images, seen = self._kernels.sample_known(self._movings, self._seen, u, offset=(0, 0, 0))
         features = self._features(images.flatten(0, 1).unsqueeze(1)).view(len(poses), -1, *self._shape)
         return features, seen.all(dim=1, keepdim=True).to(images.dtype)
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mcbo.core.field import sample_known, shape_of
+from mcbo.core.field import shape_of
 from mcbo.core.types import Features, Kernels
 from mcbo.geometry import rigid
 from mcbo.geometry.cells import KNOWN_CELL_SHARE
@@ -71,7 +71,7 @@ def refine_rigid(
         for modality in modalities:
             moved, seen = modality.features, modality.known > KNOWN_CELL_SHARE
             if iteration:
-                moved, seen = sample_known(moved, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
+                moved, seen = kernels.sample_known(moved, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
             known = compared * seen
             g, h, distance = zip(*(kernels.data_terms(fixed, one) for one in torch.split(moved, 1)), strict=True)
             residual = torch.cat(distance)

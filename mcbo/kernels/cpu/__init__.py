@@ -7,6 +7,7 @@ from mcbo.kernels import REFERENCE
 from mcbo.kernels.cpu.correlation import as_slab, cost_slabs, coupled_argmin
 from mcbo.kernels.cpu.features import StreamedFeatures, mind_ssc
 from mcbo.kernels.cpu.sampling import gradient_of, make_consistent
+from mcbo.kernels.cpu.warping import compose, sample_known, to_voxels
 from mcbo.kernels.simd import LANES, side_by_side
 from mcbo.steps.convex import solve
 
@@ -26,5 +27,8 @@ COMPILED = replace(
     streamed_mind=StreamedFeatures,
     make_consistent=make_consistent,
     gradient_of=gradient_of,
+    sample_known=sample_known,
+    compose=compose,
+    to_voxels=to_voxels,
 )
 """For the CPU: the numbers of ``REFERENCE`` up to rounding."""
