@@ -78,6 +78,7 @@ class Kernels:
     between_cells: Callable[..., Tensor]
     sharpness: Callable[..., Tensor]
     mind_ssc: Callable[..., Features]
+    pooled_mind: Callable[..., tuple[Features, Tensor]]
     streamed_mind: Callable[..., Any] | None
     pool_known: Callable[..., tuple[Features, Tensor]]
     make_consistent: Callable[..., tuple[Displacement, Displacement]]

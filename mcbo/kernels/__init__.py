@@ -16,7 +16,7 @@ from mcbo.steps.deformable_search import sharpness, stretched
 from mcbo.steps.gauss_newton import bent, data_terms, information_of
 from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient
 from mcbo.steps.masked_search import between_cells, masked_cost
-from mcbo.steps.mind import FeatureSource, MindSettings, WholeFeatures, mind_ssc
+from mcbo.steps.mind import FeatureSource, MindSettings, WholeFeatures, mind_ssc, pooled_mind
 
 Result = TypeVar("Result")
 
@@ -55,6 +55,7 @@ REFERENCE = Kernels(
     between_cells=between_cells,
     sharpness=sharpness,
     mind_ssc=mind_ssc,
+    pooled_mind=pooled_mind,
     streamed_mind=None,
     pool_known=pool_known,
     make_consistent=make_consistent,

@@ -318,12 +318,7 @@ class Overview:
 
     def _features_of(self, volume: Volume, known: Tensor) -> tuple[Features, Tensor]:
         mind = self._settings.mind
-        features = self._kernels.mind_ssc(volume, radius=mind.radius, dilation=mind.dilation)
-        sums = cells.pool_sums(
-            torch.cat([features * known, known], dim=1), self._grouping
-        )  # all channels at once: they are few
-        covered = sums[:, -1:]
-        return sums[:, :-1] / covered.clamp(min=1e-6), covered / math.prod(self._grouping)
+        return self._kernels.pooled_mind(volume, known, radius=mind.radius, dilation=mind.dilation, spacing=self._grouping)
 
     def _warped(self, motions: rigid.Rigid) -> list[Modality]:
         u = self._displacement(motions)

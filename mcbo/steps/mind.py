@@ -4,6 +4,7 @@ Source: Heinrich et al., MICCAI 2013 (self-similarity context); numbers from doc
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from mcbo.core.errors import ShapeError
 from mcbo.core.types import Features, Mask, Volume
+from mcbo.geometry import cells
 
 Offset: TypeAlias = tuple[int, int, int]
 
@@ -101,6 +103,26 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
     # Only a constant image has a variance of zero; then 0/1 gives features of exp(0) = 1, not NaN.
     variance.masked_fill_(variance == 0, 1)
     return features.div_(variance).neg_().exp_()
+
+
+def pooled_mind(
+    volume: Volume,
+    known: Tensor,
+    *,
+    radius: int,
+    dilation: int,
+    spacing: cells.Spacing,
+    mind: Callable[..., Features] = mind_ssc,
+) -> tuple[Features, Tensor]:
+    """Means of the features of B images over the known part of each cell, and how much is known of it.
+
+    ``known`` is ``(B, 1, H, W, D)`` from 0 to 1; ``mind`` makes the features. Returns ``(B, 12, h, w, d)``, 0 where nothing is
+    known, and ``(B, 1, h, w, d)`` from 0 to 1.
+    """
+    features = mind(volume, radius=radius, dilation=dilation)
+    sums = cells.pool_sums(torch.cat([features * known, known.expand(len(features), *known.shape[1:])], dim=1), spacing)
+    covered = sums[:, -1:]
+    return sums[:, :-1] / covered.clamp(min=1e-6), covered / math.prod(cells.per_axis(spacing))
 
 
 def scale_to_one(volume: Volume) -> Volume:

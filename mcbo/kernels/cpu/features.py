@@ -34,7 +34,7 @@ from mcbo.kernels.simd import (
     total,
     where_less,
 )
-from mcbo.steps.mind import PAIRS, VARIANCE_RANGE, Box, check_volume
+from mcbo.steps.mind import PAIRS, VARIANCE_RANGE, Box, check_volume, check_volumes
 
 _PAIRS = np.array(PAIRS)
 _CHANNELS = len(PAIRS)
@@ -45,16 +45,16 @@ _WEIGHT, _KNOWN = _CHANNELS, _CHANNELS + 1
 
 
 def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
-    """Twin of ``mind.mind_ssc`` for one image (``COMPILED.batch``)."""
-    return StreamedFeatures(volume, radius=radius, dilation=dilation).whole()
+    """Twin of ``mind.mind_ssc``."""
+    return _Images(volume, radius=radius, dilation=dilation).whole()
 
 
 def pooled_mind(
-    volume: Volume, known: Tensor, *, radius: int, dilation: int, spacing: Spacing, floor: float
+    volume: Volume, known: Tensor, *, radius: int, dilation: int, spacing: Spacing
 ) -> tuple[Features, Tensor]:
-    """Twin of ``mind.pooled_mind`` for one image."""
-    source = StreamedFeatures(volume, radius=radius, dilation=dilation)
-    return source.over(cover_of(shape_of(volume), spacing), known, floor)
+    """Twin of ``mind.pooled_mind``."""
+    images = _Images(volume, radius=radius, dilation=dilation)
+    return images.over(cover_of(shape_of(volume), spacing), known, 0.0)
 
 
 class StreamedFeatures:
@@ -62,107 +62,107 @@ class StreamedFeatures:
 
     def __init__(self, volume: Volume, *, radius: int, dilation: int) -> None:
         check_volume(volume)
-        self._shape, self._radius = shape_of(volume), radius
-        sizes = np.array([*self._shape, dilation])
-        self._image, steps = _padded(volume.float().contiguous()[0, 0].numpy(), sizes)
-        self._offsets = (dilation * (1 + _PAIRS)) @ steps
-        self._sizes = np.array([*self._shape, *steps[:2], radius])
-        height = self._shape[0]
-        sums = np.zeros(-(-height // _ROWS))
-        in_threads(_sum_variance, len(sums), self._image, self._sizes, self._offsets, sums)
-        mean = float(sums.sum()) / (height * self._shape[1] * self._shape[2])
-        self._bounds = np.array([bound * mean for bound in VARIANCE_RANGE], dtype=np.float32)
-
-    def whole(self) -> Features:
-        """All of them."""
-        features = aligned_floats(_CHANNELS, *self._shape)
-        groups = -(-self._shape[0] // _ROWS)
-        in_threads(_fill_features, groups, self._image, self._sizes, self._offsets, self._bounds, features)
-        return torch.from_numpy(features).unsqueeze(0)
+        self._images = _Images(volume, radius=radius, dilation=dilation)
 
     def pooled(self, box: Box, spacing: int) -> Features:
-        first, last = ((span[0] for span in box), (span[1] for span in box))
-        counts = [(end - begin) // spacing for begin, end in zip(first, last, strict=True)]
-        starts = tuple(begin + spacing * np.arange(count) for (begin, _), count in zip(box, counts, strict=True))
-        return self.over(Cover(starts, (np.ones(spacing, dtype=np.float32),) * 3), None, 0.0)[0]
+        counts = [(end - begin) // spacing for begin, end in box]
+        i, j, k = (begin + spacing * np.arange(count) for (begin, _), count in zip(box, counts, strict=True))
+        taps = np.ones(spacing, dtype=np.float32)
+        return self._images.over(Cover((i, j, k), (taps, taps, taps)), None, 0.0)[0]
 
     def pooled_known(self, mask: Mask, spacing: int) -> tuple[Features, Tensor]:
-        return self.over(cover_of(self._shape, spacing), mask, WEIGHT_FLOOR)
+        return self._images.over(cover_of(shape_of(mask), spacing), mask, WEIGHT_FLOOR)
+
+
+class _Images:
+    """B images, ``(B, 1, H, W, D)``, each with a border and scaled as by ``mind.scale_to_one``; and bounds of its variance."""
+
+    def __init__(self, volumes: Volume, *, radius: int, dilation: int) -> None:
+        check_volumes(volumes)
+        height, width, depth = shape_of(volumes)
+        self._shape, self._count = (height, width, depth), len(volumes)
+        values = volumes.float().contiguous()[:, 0].numpy()
+        rows = self._count * height
+        largest = np.empty((self._count, height), dtype=np.float32)
+        in_threads(_find_largest, rows, values, largest)
+        scales = np.ldexp(np.float32(1), -np.frexp(largest.max(axis=1))[1]).astype(np.float32)
+        self._padded = width + 2 * dilation, depth + 2 * dilation
+        size = (height + 2 * dilation) * self._padded[0] * self._padded[1]
+        self._images = aligned_floats(self._count, size + round_up(depth) + LANES)  # loads reach so far beyond the last row
+        in_threads(_fill_padded, self._count * (height + 2 * dilation), values, scales, self._images, dilation)
+        steps = np.array([self._padded[0] * self._padded[1], self._padded[1], 1])
+        self._offsets = (dilation * (1 + _PAIRS)) @ steps
+        self._sizes = np.array([height, width, depth, *steps[:2], radius])
+        sums = np.empty((self._count, -(-height // _ROWS)))
+        in_threads(_sum_variance, sums.size, self._images, self._sizes, self._offsets, sums)
+        means = sums.sum(axis=1) / (height * width * depth)
+        self._bounds = (means[:, None] * np.array(VARIANCE_RANGE)).astype(np.float32)
+
+    def whole(self) -> Features:
+        """All features, ``(B, C, H, W, D)``."""
+        features = aligned_floats(self._count, _CHANNELS, *self._shape)
+        groups = self._count * -(-self._shape[0] // _ROWS)
+        in_threads(_fill_features, groups, self._images, self._sizes, self._offsets, self._bounds, features)
+        return torch.from_numpy(features)
 
     def over(self, cover: Cover, known: Tensor | None, floor: float) -> tuple[Features, Tensor]:
         """Means over cells, each voxel weighted by what is ``known`` of it (all, if None) plus ``floor``; and known shares."""
         counts = tuple(len(starts) for starts in cover.starts)
-        means, shares = np.empty((_CHANNELS, *counts), dtype=np.float32), np.empty(counts, dtype=np.float32)
-        is_masked = known is not None
-        flags = known.float().contiguous()[0, 0].numpy() if is_masked else np.empty((0, 0, 0), dtype=np.float32)
+        means = np.empty((self._count, _CHANNELS, *counts), dtype=np.float32)
+        shares = np.empty((self._count, 1, *counts), dtype=np.float32)
+        flags = np.empty((1, 0, 0, 0), dtype=np.float32) if known is None else known.float().contiguous()[:, 0].numpy()
         group = max(1, _ROWS // len(cover.taps[0]))  # rows of cells
-        in_threads(
-            _pool_features,
-            -(-counts[0] // group),
-            self._image,
-            self._sizes,
-            self._offsets,
-            self._bounds,
-            flags,
-            is_masked,
-            np.float32(floor),
-            cover.starts,
-            cover.taps,
-            group,
-            means,
-            shares,
-        )
-        return torch.from_numpy(means).unsqueeze(0), torch.from_numpy(shares)[None, None]
-
-
-def _padded(image: Floats, sizes: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
-    """An image scaled as by ``mind.scale_to_one``, with a border of copies of its faces, flat; and its steps along the axes."""
-    dilation = int(sizes[3])
-    height, width, depth = (int(size) + 2 * dilation for size in sizes[:3])
-    largest = np.zeros(image.shape[0], dtype=np.float32)
-    in_threads(_find_largest, len(largest), image.reshape(len(image), -1), largest)
-    scale = np.float32(np.ldexp(1.0, -int(np.frexp(largest.max())[1])))
-    padded = aligned_floats(height * width * depth + round_up(depth) + LANES)  # loads reach so far beyond the last row
-    padded[height * width * depth :] = 0
-    in_threads(_fill_padded, height, image, padded[: height * width * depth].reshape(height, width, depth), scale, dilation)
-    return padded, np.array([width * depth, depth, 1])
+        images = self._images, self._sizes, self._offsets, self._bounds
+        weights = flags, known is not None, np.float32(floor)
+        parts = self._count * -(-counts[0] // group)
+        in_threads(_pool_features, parts, *images, *weights, cover.starts, cover.taps, group, means, shares)
+        return torch.from_numpy(means), torch.from_numpy(shares)
 
 
 @compiled
-def _find_largest(image: Floats, largest: Floats, first: int, last: int) -> None:
-    """The largest magnitude of each of the rows ``[first, last)``."""
-    for i in range(first, last):
+def _find_largest(images: Floats, largest: Floats, first: int, last: int) -> None:
+    """The largest magnitude of each of the rows ``[first, last)``, counted through all images."""
+    height = images.shape[1]
+    for row in range(first, last):
         most = np.float32(0)
-        for value in image[i]:
+        for value in images[row // height, row % height].reshape(-1):
             most = max(most, abs(value))
-        largest[i] = most
+        largest[row // height, row % height] = most
 
 
 @compiled
-def _fill_padded(image: Floats, padded: Floats, scale: float, dilation: int, first: int, last: int) -> None:
-    height, width, depth = image.shape
-    for i in range(first, last):
-        row = image[min(max(i - dilation, 0), height - 1)]
-        for j in range(padded.shape[1]):
-            line, target = row[min(max(j - dilation, 0), width - 1)], padded[i, j]
+def _fill_padded(images: Floats, scales: Floats, padded: Floats, dilation: int, first: int, last: int) -> None:
+    """Images ``(B, H, W, D)``, scaled, with a border of copies of their faces, to ``(B, …)``: some rows of all of them."""
+    _, height, width, depth = images.shape
+    rows, columns, pitch = height + 2 * dilation, width + 2 * dilation, depth + 2 * dilation
+    for number in range(first, last):
+        image, i = number // rows, number % rows
+        row, scale = images[image, min(max(i - dilation, 0), height - 1)], scales[image]
+        for j in range(columns):
+            line, at = row[min(max(j - dilation, 0), width - 1)], (i * columns + j) * pitch
+            target = padded[image, at : at + pitch]
             for k in range(dilation):
                 target[k] = scale * line[0]
                 target[dilation + depth + k] = scale * line[depth - 1]
             for k in range(depth):
                 target[dilation + k] = scale * line[k]
+        if i == rows - 1:
+            padded[image, rows * columns * pitch :] = 0
 
 
 @compiled
 def _sum_variance(
-    image: Floats, sizes: NDArray[np.int64], offsets: NDArray[np.int64], sums: NDArray[np.float64], first: int, last: int
+    images: Floats, sizes: NDArray[np.int64], offsets: NDArray[np.int64], sums: NDArray[np.float64], first: int, last: int
 ) -> None:
-    """Sums of the variance over groups of ``_ROWS`` rows."""
+    """Sums of the variance over groups of ``_ROWS`` rows, counted through all images."""
     height, width, depth, radius = sizes[0], sizes[1], sizes[2], sizes[5]
     length = (depth + LANES - 1) // LANES * LANES
     ring = aligned_zeros((2 * radius + 1) * _ROWS * _CHANNELS * length)
     lines = aligned_zeros(_CHANNELS * (length + 2 * LANES))
     block = aligned_zeros((_CHANNELS + 1) * LANES)
-    for group in range(first, last):
+    groups = sums.shape[1]
+    for number in range(first, last):
+        image, group = images[number // groups], number % groups
         low, high = group * _ROWS, min(group * _ROWS + _ROWS, height)
         amount = 0.0
         ready = 0
@@ -180,21 +180,30 @@ def _sum_variance(
                         store(block, 0, variance)
                         for lane in range(depth - z):
                             amount += block[lane]
-        sums[group] = amount
+        sums[number // groups, group] = amount
 
 
 @compiled
 def _fill_features(
-    image: Floats, sizes: NDArray[np.int64], offsets: NDArray[np.int64], bounds: Floats, features: Floats, first: int, last: int
+    images: Floats,
+    sizes: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    bounds: Floats,
+    features: Floats,
+    first: int,
+    last: int,
 ) -> None:
-    """The features of groups of ``_ROWS`` rows, ``(C, H, W, D)``."""
+    """The features of groups of ``_ROWS`` rows, counted through all images, to ``(B, C, H, W, D)``."""
     height, width, depth, radius = sizes[0], sizes[1], sizes[2], sizes[5]
     length = (depth + LANES - 1) // LANES * LANES
     ring = aligned_zeros((2 * radius + 1) * _ROWS * _CHANNELS * length)
     lines = aligned_zeros(_CHANNELS * (length + 2 * LANES))
     block = aligned_zeros((_CHANNELS + 1) * LANES)
-    for group in range(first, last):
+    groups = (height + _ROWS - 1) // _ROWS
+    for number in range(first, last):
+        image, group = images[number // groups], number % groups
         low, high = group * _ROWS, min(group * _ROWS + _ROWS, height)
+        result = features[number // groups]
         ready = 0
         for j in range(width):
             while ready <= min(j + radius, width - 1):
@@ -203,22 +212,22 @@ def _fill_features(
             for i in range(high - low):
                 _sum_along_axis_1(sizes, ring, i, j, lines)
                 for z in range(0, depth, LANES):
-                    scale = _scale_of(_finish(sizes, lines, z, block), bounds)
+                    scale = _scale_of(_finish(sizes, lines, z, block), bounds[number // groups])
                     least = load(block, _CHANNELS * LANES)
                     at = ((low + i) * width + j) * depth + z
                     for channel in range(_CHANNELS):
                         one = exponential((load(block, channel * LANES) - least) * scale)
                         if z + LANES <= depth:
-                            store(features, channel * height * width * depth + at, one)
+                            store(result, channel * height * width * depth + at, one)
                         else:
                             store(block, channel * LANES, one)
                             for lane in range(depth - z):
-                                features[channel, low + i, j, z + lane] = block[channel * LANES + lane]
+                                result[channel, low + i, j, z + lane] = block[channel * LANES + lane]
 
 
 @compiled
 def _pool_features(
-    image: Floats,
+    images: Floats,
     sizes: NDArray[np.int64],
     offsets: NDArray[np.int64],
     bounds: Floats,
@@ -233,7 +242,7 @@ def _pool_features(
     first: int,
     last: int,
 ) -> None:
-    """Weighted means over cells of the features, and known shares, for groups of so many rows of cells.
+    """Weighted means over cells of the features, and known shares, for groups of so many rows of cells, counted through all images.
 
     A cell has the voxels from its start on along each axis, weighted by the product of ``taps``; those outside do not count.
     """
@@ -251,8 +260,12 @@ def _pool_features(
     weight, seen = aligned_zeros(length), aligned_zeros(length)
     weight[:depth] = np.float32(1)
     seen[:depth] = np.float32(1)
+    groups = (rows0 + group - 1) // group
     for number in range(first, last):
-        cell0, end0 = number * group, min(number * group + group, rows0)
+        which = number // groups
+        image, its_known = images[which], known[min(which, len(known) - 1)]
+        cell0 = number % groups * group
+        end0 = min(cell0 + group, rows0)
         low, high = max(starts[0][cell0], 0), min(starts[0][end0 - 1] + reach0, height)
         sums[:] = 0
         ready = max(starts[1][0] - radius, 0)
@@ -264,7 +277,7 @@ def _pool_features(
             for i in range(low, high):
                 if is_masked:
                     for z in range(depth):
-                        seen[z] = known[i, j, z]
+                        seen[z] = its_known[i, j, z]
                         weight[z] = seen[z] + floor
                 count = 0
                 for cell in range(cell0, end0):
@@ -276,7 +289,7 @@ def _pool_features(
                             count += 1
                 _sum_along_axis_1(sizes, ring, i - low, j, lines)
                 for z in range(0, depth, LANES):
-                    scale = _scale_of(_finish(sizes, lines, z, block), bounds)
+                    scale = _scale_of(_finish(sizes, lines, z, block), bounds[which])
                     least = load(block, _CHANNELS * LANES)
                     w = load(weight, z)
                     for channel in range(_CHANNELS):
@@ -292,7 +305,7 @@ def _pool_features(
             while column < rows1 and j == min(starts[1][column] + reach1, width) - 1:
                 for cell in range(cell0, end0):
                     at = (column % 2 * group + cell - cell0) * size
-                    _write_cells(sums[at : at + size], starts, taps, depth, cell, column, means, shares)
+                    _write_cells(sums[at : at + size], starts, taps, depth, cell, column, means[which], shares[which, 0])
                     sums[at : at + size] = 0
                 column += 1
 

@@ -7,6 +7,7 @@ from mcbo.core.types import Kernels
 from mcbo.kernels import REFERENCE
 from mcbo.kernels.cuda import correlation, features, fields, search, system
 from mcbo.kernels.cuda.launch import Launch, Module
+from mcbo.steps.mind import pooled_mind
 
 SLAB_CELLS = 2**19
 """Of the thickest slab, whose costs take 1.5 GB with R = 4."""
@@ -41,6 +42,7 @@ def make_kernels(launch: Launch) -> Kernels:
         between_cells=partial(search.between_cells, launch),
         sharpness=partial(search.sharpness, launch),
         mind_ssc=partial(features.mind_ssc, launch),
+        pooled_mind=partial(pooled_mind, mind=partial(features.mind_ssc, launch)),
         streamed_mind=partial(features.StreamedFeatures, launch),
         pool_known=partial(fields.pool_known, launch),
         make_consistent=partial(fields.make_consistent, launch),

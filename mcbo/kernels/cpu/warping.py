@@ -1,0 +1,229 @@
+"""Images and displacements moved along displacements, compiled for the CPU: twins of what ``field``, ``cells`` and ``rigid`` have.
+
+Sampling is trilinear between voxel centers. ``field.sample`` leaves it to torch, which uses one core for one image.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mcbo.core.field import shape_of
+from mcbo.core.types import Displacement, Shape
+from mcbo.geometry.cells import between_centers
+from mcbo.kernels.simd import Floats, compiled, in_threads, peek
+
+
+def sample_known(
+    volume: Tensor, known: Tensor, displacement: Displacement, *, offset: Shape, share: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Twin of ``field.sample_known``."""
+    shape, batch = shape_of(displacement), len(displacement)
+    values = torch.empty((batch, volume.shape[1], *shape))
+    seen = torch.empty((batch, known.shape[1], *shape), dtype=torch.bool)
+    flags = known.view(torch.uint8) if known.dtype == torch.bool else known
+    fields = (one.contiguous().numpy() for one in (volume, flags, displacement))
+    found = values.numpy(), seen.view(torch.uint8).numpy()
+    in_threads(_sample_known, batch * shape[0], *fields, np.array(offset), np.float32(share), *found)
+    return values, seen
+
+
+def compose(displacement: Displacement, linear: Displacement, matrix: Tensor, first: Displacement) -> Displacement:
+    """Twin of ``rigid.compose``."""
+    result = torch.empty_like(linear, memory_format=torch.contiguous_format)
+    rest = displacement - linear
+    turn = matrix.to(torch.float32).contiguous().numpy()
+    fields = (one[0].contiguous().numpy() for one in (rest, linear, first))
+    in_threads(_compose, result.shape[2], *fields, turn, result[0].numpy())
+    return result
+
+
+def to_voxels(displacement: Displacement, shape: Shape, spacing: int) -> Displacement:
+    """Twin of ``cells.to_voxels``."""
+    result = torch.empty((1, 3, *shape))
+    between = [between_centers(cells, size, spacing) for cells, size in zip(shape_of(displacement), shape, strict=True)]
+    lows, shares = zip(*((low.numpy(), share.float().numpy()) for low, share in between), strict=True)
+    cells = displacement[0].contiguous().numpy()
+    in_threads(_to_voxels, shape[0], cells, lows, shares, np.float32(spacing), result[0].numpy())
+    return result
+
+
+@compiled
+def _sample_known(
+    volumes: Floats,
+    all_known: NDArray[np.generic],
+    displacements: Floats,
+    origin: NDArray[np.int64],
+    share: float,
+    all_values: Floats,
+    all_seen: NDArray[np.uint8],
+    first: int,
+    last: int,
+) -> None:
+    """Samples of ``(B, C, H, W, D)`` and whether more than a share of ``(B, K, H, W, D)`` is known there.
+
+    For the rows ``[first, last)``, counted through all displacements; there may be one volume for all of them.
+    """
+    _, channels, height, width, depth = volumes.shape
+    flags = all_known.shape[1]
+    size, plane = height * width * depth, width * depth
+    end0, end1, end2 = np.float32(height - 1), np.float32(width - 1), np.float32(depth - 1)
+    zero = np.float32(0)
+    rows = displacements.shape[2]
+    for row in range(first, last):
+        number, i = row // rows, row % rows
+        volume, known = volumes[min(number, len(volumes) - 1)], all_known[min(number, len(all_known) - 1)]
+        displacement, values, seen = displacements[number], all_values[number], all_seen[number]
+        flat = known.reshape(-1)
+        for j in range(displacement.shape[2]):
+            for k in range(displacement.shape[3]):
+                x0 = np.float32(i + origin[0]) + displacement[0, i, j, k]
+                x1 = np.float32(j + origin[1]) + displacement[1, i, j, k]
+                x2 = np.float32(k + origin[2]) + displacement[2, i, j, k]
+                if zero <= x0 < end0 and zero <= x1 < end1 and zero <= x2 < end2:
+                    i0, j0, k0 = int(x0), int(x1), int(x2)
+                    b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
+                    a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
+                    w00, w01, w10, w11 = a0 * a1, a0 * b1, b0 * a1, b0 * b1
+                    at = (i0 * width + j0) * depth + k0
+                    far = at + plane
+                    for channel in range(channels):
+                        here = w00 * (a2 * peek(volume, at) + b2 * peek(volume, at + 1))
+                        here += w01 * (a2 * peek(volume, at + depth) + b2 * peek(volume, at + depth + 1))
+                        here += w10 * (a2 * peek(volume, far) + b2 * peek(volume, far + 1))
+                        here += w11 * (a2 * peek(volume, far + depth) + b2 * peek(volume, far + depth + 1))
+                        values[channel, i, j, k] = here
+                        at += size
+                        far += size
+                    for flag in range(flags):
+                        at = ((flag * height + i0) * width + j0) * depth + k0
+                        far = at + plane
+                        n000, n001, n010, n011 = flat[at], flat[at + 1], flat[at + depth], flat[at + depth + 1]
+                        n100, n101, n110, n111 = flat[far], flat[far + 1], flat[far + depth], flat[far + depth + 1]
+                        amount = n000 + n001 + n010 + n011 + n100 + n101 + n110 + n111
+                        if amount == 0 or amount == 8:  # all the same, as almost everywhere
+                            part = np.float32(amount > 0)
+                        else:
+                            part = w00 * (a2 * np.float32(n000) + b2 * np.float32(n001))
+                            part += w01 * (a2 * np.float32(n010) + b2 * np.float32(n011))
+                            part += w10 * (a2 * np.float32(n100) + b2 * np.float32(n101))
+                            part += w11 * (a2 * np.float32(n110) + b2 * np.float32(n111))
+                        seen[flag, i, j, k] = part > share
+                else:
+                    i0, b0 = _within(x0, height)
+                    j0, b1 = _within(x1, width)
+                    k0, b2 = _within(x2, depth)
+                    i1, j1, k1 = min(i0 + 1, height - 1), min(j0 + 1, width - 1), min(k0 + 1, depth - 1)
+                    for channel in range(channels):
+                        values[channel, i, j, k] = _interpolate(volume[channel], i0, j0, k0, i1, j1, k1, b0, b1, b2)
+                    is_far = not (-1 < x0 < height and -1 < x1 < width and -1 < x2 < depth)
+                    for flag in range(flags):
+                        part = np.float32(0)
+                        if not is_far:
+                            part = _with_zeros(known[flag], x0, x1, x2)
+                        seen[flag, i, j, k] = part > share
+
+
+@compiled
+def _within(x: float, size: int) -> tuple[int, float]:
+    """The cell below a place that is moved into the grid, and how far above it the place is; also of what is no number."""
+    if not x > 0:
+        return 0, np.float32(0)
+    if x >= size - 1:
+        return size - 1, np.float32(0)
+    low = int(x)
+    return low, np.float32(x - np.float32(low))
+
+
+@compiled
+def _interpolate(
+    volume: Floats, i0: int, j0: int, k0: int, i1: int, j1: int, k1: int, b0: float, b1: float, b2: float
+) -> float:
+    a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
+    low = a1 * (a2 * volume[i0, j0, k0] + b2 * volume[i0, j0, k1]) + b1 * (a2 * volume[i0, j1, k0] + b2 * volume[i0, j1, k1])
+    high = a1 * (a2 * volume[i1, j0, k0] + b2 * volume[i1, j0, k1]) + b1 * (a2 * volume[i1, j1, k0] + b2 * volume[i1, j1, k1])
+    return a0 * low + b0 * high
+
+
+@compiled
+def _with_zeros(volume: NDArray[np.generic], x0: float, x1: float, x2: float) -> float:
+    """A sample of a volume that is 0 beyond its voxels, less than a voxel from them."""
+    height, width, depth = volume.shape
+    i0, j0, k0 = int(np.floor(x0)), int(np.floor(x1)), int(np.floor(x2))
+    b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
+    a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
+    here = np.float32(0)
+    for corner in range(8):
+        p, q, r = i0 + (corner >> 2), j0 + (corner >> 1 & 1), k0 + (corner & 1)
+        if 0 <= p < height and 0 <= q < width and 0 <= r < depth:
+            weight = (b0 if corner & 4 else a0) * (b1 if corner & 2 else a1) * (b2 if corner & 1 else a2)
+            here += weight * np.float32(volume[p, q, r])
+    return here
+
+
+@compiled
+def _compose(rest: Floats, linear: Floats, before: Floats, turn: Floats, result: Floats, first: int, last: int) -> None:
+    """linear + turn·v + rest(p + v), v being ``before``: the rows ``[first, last)``."""
+    _, height, width, depth = rest.shape
+    size, plane = height * width * depth, width * depth
+    end0, end1, end2 = np.float32(height - 1), np.float32(width - 1), np.float32(depth - 1)
+    zero = np.float32(0)
+    for i in range(first, last):
+        for j in range(width):
+            for k in range(depth):
+                v0, v1, v2 = before[0, i, j, k], before[1, i, j, k], before[2, i, j, k]
+                x0, x1, x2 = np.float32(i) + v0, np.float32(j) + v1, np.float32(k) + v2
+                if zero <= x0 < end0 and zero <= x1 < end1 and zero <= x2 < end2:
+                    i0, j0, k0 = int(x0), int(x1), int(x2)
+                    b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
+                    a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
+                    w00, w01, w10, w11 = a0 * a1, a0 * b1, b0 * a1, b0 * b1
+                    at = (i0 * width + j0) * depth + k0
+                    far = at + plane
+                    for axis in range(3):
+                        here = turn[axis, 0] * v0 + turn[axis, 1] * v1 + turn[axis, 2] * v2
+                        here += w00 * (a2 * peek(rest, at) + b2 * peek(rest, at + 1))
+                        here += w01 * (a2 * peek(rest, at + depth) + b2 * peek(rest, at + depth + 1))
+                        here += w10 * (a2 * peek(rest, far) + b2 * peek(rest, far + 1))
+                        here += w11 * (a2 * peek(rest, far + depth) + b2 * peek(rest, far + depth + 1))
+                        result[axis, i, j, k] = linear[axis, i, j, k] + here
+                        at += size
+                        far += size
+                else:
+                    i0, b0 = _within(x0, height)
+                    j0, b1 = _within(x1, width)
+                    k0, b2 = _within(x2, depth)
+                    i1, j1, k1 = min(i0 + 1, height - 1), min(j0 + 1, width - 1), min(k0 + 1, depth - 1)
+                    for axis in range(3):
+                        moved = turn[axis, 0] * v0 + turn[axis, 1] * v1 + turn[axis, 2] * v2
+                        here = _interpolate(rest[axis], i0, j0, k0, i1, j1, k1, b0, b1, b2)
+                        result[axis, i, j, k] = linear[axis, i, j, k] + moved + here
+
+
+@compiled
+def _to_voxels(
+    cells: Floats,
+    lows: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    shares: tuple[Floats, Floats, Floats],
+    spacing: float,
+    result: Floats,
+    first: int,
+    last: int,
+) -> None:
+    """Displacements between the centers of cells: the rows ``[first, last)`` of voxels."""
+    _, height, width, depth = cells.shape
+    line = np.empty(depth, np.float32)
+    for axis in range(3):
+        for i in range(first, last):
+            i0, b0 = lows[0][i], shares[0][i]
+            i1, a0 = min(i0 + 1, height - 1), np.float32(1) - b0
+            for j in range(result.shape[2]):
+                j0, b1 = lows[1][j], shares[1][j]
+                j1, a1 = min(j0 + 1, width - 1), np.float32(1) - b1
+                near, far = cells[axis, i0], cells[axis, i1]
+                for k in range(depth):
+                    line[k] = spacing * (a0 * (a1 * near[j0, k] + b1 * near[j1, k]) + b0 * (a1 * far[j0, k] + b1 * far[j1, k]))
+                target = result[axis, i, j]
+                for k in range(len(target)):
+                    k0, b2 = lows[2][k], shares[2][k]
+                    target[k] = (np.float32(1) - b2) * line[k0] + b2 * line[min(k0 + 1, depth - 1)]
