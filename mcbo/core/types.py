@@ -91,6 +91,8 @@ class Kernels:
     information_of: Callable[..., Any]
     conjugate_gradient: Callable[..., Tensor]
     cosine_transform: Callable[..., Any]
+    similarities: Callable[..., Tensor]
+    rigid_equations: Callable[..., tuple[Tensor, Tensor, Tensor]]
     bent: Callable[..., Callable[[Tensor], Tensor]]
     stretched: Callable[..., Callable[[Tensor], Tensor]]
 

@@ -17,6 +17,8 @@ from mcbo.steps.gauss_newton import bent, data_terms, information_of
 from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient
 from mcbo.steps.masked_search import between_cells, masked_cost
 from mcbo.steps.mind import FeatureSource, MindSettings, WholeFeatures, mind_ssc, pooled_mind
+from mcbo.steps.rigid_refinement import rigid_equations
+from mcbo.steps.similarity import similarities
 
 Result = TypeVar("Result")
 
@@ -68,6 +70,8 @@ REFERENCE = Kernels(
     information_of=information_of,
     conjugate_gradient=conjugate_gradient,
     cosine_transform=CosineTransform,
+    similarities=similarities,
+    rigid_equations=rigid_equations,
     bent=bent,
     stretched=stretched,
 )

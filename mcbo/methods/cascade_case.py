@@ -14,7 +14,6 @@ from mcbo.geometry.mask import bounding_box, fill_outside
 from mcbo.kernels import features_source
 from mcbo.steps.gauss_newton import Modality
 from mcbo.steps.mind import FeatureSource, MindSettings
-from mcbo.steps.similarity import similarities
 
 
 @dataclass
@@ -74,7 +73,7 @@ class CascadeCase:
             self._modality(moving, mask, displacement, spacing=spacing, mind=mind)
             for moving, mask in zip(self.movings, self.masks, strict=True)
         ]
-        return OnGrid(pooled, known, modalities)
+        return OnGrid(pooled, known, modalities, self.kernels)
 
     def _modality(
         self, moving: Volume, mask: Mask, displacement: Displacement, *, spacing: int, mind: MindSettings
@@ -91,6 +90,7 @@ class OnGrid:
     fixed: Features
     known: Tensor
     modalities: list[Modality]
+    kernels: Kernels
 
     def joint(self) -> tuple[Features, Features, Tensor, Tensor]:
         """All modalities as channels of one: fixed and moving features, and what is known of either."""
@@ -102,7 +102,7 @@ class OnGrid:
         """The highest similarity of a modality, times the root of the share of the fixed image that both show: a float64."""
         shared = [self.known * (m.known > cells.KNOWN_CELL_SHARE) for m in self.modalities]
         overlap = torch.stack([weight.sum() for weight in shared]).amin() / self.known.sum().clamp(min=1e-6)
-        scores = [similarities(self.fixed, m.features, weight) for m, weight in zip(self.modalities, shared, strict=True)]
+        scores = [self.kernels.similarities(self.fixed, m.features, weight) for m, weight in zip(self.modalities, shared, strict=True)]
         return torch.cat(scores).amax() * overlap.double().clamp(max=1).sqrt()
 
 

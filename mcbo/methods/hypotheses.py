@@ -24,7 +24,6 @@ from mcbo.steps.gauss_newton import Modality
 from mcbo.steps.initialization import BATCH_BYTES, Coarse, InitializationSettings, Pose, motions_of
 from mcbo.steps.mind import MindSettings
 from mcbo.steps.rigid_refinement import refine_rigid
-from mcbo.steps.similarity import similarities
 
 GAIN = 0.001
 """Similarity: a round that gains less is the last."""
@@ -333,6 +332,6 @@ class Overview:
         for modality in modalities:
             shared = mine * (modality.known > cells.KNOWN_CELL_SHARE)
             overlap = (shared.sum(dim=(1, 2, 3, 4), dtype=torch.float64) / total).clamp(max=1)
-            scores.append(similarities(self._features, modality.features, shared) * overlap.sqrt())
+            scores.append(self._kernels.similarities(self._features, modality.features, shared) * overlap.sqrt())
         highest: list[float] = torch.stack(scores).amax(dim=0).tolist()
         return highest

@@ -137,9 +137,9 @@ def feature_distance(
     ``fixed`` are features ``(1, 12, h, w, d)`` on the coarse grid, ``known`` is their field of view.
     """
     displacement_cells = at_centers(displacement, spacing) / spacing
-    warped, seen = sample_known(moving.volume, moving.mask, displacement_cells, offset=(0, 0, 0))
+    warped, seen = kernels.sample_known(moving.volume, moving.mask, displacement_cells, offset=(0, 0, 0))
     shared = (known & seen).to(warped.dtype)
-    similarity = similarities(fixed, _features(warped, kernels), shared)
+    similarity = kernels.similarities(fixed, _features(warped, kernels), shared)
     fetched = torch.stack([similarity[0], shared.sum().double(), known.sum().double()])  # at once, as a GPU is waited for
     score, seen_cells, known_cells = (float(value) for value in fetched.tolist())
     return 1 - score * math.sqrt(seen_cells / max(known_cells, 1.0))

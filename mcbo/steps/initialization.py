@@ -166,7 +166,7 @@ class Coarse:
         for some in self._batches(poses, bytes_each=_COPIES * self._fixed.nbytes):
             features, known = self._moved(some)
             both = self._known * known
-            found.append(torch.stack([similarities(self._fixed, features, both), both.sum(dim=(1, 2, 3, 4)).double()]))
+            found.append(torch.stack([self._kernels.similarities(self._fixed, features, both), both.sum(dim=(1, 2, 3, 4)).double()]))
         scores = []
         for score, count in torch.cat(found, dim=1).T.tolist() if found else ():
             overlap = count / self._full

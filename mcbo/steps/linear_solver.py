@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mcbo.core.field import along_axis
+from mcbo.core.field import along_axis, shape_of
 from mcbo.core.types import Shape
 
 CG_TOLERANCE = 0.02
@@ -50,9 +50,11 @@ class CosineTransform:
 
     def apply(self, field: Tensor, *, inverse: bool) -> Tensor:
         """Cosines of ``(1, 3, h, w, d)``, or back."""
-        for axis, matrix in enumerate(self.matrices, start=2):
-            field = torch.tensordot(matrix.T if inverse else matrix, field, dims=([1], [axis])).movedim(0, axis)
-        return field.contiguous()
+        height, width, depth = shape_of(field)
+        first, second, third = (matrix.T if inverse else matrix for matrix in self.matrices)
+        field = (field.reshape(-1, depth) @ third.T).view(-1, width, depth)
+        field = torch.bmm(second.expand(len(field), width, width), field).view(-1, height, width * depth)
+        return torch.bmm(first.expand(len(field), height, height), field).view(1, -1, height, width, depth)
 
 
 def conjugate_gradient(

@@ -11,6 +11,7 @@ sum over all cells still has its minimum at the right motion. It is found from a
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,6 +27,23 @@ MAX_STEP = 1.0
 _RIDGE = 1e-6
 _SYMMETRIC = slice(0, 3), slice(1, 2), slice(3, 5), slice(2, 3), slice(4, 6)
 """Where the rows of a symmetric 3×3 matrix are among 00, 01, 02, 11, 12, 22."""
+
+
+@dataclass(frozen=True)
+class RigidTerms:
+    """What a modality says of B motions, cell by cell.
+
+    Attributes:
+        hessian: ``(B, 6, h, w, d)``, as ``gauss_newton.data_terms`` has it.
+        gradient: ``(B, 3, h, w, d)``.
+        weight: ``(B, 1, h, w, d)``, of both.
+        share: ``(B, 1, h, w, d)`` of a cell in all that are compared; sums to 1.
+    """
+
+    hessian: Tensor
+    gradient: Tensor
+    weight: Tensor
+    share: Tensor
 
 
 def refine_rigid(
@@ -64,10 +82,8 @@ def refine_rigid(
         ends = arms @ turned.mT + shift
         if iteration:
             v = ((ends - arms) / cell_mm).mT.reshape(v.shape).to(fixed.dtype)
-        slopes = _slopes(ends, cell_mm)
-        flat = slopes.flatten(1, 2)
-        hessian, gradient, moments = points.new_zeros((batch, 6, 6)), points.new_zeros((batch, 6, 1)), points.new_zeros(())
         compared = fixed_known * stays_inside(v)
+        terms = []
         for modality in modalities:
             moved, seen = modality.features, modality.known > KNOWN_CELL_SHARE
             if iteration:
@@ -78,12 +94,8 @@ def refine_rigid(
             count = known.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-6)
             mean = (residual * known).sum(dim=(1, 2, 3, 4), keepdim=True) / count + RESIDUAL_FLOOR
             weight = known * robust_weight(residual, known, mean) / mean
-            weighted = (torch.cat([torch.stack(h), torch.cat(g)], dim=1) * weight).flatten(2).double().mT
-            tensor = torch.cat([weighted[..., rows] for rows in _SYMMETRIC], dim=2).view(batch, -1, 3, 3)
-            hessian += flat.mT @ (tensor @ slopes).flatten(1, 2)
-            gradient += flat.mT @ weighted[..., 6:].flatten(1).unsqueeze(2)
-            share = (known / count).double().view(batch, -1, 1).repeat_interleave(3, dim=1)
-            moments = moments + flat.mT @ (flat * share) / len(modalities)
+            terms.append(RigidTerms(torch.stack(h), torch.cat(g), weight, known / count))
+        hessian, gradient, moments = kernels.rigid_equations(ends, cell_mm, terms)
         lifted = hessian + torch.diag_embed(_RIDGE * hessian.diagonal(dim1=1, dim2=2) + 1e-12)
         step = -torch.linalg.solve_ex(lifted, gradient).result  # does not wait for a GPU to say that it could be solved
         length = (step.mT @ (moments @ step)).clamp(min=1e-30).sqrt()
@@ -93,6 +105,26 @@ def refine_rigid(
     translation = center + shift - (center @ turned.mT).unsqueeze(1)
     fetched = torch.cat([turned, translation.mT], dim=2).cpu()  # at once, as a GPU is waited for
     return rigid.Rigid(fetched[..., :3], fetched[..., 3])
+
+
+def rigid_equations(ends: Tensor, cell_mm: Tensor, terms: Sequence[RigidTerms]) -> tuple[Tensor, Tensor, Tensor]:
+    """The normal equations of B rigid motions, from the terms of each modality.
+
+    ``ends`` are ``(B, n, 3)`` float64 places of the cells, mm, from the center of rotation; ``cell_mm`` is ``(3,)``. Returns
+    ``(B, 6, 6)`` and ``(B, 6, 1)``, for turns in radians and shifts in mm; and ``(B, 6, 6)``, which gives the mean square
+    motion of the known cells, in cells, for a step. All float64.
+    """
+    slopes = _slopes(ends, cell_mm)
+    flat, batch = slopes.flatten(1, 2), len(ends)
+    hessian, gradient, moments = ends.new_zeros((batch, 6, 6)), ends.new_zeros((batch, 6, 1)), ends.new_zeros(())
+    for one in terms:
+        weighted = (torch.cat([one.hessian, one.gradient], dim=1) * one.weight).flatten(2).double().mT
+        tensor = torch.cat([weighted[..., rows] for rows in _SYMMETRIC], dim=2).view(batch, -1, 3, 3)
+        hessian += flat.mT @ (tensor @ slopes).flatten(1, 2)
+        gradient += flat.mT @ weighted[..., 6:].flatten(1).unsqueeze(2)
+        share = one.share.double().view(batch, -1, 1).repeat_interleave(3, dim=1)
+        moments = moments + flat.mT @ (flat * share) / len(terms)
+    return hessian, gradient, moments
 
 
 def _crossing(vectors: Tensor) -> Tensor:

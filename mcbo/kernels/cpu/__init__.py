@@ -7,6 +7,7 @@ from mcbo.kernels import REFERENCE
 from mcbo.kernels.cpu.correlation import as_slab, cost_slabs, coupled_argmin
 from mcbo.kernels.cpu.features import StreamedFeatures, mind_ssc, pooled_mind
 from mcbo.kernels.cpu.sampling import gradient_of, make_consistent
+from mcbo.kernels.cpu.system import bent, data_terms, information_of, rigid_equations, similarities
 from mcbo.kernels.cpu.warping import compose, sample_known, to_voxels
 from mcbo.kernels.simd import LANES, side_by_side
 from mcbo.steps.convex import solve
@@ -28,6 +29,11 @@ COMPILED = replace(
     streamed_mind=StreamedFeatures,
     make_consistent=make_consistent,
     gradient_of=gradient_of,
+    data_terms=data_terms,
+    information_of=information_of,
+    similarities=similarities,
+    rigid_equations=rigid_equations,
+    bent=bent,
     sample_known=sample_known,
     compose=compose,
     to_voxels=to_voxels,

@@ -1,0 +1,444 @@
+"""Sums over features of cells, and linear systems, compiled for the CPU.
+
+Twins of what ``gauss_newton.py``, ``rigid_refinement.py`` and ``similarity.py`` sum up, and of the matrices of the former. Sums
+are taken along lines in float32, the rest in float64, row by row; so they do not depend on the number of threads.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mcbo.core.field import shape_of
+from mcbo.core.types import Displacement, Features
+from mcbo.kernels.simd import LANES, Floats, aligned_floats, aligned_zeros, compiled, in_threads, load, peek, spread, store, total
+from mcbo.steps import gauss_newton
+from mcbo.steps.gauss_newton import LAGS, Information
+from mcbo.steps.rigid_refinement import RigidTerms
+
+_MARGIN = LANES
+"""Floats before and after a line in a buffer."""
+
+
+def similarities(fixed: Features, moved: Features, known: Tensor) -> Tensor:
+    """Twin of ``similarity.similarities``."""
+    batch, channels = moved.shape[:2]
+    height, width, depth = shape_of(fixed)
+    sums = np.zeros((batch, height, channels, 5))
+    weights = np.zeros((batch, height))
+    fields = (one.contiguous().numpy() for one in (fixed[0], moved, known[:, 0]))
+    in_threads(_sum_similarity, batch * height, *fields, sums, weights)
+    weight = torch.from_numpy(weights).sum(dim=1)
+    f, m, ff, mm, distance = (torch.from_numpy(sums).sum(dim=1) / weight.view(-1, 1, 1)).unbind(dim=2)
+    unrelated = ((f - m).square() + ff - f.square() + mm - m.square()).sum(dim=1)
+    return torch.where(weight < 1, -1.0, 1 - distance.sum(dim=1) / unrelated.clamp(min=1e-9))
+
+
+def data_terms(fixed: Features, moved: Features) -> tuple[Tensor, Tensor, Tensor]:
+    """Twin of ``gauss_newton.data_terms``."""
+    height, width, depth = shape_of(fixed)
+    if depth < LANES:
+        return gauss_newton.data_terms(fixed, moved)
+    terms = aligned_floats(10, height, width, depth)
+    in_threads(_fill_data_terms, height, *(one[0].contiguous().numpy() for one in (fixed, moved)), terms)
+    result = torch.from_numpy(terms)
+    return result[:3].unsqueeze(0), result[3:9], result[9:].unsqueeze(0)
+
+
+def information_of(fixed: Features, moved: Features, known: Tensor) -> Information:
+    """Twin of ``gauss_newton.information_of``."""
+    shape = shape_of(fixed)
+    weights = known[0, 0].float().contiguous().numpy()
+    f, m = (one[0].contiguous().numpy() for one in (fixed, moved))
+    counts, residuals = np.zeros(shape[0]), np.zeros((shape[0], len(f)))
+    in_threads(_sum_residuals, shape[0], f, m, weights, counts, residuals)
+    count = float(counts.sum())
+    means = (residuals.sum(axis=0) / max(count, 1.0)).astype(np.float32)
+    lagged = np.zeros((shape[0], 3, LAGS + 1, 2))
+    slopes = np.zeros((shape[0], 3, 2))
+    in_threads(_sum_lagged, shape[0], _with_ends(fixed), _with_ends(moved), weights, means, lagged, slopes)
+    sums = lagged.sum(axis=0)
+    variance = sums[0, 0, 0] / max(count, 1.0)
+    cells = 1.0
+    for axis, size in enumerate(shape):
+        products, pairs = sums[axis, 1 : min(LAGS, size - 1) + 1].T
+        cells *= 1 + 2 * float((products / pairs.clip(min=1.0) / max(variance, 1e-12)).clip(0, 1).sum())
+    shared, energy = slopes.sum(axis=(0, 1)).tolist()
+    return Information(correlation=shared / max(energy / 2, 1e-12), correlation_cells=cells, known_cells=int(count))
+
+
+def _with_ends(features: Features) -> Floats:
+    """``(1, C, h, w, d)``, flat, with a row of zeros, and ``LANES`` more, before and after."""
+    size, end = features.numel(), features[0, 0, 0].numel() + LANES
+    flat = aligned_floats(size + 2 * end)
+    flat[:end] = flat[end + size :] = 0
+    torch.from_numpy(flat)[end : end + size].view(features.shape).copy_(features)
+    return flat
+
+
+def bent(hessian: Tensor, bending: float) -> Callable[[Displacement], Displacement]:
+    """Twin of ``gauss_newton.bent``."""
+    shape = shape_of(hessian)
+    if shape[2] < LANES:
+        return gauss_newton.bent(hessian, bending)
+    matrix = hessian.contiguous().numpy()
+    once = aligned_floats(3, *shape)
+
+    def product(field: Displacement) -> Displacement:
+        values, result = field[0].contiguous().numpy(), aligned_floats(3, *shape)
+        in_threads(_laplacian, 3 * shape[0], values, once)
+        in_threads(_bend, shape[0], values, once, matrix, np.float32(bending), np.float32(gauss_newton.RIDGE), result)
+        return torch.from_numpy(result).unsqueeze(0)
+
+    return product
+
+
+def rigid_equations(ends: Tensor, cell_mm: Tensor, terms: Sequence[RigidTerms]) -> tuple[Tensor, Tensor, Tensor]:
+    """Twin of ``rigid_refinement.rigid_equations``."""
+    batch, cells = ends.shape[:2]
+    parts = min(cells, 64)
+    sums = np.zeros((batch, parts, 48))
+    points, scale = ends.contiguous().numpy(), 1 / cell_mm.numpy()
+    for one in terms:
+        fields = (field.reshape(batch, -1, cells).contiguous().numpy() for field in (one.hessian, one.gradient, one.weight, one.share))
+        in_threads(_sum_equations, batch * parts, points, scale, *fields, 1 / len(terms), sums)
+    whole = torch.from_numpy(sums).sum(dim=1)
+    upper = torch.triu_indices(6, 6)
+    hessian, moments = (whole.new_zeros((batch, 6, 6)) for _ in range(2))
+    for matrix, first in ((hessian, 0), (moments, 27)):
+        matrix[:, upper[0], upper[1]] = matrix[:, upper[1], upper[0]] = whole[:, first : first + 21]
+    return hessian, whole[:, 21:27].unsqueeze(2), moments
+
+
+@compiled
+def _sum_similarity(
+    fixed: Floats,
+    moved: Floats,
+    known: Floats,
+    sums: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    first: int,
+    last: int,
+) -> None:
+    """Weighted sums of f, m, f², m² and (f − m)² of each channel, and of the weights, of rows counted through all images."""
+    channels, height, width, depth = fixed.shape
+    length = (depth + LANES - 1) // LANES * LANES
+    w, a, b = aligned_zeros(width * length), aligned_zeros(length), aligned_zeros(length)
+    for row in range(first, last):
+        image, i = row // height, row % height
+        weight = 0.0
+        for j in range(width):
+            for k in range(depth):
+                w[j * length + k] = known[image, i, j, k]
+            for z in range(j * length, j * length + length, LANES):
+                weight += total(load(w, z))
+        weights[image, i] = weight
+        if weight == 0:
+            continue
+        for channel in range(channels):
+            s0, s1, s2, s3, s4 = 0.0, 0.0, 0.0, 0.0, 0.0
+            for j in range(width):
+                for k in range(depth):
+                    a[k] = fixed[channel, i, j, k]
+                for k in range(depth):
+                    b[k] = moved[image, channel, i, j, k]
+                t0, t1, t2, t3, t4 = spread(0.0), spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+                for z in range(0, length, LANES):
+                    f, m, k_ = load(a, z), load(b, z), load(w, j * length + z)
+                    kf, km, d = k_ * f, k_ * m, f - m
+                    t0, t1, t2, t3, t4 = t0 + kf, t1 + km, t2 + kf * f, t3 + km * m, t4 + k_ * (d * d)
+                s0 += total(t0)
+                s1 += total(t1)
+                s2 += total(t2)
+                s3 += total(t3)
+                s4 += total(t4)
+            line = sums[image, i, channel]
+            line[0], line[1], line[2], line[3], line[4] = s0, s1, s2, s3, s4
+
+
+@compiled
+def _fill_data_terms(fixed: Floats, moved: Floats, terms: Floats, first: int, last: int) -> None:
+    """Gradient, Hessian and distance, ``(10, h, w, d)``, of the rows ``[first, last)``; d is at least ``LANES``."""
+    channels, height, width, depth = fixed.shape
+    size, plane = height * width * depth, width * depth
+    pitch = (depth + LANES - 1) // LANES * LANES + 2 * _MARGIN
+    lines = aligned_zeros(channels * pitch)
+    half = spread(0.5)
+    for i in range(first, last):
+        below, above = max(i - 1, 0), min(i + 1, height - 1)
+        scale0 = spread(0.5 / max(above - below, 1))
+        for j in range(width):
+            left, right = max(j - 1, 0), min(j + 1, width - 1)
+            scale1 = spread(0.5 / max(right - left, 1))
+            for channel in range(channels):
+                at = channel * size + (i * width + j) * depth
+                to = channel * pitch + _MARGIN
+                for start in range(0, depth, LANES):
+                    z = min(start, depth - LANES)
+                    store(lines, to + z, half * (load(fixed, at + z) + load(moved, at + z)))
+                lines[to - 1] = 2 * lines[to] - lines[to + 1]  # so that the central difference is the one-sided one
+                lines[to + depth] = 2 * lines[to + depth - 1] - lines[to + depth - 2]
+            here = (i * width + j) * depth
+            down, up = (below * width + j) * depth, (above * width + j) * depth
+            west, east = (i * width + left) * depth, (i * width + right) * depth
+            for start in range(0, depth, LANES):
+                z = min(start, depth - LANES)
+                none = spread(0.0)
+                g0, g1, g2, distance = none, none, none, none
+                h00, h01, h02, h11, h12, h22 = none, none, none, none, none, none
+                for channel in range(channels):
+                    at = channel * size + z
+                    error = load(moved, at + here) - load(fixed, at + here)
+                    s0 = load(fixed, at + up) - load(fixed, at + down) + (load(moved, at + up) - load(moved, at + down))
+                    s1 = load(fixed, at + east) - load(fixed, at + west) + (load(moved, at + east) - load(moved, at + west))
+                    s0, s1 = s0 * scale0, s1 * scale1
+                    to = channel * pitch + _MARGIN + z
+                    s2 = half * (load(lines, to + 1) - load(lines, to - 1))
+                    distance = distance + error * error
+                    g0, g1, g2 = g0 + error * s0, g1 + error * s1, g2 + error * s2
+                    h00, h01, h02 = h00 + s0 * s0, h01 + s0 * s1, h02 + s0 * s2
+                    h11, h12, h22 = h11 + s1 * s1, h12 + s1 * s2, h22 + s2 * s2
+                at = here + z
+                store(terms, at, g0)
+                store(terms, at + size, g1)
+                store(terms, at + 2 * size, g2)
+                store(terms, at + 3 * size, h00)
+                store(terms, at + 4 * size, h01)
+                store(terms, at + 5 * size, h02)
+                store(terms, at + 6 * size, h11)
+                store(terms, at + 7 * size, h12)
+                store(terms, at + 8 * size, h22)
+                store(terms, at + 9 * size, distance)
+
+
+@compiled
+def _sum_residuals(
+    fixed: Floats,
+    moved: Floats,
+    weights: Floats,
+    counts: NDArray[np.float64],
+    residuals: NDArray[np.float64],
+    first: int,
+    last: int,
+) -> None:
+    """Weights, and weighted residuals of each channel, summed over the rows ``[first, last)``."""
+    channels, _, width, depth = fixed.shape
+    for i in range(first, last):
+        count = 0.0
+        for j in range(width):
+            for k in range(depth):
+                count += weights[i, j, k]
+        counts[i] = count
+        for channel in range(channels):
+            amount = 0.0
+            for j in range(width):
+                w, f, m = weights[i, j], fixed[channel, i, j], moved[channel, i, j]
+                for k in range(depth):
+                    amount += w[k] * (m[k] - f[k])
+            residuals[i, channel] = amount
+
+
+@compiled
+def _add(sums: Floats, number: int, value: Any) -> None:
+    store(sums, number * LANES, load(sums, number * LANES) + value)
+
+
+@compiled
+def _sum_lagged(
+    fixed: Floats,
+    moved: Floats,
+    weights: Floats,
+    means: Floats,
+    lagged: NDArray[np.float64],
+    slopes: NDArray[np.float64],
+    first: int,
+    last: int,
+) -> None:
+    """Sums of products of residuals (and of weights) some cells apart along each axis; and of slopes of both images.
+
+    Both images are flat, with ends (``_with_ends``).
+    ``lagged``: ``(h, 3, 1 + lags, 2)``; ``slopes``: ``(h, 3, 2)``, of df·dm and of df² + dm².
+    """
+    height, width, depth = weights.shape
+    size, plane, channels = height * width * depth, width * depth, len(means)
+    lags = lagged.shape[2] - 1
+    pitch = (depth + LANES - 1) // LANES * LANES + 2 * _MARGIN
+    # Lines of weights and residuals at this cell, then 1 … lags further along axis 0, then along axis 1; zero beyond the grid.
+    lines = 1 + 2 * lags
+    w, c = aligned_zeros(lines * pitch), aligned_zeros(lines * pitch)
+    both = aligned_zeros(3 * pitch)  # whether a cell and both its neighbors along an axis are known
+    sums = aligned_zeros((3 * lags + 7) * LANES)  # of a line, lane by lane
+    for i in range(first, last):
+        for j in range(width):
+            for number in range(lines):
+                lag = number if number <= lags else number - lags
+                p, q = (i + lag, j) if number <= lags else (i, j + lag)
+                at = number * pitch + _MARGIN
+                w[at : at + depth] = 0
+                c[at : at + depth] = 0
+                if p < height and q < width:
+                    w[at : at + depth] = weights[p, q]
+            for k in range(depth):
+                here = w[_MARGIN + k]
+                both[k] = here * w[pitch + _MARGIN + k] * weights[i - 1, j, k] if i > 0 else np.float32(0)
+                both[pitch + k] = here * w[(1 + lags) * pitch + _MARGIN + k] * weights[i, j - 1, k] if j > 0 else np.float32(0)
+                both[2 * pitch + k] = here * w[_MARGIN + k - 1] * w[_MARGIN + k + 1]
+            sums[:] = 0
+            for z in range(_MARGIN, _MARGIN + depth, LANES):
+                for lag in range(1, lags + 1):
+                    _add(sums, lag, load(w, z) * load(w, lag * pitch + z))
+                    _add(sums, lags + lag, load(w, z) * load(w, (lags + lag) * pitch + z))
+                    _add(sums, 2 * lags + lag, load(w, z) * load(w, z + lag))
+            for axis in range(3):
+                for lag in range(1, lags + 1):
+                    lagged[i, axis, lag, 1] += total(load(sums, (axis * lags + lag) * LANES))
+            sums[:] = 0
+            for channel in range(channels):
+                begin = plane + LANES + channel * size + (i * width + j) * depth
+                mean = spread(means[channel])
+                for number in range(lines):
+                    lag = number if number <= lags else number - lags
+                    if i + lag < height if number <= lags else j + lag < width:
+                        at, shift = number * pitch + _MARGIN, lag * plane if number <= lags else lag * depth
+                        for z in range(0, depth, LANES):
+                            residual = load(moved, begin + shift + z) - load(fixed, begin + shift + z)
+                            store(c, at + z, load(w, at + z) * (residual - mean))
+                for z in range(_MARGIN, _MARGIN + depth, LANES):
+                    here = load(c, z)
+                    _add(sums, 0, here * here)
+                    for lag in range(1, lags + 1):
+                        _add(sums, lag, here * load(c, lag * pitch + z))
+                        _add(sums, lags + lag, here * load(c, (lags + lag) * pitch + z))
+                        _add(sums, 2 * lags + lag, here * load(c, z + lag))
+                for axis in range(3):
+                    step = plane if axis == 0 else depth if axis == 1 else 1
+                    for z in range(0, depth, LANES):
+                        at, known = begin + z, load(both, axis * pitch + z)
+                        df = load(fixed, at + step) - load(fixed, at - step)
+                        dm = load(moved, at + step) - load(moved, at - step)
+                        _add(sums, 3 * lags + 1 + 2 * axis, known * df * dm)
+                        _add(sums, 3 * lags + 2 + 2 * axis, known * (df * df + dm * dm))
+            lagged[i, 0, 0, 0] += total(load(sums, 0))
+            for axis in range(3):
+                for lag in range(1, lags + 1):
+                    lagged[i, axis, lag, 0] += total(load(sums, (axis * lags + lag) * LANES))
+                for number in range(2):
+                    slopes[i, axis, number] += total(load(sums, (3 * lags + 1 + 2 * axis + number) * LANES))
+
+
+@compiled
+def _laplacian_at(values: Floats, at: int, around: NDArray[np.int64], line: Floats, z: int) -> Any:
+    """Σ over face neighbors of (u − neighbor), ``LANES`` cells from z on; ``around`` are the lines beside that at ``at``."""
+    here = load(values, at + z)
+    apart = spread(6.0) * here - load(line, _MARGIN + z - 1) - load(line, _MARGIN + z + 1)
+    for k in range(4):
+        apart = apart - load(values, around[k] + z)
+    return apart
+
+
+@compiled
+def _set_out(values: Floats, shape: tuple[int, int, int], row: int, j: int, around: NDArray[np.int64], line: Floats) -> int:
+    """Prepares ``_laplacian_at`` for a line; rows count through all components. Borders reflect. Returns where the line begins."""
+    height, width, depth = shape
+    component, i = row // height * height, row % height
+    at = (row * width + j) * depth
+    around[0] = ((component + max(i - 1, 0)) * width + j) * depth
+    around[1] = ((component + min(i + 1, height - 1)) * width + j) * depth
+    around[2] = (row * width + max(j - 1, 0)) * depth
+    around[3] = (row * width + min(j + 1, width - 1)) * depth
+    for start in range(0, depth, LANES):
+        z = min(start, depth - LANES)
+        store(line, _MARGIN + z, load(values, at + z))
+    line[_MARGIN - 1], line[_MARGIN + depth] = line[_MARGIN], line[_MARGIN + depth - 1]
+    return at
+
+
+@compiled
+def _laplacian(values: Floats, result: Floats, first: int, last: int) -> None:
+    """The Laplacian of the rows ``[first, last)`` of ``(3, h, w, d)``, counted through all components."""
+    _, height, width, depth = values.shape
+    line, around = aligned_zeros(depth + LANES + 2 * _MARGIN), np.empty(4, np.int64)
+    for row in range(first, last):
+        for j in range(width):
+            at = _set_out(values, (height, width, depth), row, j, around, line)
+            for start in range(0, depth, LANES):
+                z = min(start, depth - LANES)
+                store(result, at + z, _laplacian_at(values, at, around, line, z))
+
+
+@compiled
+def _bend(
+    field: Floats, once: Floats, hessian: Floats, bending: float, ridge: float, result: Floats, first: int, last: int
+) -> None:
+    """Hessian · field + bending · Laplacian of ``once`` + ridge · field: the rows ``[first, last)``."""
+    _, height, width, depth = field.shape
+    size = height * width * depth
+    line, around = aligned_zeros(depth + LANES + 2 * _MARGIN), np.empty(4, np.int64)
+    heavy, small = spread(bending), spread(ridge)
+    for i in range(first, last):
+        for j in range(width):
+            here = (i * width + j) * depth
+            for axis in range(3):
+                at = _set_out(once, (height, width, depth), axis * height + i, j, around, line)
+                low, high = (1, 2) if axis == 0 else (0, 2) if axis == 1 else (0, 1)
+                own = (0, 3, 5)[axis]
+                other0 = (1, 1, 2)[axis]
+                other1 = (2, 4, 4)[axis]
+                for start in range(0, depth, LANES):
+                    z = min(start, depth - LANES)
+                    mine = load(field, axis * size + here + z)
+                    one = load(hessian, own * size + here + z) * mine + small * mine
+                    one = one + load(hessian, other0 * size + here + z) * load(field, low * size + here + z)
+                    one = one + load(hessian, other1 * size + here + z) * load(field, high * size + here + z)
+                    store(result, at + z, one + heavy * _laplacian_at(once, at, around, line, z))
+
+
+@compiled
+def _sum_equations(
+    ends: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    hessian: Floats,
+    gradient: Floats,
+    weight: Floats,
+    share: Floats,
+    part: float,
+    sums: NDArray[np.float64],
+    first: int,
+    last: int,
+) -> None:
+    """JᵀHJ (upper triangle), Jᵀg and moments JᵀJ of the parts ``[first, last)`` of the cells, counted through all motions."""
+    cells, parts = ends.shape[1], sums.shape[1]
+    slopes = np.zeros((3, 6))
+    for axis in range(3):
+        slopes[axis, 3 + axis] = scale[axis]
+    turned = np.zeros((3, 6))
+    for number in range(first, last):
+        image, piece = number // parts, number % parts
+        result = sums[image, piece]
+        h, g = hessian[image], gradient[image]
+        for cell in range(cells * piece // parts, cells * (piece + 1) // parts):
+            w, s = np.float64(weight[image, 0, cell]), part * share[image, 0, cell]
+            if w == 0 and s == 0:
+                continue
+            x, y, z = ends[image, cell, 0], ends[image, cell, 1], ends[image, cell, 2]
+            slopes[0, 1], slopes[0, 2] = z * scale[0], -y * scale[0]
+            slopes[1, 0], slopes[1, 2] = -z * scale[1], x * scale[1]
+            slopes[2, 0], slopes[2, 1] = y * scale[2], -x * scale[2]
+            h00, h01, h02 = w * h[0, cell], w * h[1, cell], w * h[2, cell]
+            h11, h12, h22 = w * h[3, cell], w * h[4, cell], w * h[5, cell]
+            for b in range(6):
+                j0, j1, j2 = slopes[0, b], slopes[1, b], slopes[2, b]
+                turned[0, b] = h00 * j0 + h01 * j1 + h02 * j2
+                turned[1, b] = h01 * j0 + h11 * j1 + h12 * j2
+                turned[2, b] = h02 * j0 + h12 * j1 + h22 * j2
+            place = 0
+            for a in range(6):
+                j0, j1, j2 = slopes[0, a], slopes[1, a], slopes[2, a]
+                for b in range(a, 6):
+                    result[place] += j0 * turned[0, b] + j1 * turned[1, b] + j2 * turned[2, b]
+                    result[27 + place] += s * (j0 * slopes[0, b] + j1 * slopes[1, b] + j2 * slopes[2, b])
+                    place += 1
+                result[21 + a] += w * (j0 * g[0, cell] + j1 * g[1, cell] + j2 * g[2, cell])
