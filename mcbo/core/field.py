@@ -25,6 +25,17 @@ def format_shape(shape: Shape) -> str:
     return "×".join(map(str, shape))
 
 
+def lengths(displacement: Displacement) -> Tensor:
+    """The length of each vector of ``(B, 3, H, W, D)``: ``(B, 1, H, W, D)``.
+
+    Faster than ``norm``, which torch does not vectorize along that axis.
+    """
+    total = displacement[:, :1].square()
+    for axis in (1, 2):
+        total.addcmul_(displacement[:, axis : axis + 1], displacement[:, axis : axis + 1])
+    return total.sqrt_()
+
+
 def along_axis(values: Tensor, axis: int) -> Tensor:
     """``(n,)`` values laid along axis 0, 1 or 2 of a grid: ``(n, 1, 1)``, ``(1, n, 1)`` or ``(1, 1, n)``, a view."""
     return values.view([-1 if other == axis else 1 for other in range(3)])

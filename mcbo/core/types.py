@@ -54,8 +54,9 @@ class Kernels:
         box_mean, sample_known: as in ``core.field``.
         streamed_mind: ``(volume, radius=…, dilation=…)`` gives a ``mind.FeatureSource`` that holds no features but makes them
             again where they are needed; None if these kernels cannot.
-        pool_known, to_voxels: as in ``geometry.cells``.
+        pool, pool_known, to_voxels: as in ``geometry.cells``.
         compose: as in ``geometry.rigid``.
+        fill_outside: as in ``geometry.mask``.
         cosine_transform: ``linear_solver.CosineTransform``.
         bent: ``gauss_newton.bent``, given Hessian and weight.
         stretched: ``deformable_search.stretched``, given trust and weight.
@@ -80,7 +81,9 @@ class Kernels:
     mind_ssc: Callable[..., Features]
     pooled_mind: Callable[..., tuple[Features, Tensor]]
     streamed_mind: Callable[..., Any] | None
+    pool: Callable[..., tuple[Tensor, Tensor]]
     pool_known: Callable[..., tuple[Features, Tensor]]
+    fill_outside: Callable[..., Volume]
     make_consistent: Callable[..., tuple[Displacement, Displacement]]
     gradient_of: Callable[..., Callable[[Displacement], Displacement]]
     box_mean: Callable[..., Tensor]

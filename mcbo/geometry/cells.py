@@ -5,6 +5,7 @@ flipped volume has flipped cells. (The grids of ``mcbo2024`` begin at voxel 0 an
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -110,17 +111,19 @@ def pool_sums(volume: Tensor, spacing: Spacing) -> Tensor:
     return volume
 
 
-def pool(features: Tensor, weights: Tensor, spacing: Spacing) -> tuple[Tensor, Tensor]:
+def pool(features: Tensor, weights: Tensor | None, spacing: Spacing) -> tuple[Tensor, Tensor]:
     """Means over the weighted part of each cell, and how much of each cell that part is.
 
     Args:
         features: ``(1, C, H, W, D)``.
-        weights: ``(1, 1, H, W, D)`` from 0 to 1, such as a mask.
+        weights: ``(1, 1, H, W, D)`` from 0 to 1, such as a mask; None for 1 everywhere.
         spacing: g, voxels.
 
     Returns:
         ``(1, C, h, w, d)`` means, 0 where a cell has no weight, and ``(1, 1, h, w, d)`` covered shares from 0 to 1.
     """
+    if weights is None:
+        weights = torch.ones_like(features[:, :1])
     covered = pool_sums(weights, spacing)
     means = features.new_empty((1, features.shape[1], *covered.shape[2:]))
     for channel in range(features.shape[1]):  # channel by channel, to hold one masked copy only
@@ -136,10 +139,9 @@ def pool_known(features: Tensor, mask: Mask, spacing: int) -> tuple[Tensor, Tens
     return means, (pool_sums(known, spacing) / spacing**3).clamp(max=1)
 
 
-def to_cells(displacement: Displacement, spacing: int) -> Displacement:
-    """The mean displacement of each cell, ``(1, 3, h, w, d)`` cells, of one in voxels."""
-    count = pool_sums(torch.ones_like(displacement[:, :1]), spacing)
-    return pool_sums(displacement, spacing) / count / spacing
+def to_cells(displacement: Displacement, spacing: int, *, pool: Callable[..., tuple[Tensor, Tensor]] = pool) -> Displacement:
+    """The mean displacement of each cell, ``(1, 3, h, w, d)`` cells, of one in voxels; ``pool`` may be a twin of that above."""
+    return pool(displacement, None, spacing)[0] / spacing
 
 
 def between_centers(count: int, size: int, spacing: int, *, device: torch.device | None = None) -> tuple[Tensor, Tensor]:

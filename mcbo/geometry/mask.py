@@ -31,7 +31,7 @@ def field_of_view(volume: Volume) -> Mask:
         volume: ``(1, 1, H, W, D)`` intensities.
     """
     image = volume[0, 0].cpu().numpy()
-    faces = np.concatenate([np.take(image, (0, -1), axis=axis).ravel() for axis in range(3)])
+    faces = np.concatenate([image[:, :, [0, -1]].ravel(), image[:, [0, -1]].ravel(), image[[0, -1]].ravel()])
     values, counts = np.unique(faces, return_counts=True)
     has_background = counts.max() >= MIN_BORDER_SHARE * faces.size
     inside = _enclosed(image, values[counts.argmax()]) if has_background else np.ones(image.shape, dtype=bool)

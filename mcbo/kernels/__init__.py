@@ -6,7 +6,8 @@ from typing import TypeVar, cast
 
 from mcbo.core.field import box_mean, sample_known
 from mcbo.core.types import Kernels, Volume
-from mcbo.geometry.cells import pool_known, to_voxels
+from mcbo.geometry.cells import pool, pool_known, to_voxels
+from mcbo.geometry.mask import fill_outside
 from mcbo.geometry.rigid import compose
 from mcbo.steps.adam import gradient_of
 from mcbo.steps.consistency import make_consistent
@@ -59,7 +60,9 @@ REFERENCE = Kernels(
     mind_ssc=mind_ssc,
     pooled_mind=pooled_mind,
     streamed_mind=None,
+    pool=pool,
     pool_known=pool_known,
+    fill_outside=fill_outside,
     make_consistent=make_consistent,
     gradient_of=gradient_of,
     box_mean=box_mean,

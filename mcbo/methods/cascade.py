@@ -403,7 +403,7 @@ def refine(case: CascadeCase, displacement: Displacement, config: CascadeConfig)
                     grid.fixed,
                     grid.known,
                     grid.modalities,
-                    cells.to_cells(displacement - start, stage.grid_spacing),
+                    cells.to_cells(displacement - start, stage.grid_spacing, pool=case.kernels.pool),
                     bending=config.refinement.bending * stage.grid_spacing,
                     iterations=stage.iterations,
                     cg_iterations=config.refinement.cg_iterations,

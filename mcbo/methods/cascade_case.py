@@ -10,7 +10,7 @@ from mcbo.core.field import shape_of
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Features, Kernels, Mask, Masks, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
-from mcbo.geometry.mask import bounding_box, fill_outside
+from mcbo.geometry.mask import bounding_box
 from mcbo.kernels import features_source
 from mcbo.steps.gauss_newton import Modality
 from mcbo.steps.mind import FeatureSource, MindSettings
@@ -123,9 +123,9 @@ def prepare(
     box = bounding_box(mask, margin=margin)
     index = (slice(None), slice(None), *box)
     return CascadeCase(
-        fixed=fill_outside(fixed[index], mask[index], reach=reach),
+        fixed=kernels.fill_outside(fixed[index], mask[index], reach=reach),
         mask=mask[index].contiguous(),
-        movings=[fill_outside(moving, m, reach=reach) for moving, m in zip(movings, masks, strict=True)],
+        movings=[kernels.fill_outside(moving, m, reach=reach) for moving, m in zip(movings, masks, strict=True)],
         masks=masks,
         offset=(box[0].start, box[1].start, box[2].start),
         spacing_mm=spacing_mm,

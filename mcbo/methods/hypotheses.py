@@ -18,7 +18,6 @@ from torch import Tensor
 from mcbo.core.field import shape_of
 from mcbo.core.types import Features, Kernels, Mask, Triple, Volume
 from mcbo.geometry import cells, rigid
-from mcbo.geometry.mask import fill_outside
 from mcbo.methods.memory_model import pose_bytes
 from mcbo.steps.gauss_newton import Modality
 from mcbo.steps.initialization import BATCH_BYTES, Coarse, InitializationSettings, Pose, motions_of
@@ -311,9 +310,9 @@ class Overview:
         return rigid.to_displacement(moved, self.shape, offset=(0, 0, 0), spacing_mm=self.voxel_mm, like=self.fixed)
 
     def _pool(self, volume: Volume, mask: Mask) -> tuple[Volume, Tensor]:
-        means, covered = cells.pool(volume, mask.to(volume.dtype), self._spacing)
+        means, covered = self._kernels.pool(volume, mask.to(volume.dtype), self._spacing)
         known = covered > cells.KNOWN_CELL_SHARE
-        return fill_outside(means, known, reach=self._settings.mind.reach), known.to(volume.dtype)
+        return self._kernels.fill_outside(means, known, reach=self._settings.mind.reach), known.to(volume.dtype)
 
     def _features_of(self, volume: Volume, known: Tensor) -> tuple[Features, Tensor]:
         mind = self._settings.mind

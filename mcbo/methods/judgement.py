@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mcbo.core.field import lengths
 from mcbo.core.types import Displacement, Judgement
 from mcbo.methods.cascade_case import CascadeCase
 from mcbo.methods.hypotheses import Hypotheses
@@ -105,7 +106,7 @@ def _logistic(odds: float) -> float:
 
 def mean_length(case: CascadeCase, displacement: Displacement) -> float:
     """Mean motion of the field of view, voxels."""
-    return float(displacement.norm(dim=1, keepdim=True)[case.mask].mean())
+    return float(lengths(displacement)[case.mask].mean())
 
 
 def mean_length_mm(case: CascadeCase, displacement: Displacement) -> float:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcbo.core.field import check_finite, determinants, sample_known, shape_of
+from mcbo.core.field import check_finite, determinants, shape_of
 from mcbo.core.types import Displacement, Features, Kernels, Mask, Shape, Triple, Volume
 from mcbo.geometry import cells
-from mcbo.geometry.mask import field_of_view, fill_outside
+from mcbo.geometry.mask import field_of_view
 from mcbo.methods.config import Preset
-from mcbo.steps.similarity import similarities
 
 MAX_CELLS = 96
 """Along any axis of the coarse grid: 256³ voxels make 86³ cells, and a comparison takes well under a second."""
@@ -84,7 +83,7 @@ def examine(
         NonFiniteError: if a displacement is not finite.
     """
     spacing = coarse_spacing(shape_of(fixed))
-    coarse_fixed = coarsen(fixed, spacing)
+    coarse_fixed = coarsen(fixed, spacing, kernels)
     features = _features(coarse_fixed.volume, kernels)
     reach = config.search_range(shape_of(fixed))
     regularity: dict[int, tuple[float, Triple]] = {}
@@ -95,7 +94,7 @@ def examine(
             folded = folded_share(displacement, voxels=_VOXELS if kernels.batch == 1 else _MANY_VOXELS)
             regularity[id(displacement)] = folded, largest(displacement)
         folded, longest = regularity[id(displacement)]
-        moving = coarsen(movings[name], spacing)
+        moving = coarsen(movings[name], spacing, kernels)
         before, after = (
             feature_distance(features, coarse_fixed.mask, moving, u, spacing=spacing, kernels=kernels)
             for u in (displacement.new_zeros(()).expand_as(displacement), displacement)
@@ -109,17 +108,18 @@ def coarse_spacing(shape: Shape) -> int:
     return max(-(-max(shape) // MAX_CELLS), 2 if min(shape) >= _ENOUGH else 1)
 
 
-def coarsen(volume: Volume, spacing: int) -> Coarse:
+def coarsen(volume: Volume, spacing: int, kernels: Kernels) -> Coarse:
     """Pools an image by means; its field of view is that of the voxels at the centers of the cells.
 
     Args:
         volume: ``(1, 1, H, W, D)`` intensities.
         spacing: voxels per cell.
+        kernels: compute kernels.
     """
     volume = volume.float()
     mask = field_of_view(at_centers(volume, spacing))
-    pooled, _ = cells.pool(volume, torch.ones_like(volume), spacing) if spacing > 1 else (volume, None)
-    return Coarse(fill_outside(pooled, mask, reach=_RADIUS + _DILATION), mask)
+    pooled, _ = kernels.pool(volume, None, spacing) if spacing > 1 else (volume, None)
+    return Coarse(kernels.fill_outside(pooled, mask, reach=_RADIUS + _DILATION), mask)
 
 
 def at_centers(tensor: Tensor, spacing: int) -> Tensor:

@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mcbo.core.field import along_axis, box_sum, shape_of
+from mcbo.core.field import along_axis, box_sum, lengths, shape_of
 from mcbo.core.types import Displacement, Features, Kernels
 from mcbo.geometry.cells import KNOWN_CELL_SHARE
 from mcbo.steps.linear_solver import laplacian
@@ -145,7 +145,7 @@ def refine_by_gauss_newton(
             partial(preconditioner.solve, symbol=symbol),
             rounds=cg_iterations,
         )
-        length = step.norm(dim=1, keepdim=True)
+        length = lengths(step)
         v += step * (MAX_STEP / length.clamp(min=MAX_STEP))
         if is_known and float(length[inside].mean()) < SMALL_STEP:
             break

@@ -18,7 +18,6 @@ from torch import Tensor
 from mcbo.core.field import along_axis, shape_of
 from mcbo.core.types import Features, Kernels, Mask, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
-from mcbo.geometry.mask import fill_outside
 from mcbo.steps.similarity import similarities
 
 APART_CELLS = 3.0
@@ -134,9 +133,9 @@ class Coarse:
         return [[next(climbed) for _ in some] for some in kept]
 
     def _pool(self, volume: Volume, mask: Mask) -> tuple[Volume, Tensor]:
-        means, covered = cells.pool(volume, mask.to(volume.dtype), self._spacing)
+        means, covered = self._kernels.pool(volume, mask.to(volume.dtype), self._spacing)
         known = covered > cells.KNOWN_CELL_SHARE
-        return fill_outside(means, known, reach=MIND_RADIUS + MIND_DILATION), known.to(volume.dtype)
+        return self._kernels.fill_outside(means, known, reach=MIND_RADIUS + MIND_DILATION), known.to(volume.dtype)
 
     def _features(self, volumes: Volume) -> Features:
         """MIND-SSC features of any number of volumes, ``(N, 1, h, w, d)``."""

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from evaluation.settings import from_options
 from evaluation.summary import score, to_table
 from mcbo.core.errors import InputError
-from mcbo.core.field import warp
+from mcbo.core.field import lengths, warp
 from mcbo.core.log import log
 from mcbo.core.types import Displacement, Volume
 from mcbo.dataset.learn2reg import read_json
@@ -109,7 +109,7 @@ def draw_case(path: Path, phantom: Phantom, displacements: Sequence[Displacement
         for axis in (axes[row, 1], axes[row, 2]):
             levels = [part * float(smooth.max()) for part in _OUTLINES]
             axis.contour(smooth, levels=levels, colors=list(_OUTLINES.values()), linewidths=0.9)
-    largest = float(phantom.displacement.norm(dim=1).max())
+    largest = float(lengths(phantom.displacement).max())
     _show_displacement(axes[0, 3], displacements[0], index, f"displacement found for {titles[1]}, voxels", largest)
     _show_displacement(axes[1, 3], phantom.displacement, index, "true displacement, voxels", largest)
     figure.suptitle(

@@ -6,6 +6,8 @@ from functools import partial
 from mcbo.kernels import REFERENCE
 from mcbo.kernels.cpu.correlation import as_slab, cost_slabs, coupled_argmin
 from mcbo.kernels.cpu.features import StreamedFeatures, mind_ssc, pooled_mind
+from mcbo.kernels.cpu.mask import fill_outside
+from mcbo.kernels.cpu.pooling import pool
 from mcbo.kernels.cpu.sampling import gradient_of, make_consistent
 from mcbo.kernels.cpu.system import bent, data_terms, information_of, rigid_equations, similarities
 from mcbo.kernels.cpu.warping import compose, sample_known, to_voxels
@@ -34,6 +36,8 @@ COMPILED = replace(
     similarities=similarities,
     rigid_equations=rigid_equations,
     bent=bent,
+    pool=pool,
+    fill_outside=fill_outside,
     sample_known=sample_known,
     compose=compose,
     to_voxels=to_voxels,

@@ -16,6 +16,7 @@ from torch import Tensor
 from mcbo.core.field import shape_of
 from mcbo.core.types import Features, Mask, Volume
 from mcbo.geometry.cells import WEIGHT_FLOOR, Cover, Spacing, cover_of
+from mcbo.kernels.cpu.pooling import sum_cells
 from mcbo.kernels.simd import (
     LANES,
     Floats,
@@ -27,7 +28,6 @@ from mcbo.kernels.simd import (
     in_threads,
     lesser,
     load,
-    peek,
     round_up,
     spread,
     store,
@@ -325,39 +325,18 @@ def _write_cells(
     length = len(sums) // (_CHANNELS + 2)
     whole = taps[0].sum() * taps[1].sum() * taps[2].sum()
     weights = np.empty(len(starts[2]), np.float32)
-    _sum_along_axis_2(sums, _WEIGHT * length, starts[2], taps[2], depth, weights)
+    sum_cells(sums, _WEIGHT * length, starts[2], taps[2], depth, weights)
     for cell in range(len(weights)):
         weights[cell] = np.float32(1) / max(weights[cell], np.float32(1e-6))
     line = shares[row, column]
-    _sum_along_axis_2(sums, _KNOWN * length, starts[2], taps[2], depth, line)
+    sum_cells(sums, _KNOWN * length, starts[2], taps[2], depth, line)
     for cell in range(len(line)):
         line[cell] = min(line[cell] / whole, np.float32(1))
     for channel in range(_CHANNELS):
         line = means[channel, row, column]
-        _sum_along_axis_2(sums, channel * length, starts[2], taps[2], depth, line)
+        sum_cells(sums, channel * length, starts[2], taps[2], depth, line)
         for cell in range(len(line)):
             line[cell] *= weights[cell]
-
-
-@compiled
-def _sum_along_axis_2(sums: Floats, at: int, starts: NDArray[np.int64], taps: Floats, depth: int, line: Floats) -> None:
-    """Sums over cells of a line of voxels that begins at a flat index."""
-    reach = len(taps)
-    is_plain = taps[0] == 1
-    for cell in range(len(line)):
-        start = starts[cell]
-        one = np.float32(0)
-        if start < 0 or start + reach > depth:
-            for step in range(max(-start, 0), min(reach, depth - start)):
-                one += taps[step] * sums[at + start + step]
-        elif is_plain and reach == 2:
-            one = peek(sums, at + start) + peek(sums, at + start + 1)
-        elif is_plain and reach == 3:
-            one = peek(sums, at + start) + peek(sums, at + start + 1) + peek(sums, at + start + 2)
-        else:
-            for step in range(reach):
-                one += peek(taps, step) * peek(sums, at + start + step)
-        line[cell] = one
 
 
 @compiled
