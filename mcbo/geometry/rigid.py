@@ -112,6 +112,14 @@ def fit_trimmed(points: Tensor, targets: Tensor, weights: Tensor, *, keep: float
     return motion
 
 
+def in_voxels(motion: Rigid, spacing_mm: Triple) -> Tensor:
+    """How far B motions, or one, move voxels: slopes and shift of each component, ``(B, 3, 4)`` float64 voxels."""
+    spacing = torch.tensor(spacing_mm, dtype=torch.float64)
+    slopes = motion.rotation.view(-1, 3, 3) * spacing / spacing.view(3, 1) - torch.eye(3, dtype=torch.float64)
+    shifts = motion.translation.view(-1, 3, 1) / spacing.view(3, 1)
+    return torch.cat([slopes, shifts], dim=2)
+
+
 def to_displacement(motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: Triple, like: Tensor) -> Displacement:
     """The displacement of a rigid motion, ``(1, 3, *shape)`` voxels; of B motions, ``(B, 3, *shape)``.
 
@@ -122,14 +130,11 @@ def to_displacement(motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: T
         spacing_mm: voxel size along axes 0, 1, 2.
         like: a tensor on the device that it is wanted on.
     """
-    spacing = torch.tensor(spacing_mm, dtype=torch.float64)
-    slopes = motion.rotation.view(-1, 3, 3) * spacing / spacing.view(3, 1) - torch.eye(3, dtype=torch.float64)
-    shifts = motion.translation.view(-1, 3, 1) / spacing.view(3, 1)
-    coefficients = torch.cat([slopes, shifts], dim=2).to(like.device, non_blocking=True)
+    coefficients = in_voxels(motion, spacing_mm).to(like.device, non_blocking=True)
     places = [torch.arange(o, o + n, dtype=torch.float64, device=like.device) for n, o in zip(shape, offset, strict=True)]
     a, b, c = (coefficients[..., axis : axis + 1] * place for axis, place in enumerate(places))
     plane = (coefficients[..., 3:] + a).unsqueeze(3) + b.unsqueeze(2)
-    result = torch.empty((len(slopes), 3, *shape), dtype=torch.float32, device=like.device)
+    result = torch.empty((len(coefficients), 3, *shape), dtype=torch.float32, device=like.device)
     for row in range(3):  # one by one, as sums are float64 before they are rounded
         torch.add(plane[:, row].unsqueeze(3), c[:, row].view(-1, 1, 1, shape[2]), out=result[:, row])
     return result

@@ -271,7 +271,7 @@ def register_cascade(
         judgement = judge_cautious(case, linear * extent, judgement, config.judgement)
     if judgement.chosen == "identity":
         return fixed.new_zeros((1, 3, *shape_of(fixed))), judgement
-    whole = rigid.to_displacement(case.motion, shape_of(fixed), offset=(0, 0, 0), spacing_mm=spacing_mm, like=fixed)
+    whole = kernels.to_displacement(case.motion, shape_of(fixed), offset=(0, 0, 0), spacing_mm=spacing_mm, like=fixed)
     whole *= extent
     if judgement.chosen == "full":
         padding = []

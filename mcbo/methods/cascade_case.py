@@ -54,7 +54,9 @@ class CascadeCase:
 
     def rigid_displacement(self) -> Displacement:
         """The motion so far, ``(1, 3, h, w, d)`` voxels."""
-        return rigid.to_displacement(self.motion, self.shape, offset=self.offset, spacing_mm=self.spacing_mm, like=self.fixed)
+        return self.kernels.to_displacement(
+            self.motion, self.shape, offset=self.offset, spacing_mm=self.spacing_mm, like=self.fixed
+        )
 
     def _pooled_fixed(self, mind: MindSettings, spacing: int) -> tuple[Features, Tensor]:
         """The fixed image's features on a grid of cells, and what is known there; those of the last scale and grid are kept."""

@@ -307,7 +307,7 @@ class Overview:
         return self._displacement(self._shifted(motion, -1))
 
     def _displacement(self, moved: rigid.Rigid) -> Tensor:
-        return rigid.to_displacement(moved, self.shape, offset=(0, 0, 0), spacing_mm=self.voxel_mm, like=self.fixed)
+        return self._kernels.to_displacement(moved, self.shape, offset=(0, 0, 0), spacing_mm=self.voxel_mm, like=self.fixed)
 
     def _pool(self, volume: Volume, mask: Mask) -> tuple[Volume, Tensor]:
         means, covered = self._kernels.pool(volume, mask.to(volume.dtype), self._spacing)

@@ -9,8 +9,9 @@ from mcbo.kernels.cpu.features import StreamedFeatures, mind_ssc, pooled_mind
 from mcbo.kernels.cpu.mask import fill_outside
 from mcbo.kernels.cpu.pooling import pool
 from mcbo.kernels.cpu.sampling import gradient_of, make_consistent
+from mcbo.kernels.cpu.search import between_cells, masked_cost, sharpness
 from mcbo.kernels.cpu.system import bent, data_terms, information_of, rigid_equations, similarities
-from mcbo.kernels.cpu.warping import compose, sample_known, to_voxels
+from mcbo.kernels.cpu.warping import compose, sample_known, to_displacement, to_voxels
 from mcbo.kernels.simd import LANES, side_by_side
 from mcbo.steps.convex import solve
 
@@ -36,6 +37,10 @@ COMPILED = replace(
     similarities=similarities,
     rigid_equations=rigid_equations,
     bent=bent,
+    masked_cost=masked_cost,
+    between_cells=between_cells,
+    sharpness=sharpness,
+    to_displacement=to_displacement,
     pool=pool,
     fill_outside=fill_outside,
     sample_known=sample_known,

@@ -76,7 +76,7 @@ def cost_slabs(fixed: Features, moving: Features, *, search_radius: int, rows: i
     height, width, depth = shape_of(fixed)
     side = 2 * search_radius + 1
     blocks = round_up(depth) // LANES
-    fixed_lines, moving_lines = _lines(fixed, margin=0), _lines(moving, margin=search_radius)
+    fixed_lines, moving_lines = cell_lines(fixed, margin=0), cell_lines(moving, margin=search_radius)
     carried = aligned_floats(side * side, 2 * HALO, width, blocks, side, LANES)
     weights = _window_weights(height) / 9, _window_weights(width) / 81
     thickness = min(rows, height)
@@ -137,7 +137,7 @@ def coupled_argmin(
     return picked
 
 
-def _lines(features: Features, *, margin: int) -> Floats:
+def cell_lines(features: Features, *, margin: int) -> Floats:
     """``(1, C, h, w, d)`` features as ``(h, w, C, length)``, d rounded up, with a margin of zeros around h, w and length.
 
     With a margin, lines are longer, so that each begins on a cache line and ``squares`` may read on.

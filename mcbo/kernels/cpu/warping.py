@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.field import shape_of
-from mcbo.core.types import Displacement, Shape
+from mcbo.core.types import Displacement, Shape, Triple
 from mcbo.geometry.cells import between_centers
+from mcbo.geometry.rigid import Rigid, in_voxels
 from mcbo.kernels.simd import Floats, compiled, in_threads, peek
 
 
@@ -35,6 +36,15 @@ def compose(displacement: Displacement, linear: Displacement, matrix: Tensor, fi
     turn = matrix.to(torch.float32).contiguous().numpy()
     fields = (one[0].contiguous().numpy() for one in (rest, linear, first))
     in_threads(_compose, result.shape[2], *fields, turn, result[0].numpy())
+    return result
+
+
+def to_displacement(motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: Triple, like: Tensor) -> Displacement:
+    """Twin of ``rigid.to_displacement``."""
+    del like
+    coefficients = in_voxels(motion, spacing_mm).numpy()
+    result = torch.empty((len(coefficients), 3, *shape))
+    in_threads(_to_displacement, len(coefficients) * shape[0], coefficients, np.array(offset), result.numpy())
     return result
 
 
@@ -198,6 +208,23 @@ def _compose(rest: Floats, linear: Floats, before: Floats, turn: Floats, result:
                         moved = turn[axis, 0] * v0 + turn[axis, 1] * v1 + turn[axis, 2] * v2
                         here = _interpolate(rest[axis], i0, j0, k0, i1, j1, k1, b0, b1, b2)
                         result[axis, i, j, k] = linear[axis, i, j, k] + moved + here
+
+
+@compiled
+def _to_displacement(
+    coefficients: NDArray[np.float64], offset: NDArray[np.int64], result: Floats, first: int, last: int
+) -> None:
+    """Linear displacements of the rows ``[first, last)``, counted through all of them."""
+    _, _, height, width, depth = result.shape
+    for row in range(first, last):
+        number, i = row // height, row % height
+        for axis in range(3):
+            of = coefficients[number, axis]
+            for j in range(width):
+                along = (of[3] + of[0] * (i + offset[0])) + of[1] * (j + offset[1])
+                line = result[number, axis, i, j]
+                for k in range(depth):
+                    line[k] = along + of[2] * (k + offset[2])
 
 
 @compiled
