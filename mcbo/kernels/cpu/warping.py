@@ -3,6 +3,8 @@
 Sampling is trilinear between voxel centers. ``field.sample`` leaves it to torch, which uses one core for one image.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -80,58 +82,70 @@ def _sample_known(
     end0, end1, end2 = np.float32(height - 1), np.float32(width - 1), np.float32(depth - 1)
     zero = np.float32(0)
     rows = displacements.shape[2]
+    is_single = channels == 1 and flags == 1
     for row in range(first, last):
         number, i = row // rows, row % rows
         volume, known = volumes[min(number, len(volumes) - 1)], all_known[min(number, len(all_known) - 1)]
-        displacement, values, seen = displacements[number], all_values[number], all_seen[number]
         flat = known.reshape(-1)
-        for j in range(displacement.shape[2]):
-            for k in range(displacement.shape[3]):
-                x0 = np.float32(i + origin[0]) + displacement[0, i, j, k]
-                x1 = np.float32(j + origin[1]) + displacement[1, i, j, k]
-                x2 = np.float32(k + origin[2]) + displacement[2, i, j, k]
+        for j in range(displacements.shape[3]):
+            p0, p1 = np.float32(i + origin[0]), np.float32(j + origin[1])
+            u0, u1, u2 = displacements[number, 0, i, j], displacements[number, 1, i, j], displacements[number, 2, i, j]
+            values, seen = all_values[number, :, i, j], all_seen[number, :, i, j]
+            for k in range(len(u0)):
+                x0, x1, x2 = p0 + u0[k], p1 + u1[k], np.float32(k + origin[2]) + u2[k]
                 if zero <= x0 < end0 and zero <= x1 < end1 and zero <= x2 < end2:
-                    i0, j0, k0 = int(x0), int(x1), int(x2)
+                    i0, j0, k0 = np.int32(x0), np.int32(x1), np.int32(x2)
                     b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
-                    a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
-                    w00, w01, w10, w11 = a0 * a1, a0 * b1, b0 * a1, b0 * b1
-                    at = (i0 * width + j0) * depth + k0
-                    far = at + plane
-                    for channel in range(channels):
-                        here = w00 * (a2 * peek(volume, at) + b2 * peek(volume, at + 1))
-                        here += w01 * (a2 * peek(volume, at + depth) + b2 * peek(volume, at + depth + 1))
-                        here += w10 * (a2 * peek(volume, far) + b2 * peek(volume, far + 1))
-                        here += w11 * (a2 * peek(volume, far + depth) + b2 * peek(volume, far + depth + 1))
-                        values[channel, i, j, k] = here
-                        at += size
-                        far += size
-                    for flag in range(flags):
-                        at = ((flag * height + i0) * width + j0) * depth + k0
-                        far = at + plane
-                        n000, n001, n010, n011 = flat[at], flat[at + 1], flat[at + depth], flat[at + depth + 1]
-                        n100, n101, n110, n111 = flat[far], flat[far + 1], flat[far + depth], flat[far + depth + 1]
-                        amount = n000 + n001 + n010 + n011 + n100 + n101 + n110 + n111
-                        if amount == 0 or amount == 8:  # all the same, as almost everywhere
-                            part = np.float32(amount > 0)
+                    at = (np.int64(i0) * width + np.int64(j0)) * depth + np.int64(k0)
+                    if is_single:  # without loops it takes half the time
+                        values[0, k] = _between(volume, at, depth, plane, b0, b1, b2)
+                        amount = _known_around(flat, at, depth, plane)
+                        if amount == 0 or amount == 8:  # as almost everywhere
+                            seen[0, k] = amount > 0
                         else:
-                            part = w00 * (a2 * np.float32(n000) + b2 * np.float32(n001))
-                            part += w01 * (a2 * np.float32(n010) + b2 * np.float32(n011))
-                            part += w10 * (a2 * np.float32(n100) + b2 * np.float32(n101))
-                            part += w11 * (a2 * np.float32(n110) + b2 * np.float32(n111))
-                        seen[flag, i, j, k] = part > share
+                            seen[0, k] = _with_zeros(known[0], x0, x1, x2) > share
+                    else:
+                        for channel in range(channels):
+                            values[channel, k] = _between(volume, at + channel * size, depth, plane, b0, b1, b2)
+                        for flag in range(flags):
+                            amount = _known_around(flat, at + flag * size, depth, plane)
+                            if amount == 0 or amount == 8:
+                                seen[flag, k] = amount > 0
+                            else:
+                                seen[flag, k] = _with_zeros(known[flag], x0, x1, x2) > share
                 else:
                     i0, b0 = _within(x0, height)
                     j0, b1 = _within(x1, width)
                     k0, b2 = _within(x2, depth)
                     i1, j1, k1 = min(i0 + 1, height - 1), min(j0 + 1, width - 1), min(k0 + 1, depth - 1)
                     for channel in range(channels):
-                        values[channel, i, j, k] = _interpolate(volume[channel], i0, j0, k0, i1, j1, k1, b0, b1, b2)
-                    is_far = not (-1 < x0 < height and -1 < x1 < width and -1 < x2 < depth)
+                        values[channel, k] = _interpolate(volume[channel], i0, j0, k0, i1, j1, k1, b0, b1, b2)
+                    is_near = -1 < x0 < height and -1 < x1 < width and -1 < x2 < depth
                     for flag in range(flags):
-                        part = np.float32(0)
-                        if not is_far:
-                            part = _with_zeros(known[flag], x0, x1, x2)
-                        seen[flag, i, j, k] = part > share
+                        part = _with_zeros(known[flag], x0, x1, x2) if is_near else np.float32(0)
+                        seen[flag, k] = part > share
+
+
+@compiled
+def _between(volume: Floats, at: int, depth: int, plane: int, b0: float, b1: float, b2: float) -> float:
+    """The trilinear interpolant between a voxel, of a flat index, and its next neighbors."""
+    far = at + plane
+    m000, m001 = peek(volume, at), peek(volume, at + 1)
+    m010, m011 = peek(volume, at + depth), peek(volume, at + depth + 1)
+    m100, m101 = peek(volume, far), peek(volume, far + 1)
+    m110, m111 = peek(volume, far + depth), peek(volume, far + depth + 1)
+    m00, m01 = m000 + b2 * (m001 - m000), m010 + b2 * (m011 - m010)
+    m10, m11 = m100 + b2 * (m101 - m100), m110 + b2 * (m111 - m110)
+    m0, m1 = m00 + b1 * (m01 - m00), m10 + b1 * (m11 - m10)
+    return m0 + b0 * (m1 - m0)
+
+
+@compiled
+def _known_around(known: NDArray[np.generic], at: int, depth: int, plane: int) -> Any:
+    """The sum over a voxel, of a flat index, and its next neighbors."""
+    far = at + plane
+    near = known[at] + known[at + 1] + known[at + depth] + known[at + depth + 1]
+    return near + known[far] + known[far + 1] + known[far + depth] + known[far + depth + 1]
 
 
 @compiled
@@ -186,19 +200,11 @@ def _compose(rest: Floats, linear: Floats, before: Floats, turn: Floats, result:
                 if zero <= x0 < end0 and zero <= x1 < end1 and zero <= x2 < end2:
                     i0, j0, k0 = int(x0), int(x1), int(x2)
                     b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
-                    a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
-                    w00, w01, w10, w11 = a0 * a1, a0 * b1, b0 * a1, b0 * b1
                     at = (i0 * width + j0) * depth + k0
-                    far = at + plane
                     for axis in range(3):
                         here = turn[axis, 0] * v0 + turn[axis, 1] * v1 + turn[axis, 2] * v2
-                        here += w00 * (a2 * peek(rest, at) + b2 * peek(rest, at + 1))
-                        here += w01 * (a2 * peek(rest, at + depth) + b2 * peek(rest, at + depth + 1))
-                        here += w10 * (a2 * peek(rest, far) + b2 * peek(rest, far + 1))
-                        here += w11 * (a2 * peek(rest, far + depth) + b2 * peek(rest, far + depth + 1))
+                        here += _between(rest, at + axis * size, depth, plane, b0, b1, b2)
                         result[axis, i, j, k] = linear[axis, i, j, k] + here
-                        at += size
-                        far += size
                 else:
                     i0, b0 = _within(x0, height)
                     j0, b1 = _within(x1, width)
