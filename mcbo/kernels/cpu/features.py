@@ -82,10 +82,8 @@ class _Images:
         height, width, depth = shape_of(volumes)
         self._shape, self._count = (height, width, depth), len(volumes)
         values = volumes.float().contiguous()[:, 0].numpy()
-        rows = self._count * height
-        largest = np.empty((self._count, height), dtype=np.float32)
-        in_threads(_find_largest, rows, values, largest)
-        scales = np.ldexp(np.float32(1), -np.frexp(largest.max(axis=1))[1]).astype(np.float32)
+        largest = [max(-float(least), float(most)) for least, most in map(torch.aminmax, volumes.float())]
+        scales = np.ldexp(np.float32(1), -np.frexp(largest)[1]).astype(np.float32)
         self._padded = width + 2 * dilation, depth + 2 * dilation
         size = (height + 2 * dilation) * self._padded[0] * self._padded[1]
         self._images = aligned_floats(self._count, size + round_up(depth) + LANES)  # loads reach so far beyond the last row
@@ -110,24 +108,14 @@ class _Images:
         counts = tuple(len(starts) for starts in cover.starts)
         means = np.empty((self._count, _CHANNELS, *counts), dtype=np.float32)
         shares = np.empty((self._count, 1, *counts), dtype=np.float32)
-        flags = np.empty((1, 0, 0, 0), dtype=np.float32) if known is None else known.float().contiguous()[:, 0].numpy()
+        flags = torch.empty(1, 1, 0, 0, 0, dtype=torch.uint8) if known is None else known.contiguous()
+        flags = (flags.view(torch.uint8) if flags.dtype == torch.bool else flags)[:, 0].numpy()
         group = max(1, _ROWS // len(cover.taps[0]))  # rows of cells
         images = self._images, self._sizes, self._offsets, self._bounds
         weights = flags, known is not None, np.float32(floor)
         parts = self._count * -(-counts[0] // group)
         in_threads(_pool_features, parts, *images, *weights, cover.starts, cover.taps, group, means, shares)
         return torch.from_numpy(means), torch.from_numpy(shares)
-
-
-@compiled
-def _find_largest(images: Floats, largest: Floats, first: int, last: int) -> None:
-    """The largest magnitude of each of the rows ``[first, last)``, counted through all images."""
-    height = images.shape[1]
-    for row in range(first, last):
-        most = np.float32(0)
-        for value in images[row // height, row % height].reshape(-1):
-            most = max(most, abs(value))
-        largest[row // height, row % height] = most
 
 
 @compiled
@@ -231,7 +219,7 @@ def _pool_features(
     sizes: NDArray[np.int64],
     offsets: NDArray[np.int64],
     bounds: Floats,
-    known: Floats,
+    known: NDArray[np.generic],
     is_masked: bool,
     floor: float,
     starts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
@@ -277,7 +265,7 @@ def _pool_features(
             for i in range(low, high):
                 if is_masked:
                     for z in range(depth):
-                        seen[z] = its_known[i, j, z]
+                        seen[z] = np.float32(its_known[i, j, z])
                         weight[z] = seen[z] + floor
                 count = 0
                 for cell in range(cell0, end0):
@@ -350,23 +338,71 @@ def _sum_along_axis_0(
     height, depth, step0, step1, radius = sizes[0], sizes[2], sizes[3], sizes[4], sizes[5]
     length = (depth + LANES - 1) // LANES * LANES
     size = 2 * radius + 1
-    to = j % size * (len(ring) // size)
-    rows = np.empty(size, np.int64)
-    for i in range(low, high):
-        for k in range(size):
+    place = j % size * (len(ring) // size)
+    rows = np.empty(size + _ROWS - 1, np.int64)
+    for i in range(low, high, _ROWS):
+        count = min(_ROWS, high - i)
+        for k in range(len(rows)):
             rows[k] = min(max(i + k - radius, 0), height - 1) * step0 + j * step1
         for channel in range(_CHANNELS):
             a, b = offsets[channel, 0], offsets[channel, 1]
             for z in range(0, length, LANES):
+                to = place + ((i - low) * _CHANNELS + channel) * length + z
                 if radius == 1:
-                    one = _squared(image, a + z, b + z, rows[0]) + _squared(image, a + z, b + z, rows[1])
-                    one = one + _squared(image, a + z, b + z, rows[2])
+                    one, two, three, four = _windows_of_3(image, a + z, b + z, rows)
+                elif radius == 2:
+                    one, two, three, four = _windows_of_5(image, a + z, b + z, rows)
+                elif radius == 3:
+                    one, two, three, four = _windows_of_7(image, a + z, b + z, rows)
                 else:
-                    one = _squared(image, a + z, b + z, rows[0])
-                    for k in range(1, size):
-                        one = one + _squared(image, a + z, b + z, rows[k])
-                store(ring, to + z, one)
-            to += length
+                    one = _window(image, a + z, b + z, rows, 0, size)
+                    two = _window(image, a + z, b + z, rows, 1, size)
+                    three = _window(image, a + z, b + z, rows, 2, size)
+                    four = _window(image, a + z, b + z, rows, 3, size)
+                store(ring, to, one)
+                if count > 1:
+                    store(ring, to + _CHANNELS * length, two)
+                if count > 2:
+                    store(ring, to + 2 * _CHANNELS * length, three)
+                if count > 3:
+                    store(ring, to + 3 * _CHANNELS * length, four)
+
+
+@compiled
+def _windows_of_3(image: Floats, a: int, b: int, rows: NDArray[np.int64]) -> tuple[Any, Any, Any, Any]:
+    """Sums of squared differences over four windows of three rows, each a row further; and so on for those of five and seven."""
+    r1, r2 = _squared(image, a, b, rows[1]), _squared(image, a, b, rows[2])
+    r3, r4 = _squared(image, a, b, rows[3]), _squared(image, a, b, rows[4])
+    low, high = r1 + r2, r3 + r4
+    return _squared(image, a, b, rows[0]) + low, low + r3, r2 + high, high + _squared(image, a, b, rows[5])
+
+
+@compiled
+def _windows_of_5(image: Floats, a: int, b: int, rows: NDArray[np.int64]) -> tuple[Any, Any, Any, Any]:
+    r1, r2, r3 = _squared(image, a, b, rows[1]), _squared(image, a, b, rows[2]), _squared(image, a, b, rows[3])
+    r4, r5, r6 = _squared(image, a, b, rows[4]), _squared(image, a, b, rows[5]), _squared(image, a, b, rows[6])
+    middle, low, high = r3 + r4, r1 + r2, r5 + r6
+    first, last = _squared(image, a, b, rows[0]), _squared(image, a, b, rows[7])
+    return first + (low + middle), (low + middle) + r5, (r2 + middle) + high, (middle + high) + last
+
+
+@compiled
+def _windows_of_7(image: Floats, a: int, b: int, rows: NDArray[np.int64]) -> tuple[Any, Any, Any, Any]:
+    middle = _squared(image, a, b, rows[3]) + _squared(image, a, b, rows[4])
+    middle = middle + (_squared(image, a, b, rows[5]) + _squared(image, a, b, rows[6]))
+    r1, r2 = _squared(image, a, b, rows[1]), _squared(image, a, b, rows[2])
+    r7, r8 = _squared(image, a, b, rows[7]), _squared(image, a, b, rows[8])
+    low, high = r1 + r2, r7 + r8
+    first, last = _squared(image, a, b, rows[0]), _squared(image, a, b, rows[9])
+    return first + (low + middle), (low + middle) + r7, (r2 + middle) + high, (middle + high) + last
+
+
+@compiled
+def _window(image: Floats, a: int, b: int, rows: NDArray[np.int64], first: int, size: int) -> Any:
+    one = _squared(image, a, b, rows[first])
+    for k in range(first + 1, first + size):
+        one = one + _squared(image, a, b, rows[k])
+    return one
 
 
 @compiled
