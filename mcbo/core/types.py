@@ -55,7 +55,7 @@ class Kernels:
         streamed_mind: ``(volume, radius=…, dilation=…)`` gives a ``mind.FeatureSource`` that holds no features but makes them
             again where they are needed; None if these kernels cannot.
         pool, pool_known, to_voxels: as in ``geometry.cells``.
-        compose, to_displacement: as in ``geometry.rigid``.
+        compose, linear_displacement: as in ``geometry.rigid``.
         fill_outside: as in ``geometry.mask``.
         cosine_transform: ``linear_solver.CosineTransform``.
         bent: ``gauss_newton.bent``, given Hessian and weight.
@@ -89,7 +89,7 @@ class Kernels:
     box_mean: Callable[..., Tensor]
     sample_known: Callable[..., tuple[Tensor, Tensor]]
     compose: Callable[..., Displacement]
-    to_displacement: Callable[..., Displacement]
+    linear_displacement: Callable[..., Displacement]
     to_voxels: Callable[..., Displacement]
     data_terms: Callable[..., tuple[Tensor, Tensor, Tensor]]
     information_of: Callable[..., Any]

@@ -82,6 +82,13 @@ def cover_of(shape: Shape, spacing: Spacing) -> Cover:
     return Cover((starts[0], starts[1], starts[2]), (taps[0], taps[1], taps[2]))
 
 
+def center_of(weights: Tensor) -> Tensor:
+    """The center of mass of ``(1, 1, h, w, d)`` weights, ``(3,)`` float64 cells, on their device; 0 if there is no mass."""
+    sums = [weights[0, 0].sum(dim=[other for other in range(3) if other != axis], dtype=torch.float64) for axis in range(3)]
+    places = (torch.arange(len(line), dtype=line.dtype, device=line.device) for line in sums)
+    return torch.stack([(line * place).sum() / line.sum().clamp(min=1e-6) for line, place in zip(sums, places, strict=True)])
+
+
 def pool_sums(volume: Tensor, spacing: Spacing) -> Tensor:
     """Sums over cells; a voxel on the border of two cells counts half in each.
 

@@ -5,7 +5,7 @@ to the cautious search of ``cascade``, step 7.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,7 +120,15 @@ def in_voxels(motion: Rigid, spacing_mm: Triple) -> Tensor:
     return torch.cat([slopes, shifts], dim=2)
 
 
-def to_displacement(motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: Triple, like: Tensor) -> Displacement:
+def to_displacement(
+    motion: Rigid,
+    shape: Shape,
+    *,
+    offset: Shape,
+    spacing_mm: Triple,
+    like: Tensor,
+    linear: Callable[..., Displacement] | None = None,
+) -> Displacement:
     """The displacement of a rigid motion, ``(1, 3, *shape)`` voxels; of B motions, ``(B, 3, *shape)``.
 
     Args:
@@ -129,12 +137,22 @@ def to_displacement(motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: T
         offset: where that box begins in the whole volume, voxels.
         spacing_mm: voxel size along axes 0, 1, 2.
         like: a tensor on the device that it is wanted on.
+        linear: a twin of ``linear_displacement``.
     """
-    coefficients = in_voxels(motion, spacing_mm).to(like.device, non_blocking=True)
-    places = [torch.arange(o, o + n, dtype=torch.float64, device=like.device) for n, o in zip(shape, offset, strict=True)]
+    linear = linear or linear_displacement
+    return linear(in_voxels(motion, spacing_mm).to(like.device, non_blocking=True), shape, offset=offset)
+
+
+def linear_displacement(coefficients: Tensor, shape: Shape, *, offset: Shape) -> Displacement:
+    """B linear displacements of the points of a box that begins at ``offset``: ``(B, 3, *shape)``.
+
+    ``coefficients`` are ``(B, 3, 4)`` float64: how each component grows along axes 0, 1, 2, and what it is at the origin.
+    """
+    device = coefficients.device
+    places = [torch.arange(o, o + n, dtype=torch.float64, device=device) for n, o in zip(shape, offset, strict=True)]
     a, b, c = (coefficients[..., axis : axis + 1] * place for axis, place in enumerate(places))
     plane = (coefficients[..., 3:] + a).unsqueeze(3) + b.unsqueeze(2)
-    result = torch.empty((len(coefficients), 3, *shape), dtype=torch.float32, device=like.device)
+    result = torch.empty((len(coefficients), 3, *shape), dtype=torch.float32, device=device)
     for row in range(3):  # one by one, as sums are float64 before they are rounded
         torch.add(plane[:, row].unsqueeze(3), c[:, row].view(-1, 1, 1, shape[2]), out=result[:, row])
     return result

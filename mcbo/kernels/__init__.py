@@ -8,7 +8,7 @@ from mcbo.core.field import box_mean, sample_known
 from mcbo.core.types import Kernels, Volume
 from mcbo.geometry.cells import pool, pool_known, to_voxels
 from mcbo.geometry.mask import fill_outside
-from mcbo.geometry.rigid import compose, to_displacement
+from mcbo.geometry.rigid import compose, linear_displacement
 from mcbo.steps.adam import gradient_of
 from mcbo.steps.consistency import make_consistent
 from mcbo.steps.convex import coupled_argmin, solve
@@ -68,7 +68,7 @@ REFERENCE = Kernels(
     box_mean=box_mean,
     sample_known=sample_known,
     compose=compose,
-    to_displacement=to_displacement,
+    linear_displacement=linear_displacement,
     to_voxels=to_voxels,
     data_terms=data_terms,
     information_of=information_of,

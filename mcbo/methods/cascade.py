@@ -271,7 +271,14 @@ def register_cascade(
         judgement = judge_cautious(case, linear * extent, judgement, config.judgement)
     if judgement.chosen == "identity":
         return fixed.new_zeros((1, 3, *shape_of(fixed))), judgement
-    whole = kernels.to_displacement(case.motion, shape_of(fixed), offset=(0, 0, 0), spacing_mm=spacing_mm, like=fixed)
+    whole = rigid.to_displacement(
+        case.motion,
+        shape_of(fixed),
+        offset=(0, 0, 0),
+        spacing_mm=spacing_mm,
+        like=fixed,
+        linear=kernels.linear_displacement,
+    )
     whole *= extent
     if judgement.chosen == "full":
         padding = []
@@ -305,10 +312,8 @@ def improve_rigid(case: CascadeCase, spacing: int, config: CascadeConfig) -> Non
         return
     device = case.fixed.device
     voxel_mm = torch.tensor(case.spacing_mm, dtype=torch.float64).to(device, non_blocking=True)
-    axes = [
-        place + begin for place, begin in zip(cells.cell_centers(case.shape, spacing, device=device), case.offset, strict=True)
-    ]
-    places_mm = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) * voxel_mm
+    centers = zip(cells.cell_centers(case.shape, spacing, device=device), case.offset, strict=True)
+    first_mm = torch.stack([place[0] + begin for place, begin in centers]) * voxel_mm
     best = -math.inf, case.motion
     for turn in range(config.rigid.rounds + 1):
         grid = case.on_grid(case.rigid_displacement(), spacing=spacing, mind=config.rigid.mind)
@@ -324,7 +329,7 @@ def improve_rigid(case: CascadeCase, spacing: int, config: CascadeConfig) -> Non
                 grid.fixed,
                 grid.known,
                 grid.modalities,
-                places_mm=places_mm,
+                first_mm=first_mm,
                 cell_mm=voxel_mm * spacing,
                 iterations=config.rigid.iterations,
                 kernels=case.kernels,

@@ -54,8 +54,13 @@ class CascadeCase:
 
     def rigid_displacement(self) -> Displacement:
         """The motion so far, ``(1, 3, h, w, d)`` voxels."""
-        return self.kernels.to_displacement(
-            self.motion, self.shape, offset=self.offset, spacing_mm=self.spacing_mm, like=self.fixed
+        return rigid.to_displacement(
+            self.motion,
+            self.shape,
+            offset=self.offset,
+            spacing_mm=self.spacing_mm,
+            like=self.fixed,
+            linear=self.kernels.linear_displacement,
         )
 
     def _pooled_fixed(self, mind: MindSettings, spacing: int) -> tuple[Features, Tensor]:

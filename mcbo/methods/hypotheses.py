@@ -235,7 +235,7 @@ class Overview:
             dtype=torch.float64,
         )
         self._origin_mm = origin
-        self._places_mm = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) * voxel_mm
+        self._first_mm = torch.stack([places[0] for places in axes]) * voxel_mm
         self._cell_mm = torch.tensor(self._grouping, dtype=torch.float64, device=fixed.device) * voxel_mm
 
     def look_at(self, fixed: Volume) -> None:
@@ -244,8 +244,7 @@ class Overview:
 
     def center_mm(self) -> Tensor:
         """The center of the fixed field of view, ``(3,)`` float64, mm of the whole volume."""
-        weights = self._share[0, 0].double().unsqueeze(-1)
-        center = (self._places_mm * weights).sum(dim=(0, 1, 2)) / weights.sum().clamp(min=1e-6)
+        center = self._first_mm + self._cell_mm * cells.center_of(self._share)
         return center.cpu() + self._origin_mm
 
     @property
@@ -255,13 +254,11 @@ class Overview:
 
     def moving_center_mm(self) -> Triple:
         """The center of what is known of the moving images, mm from that of the whole volume."""
-        weights = sum((known for _, known in self.movings), start=torch.zeros_like(self.known))[0, 0]
-        sums = [weights.sum(dim=[other for other in range(3) if other != axis], dtype=torch.float64) for axis in range(3)]
-        places = [
-            (torch.arange(len(s), dtype=s.dtype, device=s.device) - (len(s) - 1) / 2) * mm
-            for s, mm in zip(sums, self.voxel_mm, strict=True)
-        ]
-        x, y, z = torch.stack([(s * p).sum() / s.sum().clamp(min=1e-6) for s, p in zip(sums, places, strict=True)]).tolist()
+        weights = sum((known for _, known in self.movings), start=torch.zeros_like(self.known))
+        center = cells.center_of(weights).tolist()
+        x, y, z = (
+            (place - (n - 1) / 2) * mm for place, n, mm in zip(center, shape_of(weights), self.voxel_mm, strict=True)
+        )
         return x, y, z
 
     def refine(self, motions: rigid.Rigid) -> list[tuple[float, rigid.Rigid]]:
@@ -289,7 +286,7 @@ class Overview:
                 self._features,
                 self._share,
                 modalities,
-                places_mm=self._places_mm,
+                first_mm=self._first_mm,
                 cell_mm=self._cell_mm,
                 iterations=self._settings.iterations,
                 kernels=self._kernels,
@@ -307,7 +304,10 @@ class Overview:
         return self._displacement(self._shifted(motion, -1))
 
     def _displacement(self, moved: rigid.Rigid) -> Tensor:
-        return self._kernels.to_displacement(moved, self.shape, offset=(0, 0, 0), spacing_mm=self.voxel_mm, like=self.fixed)
+        linear = self._kernels.linear_displacement
+        return rigid.to_displacement(
+            moved, self.shape, offset=(0, 0, 0), spacing_mm=self.voxel_mm, like=self.fixed, linear=linear
+        )
 
     def _pool(self, volume: Volume, mask: Mask) -> tuple[Volume, Tensor]:
         means, covered = self._kernels.pool(volume, mask.to(volume.dtype), self._spacing)

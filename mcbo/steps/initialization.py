@@ -154,7 +154,10 @@ class Coarse:
             ``(B, C, h, w, d)``, those of all moving images concatenated along the channels, and ``(B, 1, h, w, d)``, 0 or 1.
         """
         motions = motions_of(poses, self._shape, self.cell_mm, mirror_mm=self._mirror_mm)
-        u = self._kernels.to_displacement(motions, self._shape, offset=(0, 0, 0), spacing_mm=self.cell_mm, like=self._fixed)
+        linear = self._kernels.linear_displacement
+        u = rigid.to_displacement(
+            motions, self._shape, offset=(0, 0, 0), spacing_mm=self.cell_mm, like=self._fixed, linear=linear
+        )
         images, seen = self._kernels.sample_known(self._movings, self._seen, u, offset=(0, 0, 0))
         features = self._features(images.flatten(0, 1).unsqueeze(1)).view(len(poses), -1, *self._shape)
         return features, seen.all(dim=1, keepdim=True).to(images.dtype)

@@ -19,7 +19,7 @@ from torch import Tensor
 from mcbo.core.field import shape_of
 from mcbo.core.types import Features, Kernels
 from mcbo.geometry import rigid
-from mcbo.geometry.cells import KNOWN_CELL_SHARE
+from mcbo.geometry.cells import KNOWN_CELL_SHARE, center_of
 from mcbo.steps.gauss_newton import RESIDUAL_FLOOR, Modality, robust_weight, stays_inside
 
 MAX_STEP = 1.0
@@ -51,7 +51,7 @@ def refine_rigid(
     fixed_known: Tensor,
     modalities: Sequence[Modality],
     *,
-    places_mm: Tensor,
+    first_mm: Tensor,
     cell_mm: Tensor,
     iterations: int,
     kernels: Kernels,
@@ -62,7 +62,7 @@ def refine_rigid(
         fixed: ``(1, C, h, w, d)`` features.
         fixed_known: ``(1, 1, h, w, d)`` from 0 to 1.
         modalities: moving images, already warped by the motion so far; or each by B of them.
-        places_mm: ``(h, w, d, 3)`` float64 centers of the cells.
+        first_mm: ``(3,)`` float64 center of the first cell.
         cell_mm: ``(3,)`` float64 sizes of a cell.
         iterations: of Gauss–Newton.
         kernels: compute kernels.
@@ -70,18 +70,17 @@ def refine_rigid(
     Returns:
         B motions, on the CPU.
     """
-    points = places_mm.reshape(-1, 3)
-    weights = fixed_known.reshape(-1, 1).double()
-    center = (points * weights).sum(dim=0) / weights.sum().clamp(min=1e-6)
-    arms = points - center
-    batch = len(modalities[0].features)
-    turned = torch.eye(3, dtype=points.dtype, device=points.device).expand(batch, 3, 3)
-    shift = points.new_zeros((batch, 1, 3))
-    v = fixed.new_zeros((batch, 3, *shape_of(fixed)))
+    shape, batch = shape_of(fixed), len(modalities[0].features)
+    center = first_mm + cell_mm * center_of(fixed_known)
+    whole = torch.eye(3, dtype=center.dtype, device=center.device)
+    start = torch.cat([torch.diag(cell_mm), (first_mm - center).unsqueeze(1)], dim=1)  # of cells, mm from the center
+    turned, shift = whole.expand(batch, 3, 3), center.new_zeros((batch, 3, 1))
+    v = fixed.new_zeros((batch, 3, *shape))
     for iteration in range(iterations):
-        ends = arms @ turned.mT + shift
+        ends = turned @ start
+        ends = torch.cat([ends[..., :3], ends[..., 3:] + shift], dim=2)
         if iteration:
-            v = ((ends - arms) / cell_mm).mT.reshape(v.shape).to(fixed.dtype)
+            v = kernels.linear_displacement((ends - start) / cell_mm.view(3, 1), shape, offset=(0, 0, 0))
         compared = fixed_known * stays_inside(v)
         terms = []
         for modality in modalities:
@@ -99,22 +98,24 @@ def refine_rigid(
         lifted = hessian + torch.diag_embed(_RIDGE * hessian.diagonal(dim1=1, dim2=2) + 1e-12)
         step = -torch.linalg.solve_ex(lifted, gradient).result  # does not wait for a GPU to say that it could be solved
         length = (step.mT @ (moments @ step)).clamp(min=1e-30).sqrt()
-        step = (step * (MAX_STEP / length).clamp(max=1)).squeeze(2)
-        rotation = _rotations(step[:, :3])
-        turned, shift = rotation @ turned, shift @ rotation.mT + step[:, None, 3:]
-    translation = center + shift - (center @ turned.mT).unsqueeze(1)
-    fetched = torch.cat([turned, translation.mT], dim=2).cpu()  # at once, as a GPU is waited for
+        step = step * (MAX_STEP / length).clamp(max=1)
+        rotation = _rotations(step[:, :3, 0])
+        turned, shift = rotation @ turned, rotation @ shift + step[:, 3:]
+    translation = shift + (center - turned @ center).unsqueeze(2)
+    fetched = torch.cat([turned, translation], dim=2).cpu()  # at once, as a GPU is waited for
     return rigid.Rigid(fetched[..., :3], fetched[..., 3])
 
 
 def rigid_equations(ends: Tensor, cell_mm: Tensor, terms: Sequence[RigidTerms]) -> tuple[Tensor, Tensor, Tensor]:
     """The normal equations of B rigid motions, from the terms of each modality.
 
-    ``ends`` are ``(B, n, 3)`` float64 places of the cells, mm, from the center of rotation; ``cell_mm`` is ``(3,)``. Returns
-    ``(B, 6, 6)`` and ``(B, 6, 1)``, for turns in radians and shifts in mm; and ``(B, 6, 6)``, which gives the mean square
-    motion of the known cells, in cells, for a step. All float64.
+    ``ends``, ``(B, 3, 4)``, take the indices of a cell, and 1, to its place in mm from the center of rotation; ``cell_mm`` is
+    ``(3,)``. Returns ``(B, 6, 6)`` and ``(B, 6, 1)``, for turns in radians and shifts in mm; and ``(B, 6, 6)``, which gives the
+    mean square motion of the known cells, in cells, for a step. All float64.
     """
-    slopes = _slopes(ends, cell_mm)
+    axes = [torch.arange(n, dtype=ends.dtype, device=ends.device) for n in shape_of(terms[0].weight)]
+    index = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+    slopes = _slopes((ends[..., :3] @ index + ends[..., 3:]).mT, cell_mm)
     flat, batch = slopes.flatten(1, 2), len(ends)
     hessian, gradient, moments = ends.new_zeros((batch, 6, 6)), ends.new_zeros((batch, 6, 1)), ends.new_zeros(())
     for one in terms:

@@ -98,13 +98,12 @@ def bent(hessian: Tensor, bending: float) -> Callable[[Displacement], Displaceme
 
 def rigid_equations(ends: Tensor, cell_mm: Tensor, terms: Sequence[RigidTerms]) -> tuple[Tensor, Tensor, Tensor]:
     """Twin of ``rigid_refinement.rigid_equations``."""
-    batch, cells = ends.shape[:2]
-    parts = min(cells, 64)
-    sums = np.zeros((batch, parts, 48))
-    points, scale = ends.contiguous().numpy(), 1 / cell_mm.numpy()
+    batch, height = len(ends), shape_of(terms[0].weight)[0]
+    sums = np.zeros((batch, height, 48))
+    places, scale = ends.contiguous().numpy(), 1 / cell_mm.numpy()
     for one in terms:
-        fields = (field.reshape(batch, -1, cells).contiguous().numpy() for field in (one.hessian, one.gradient, one.weight, one.share))
-        in_threads(_sum_equations, batch * parts, points, scale, *fields, 1 / len(terms), sums)
+        fields = (field.contiguous().numpy() for field in (one.hessian, one.gradient, one.weight, one.share))
+        in_threads(_sum_equations, batch * height, places, scale, *fields, 1 / len(terms), sums)
     whole = torch.from_numpy(sums).sum(dim=1)
     upper = torch.triu_indices(6, 6)
     hessian, moments = (whole.new_zeros((batch, 6, 6)) for _ in range(2))
@@ -409,36 +408,39 @@ def _sum_equations(
     first: int,
     last: int,
 ) -> None:
-    """JᵀHJ (upper triangle), Jᵀg and moments JᵀJ of the parts ``[first, last)`` of the cells, counted through all motions."""
-    cells, parts = ends.shape[1], sums.shape[1]
+    """JᵀHJ (upper triangle), Jᵀg and moments JᵀJ of the rows ``[first, last)`` of cells, counted through all motions."""
+    _, _, height, width, depth = hessian.shape
     slopes = np.zeros((3, 6))
     for axis in range(3):
         slopes[axis, 3 + axis] = scale[axis]
     turned = np.zeros((3, 6))
     for number in range(first, last):
-        image, piece = number // parts, number % parts
-        result = sums[image, piece]
-        h, g = hessian[image], gradient[image]
-        for cell in range(cells * piece // parts, cells * (piece + 1) // parts):
-            w, s = np.float64(weight[image, 0, cell]), part * share[image, 0, cell]
+        image, i = number // height, number % height
+        result, place = sums[image, i], ends[image]
+        for line in range(width * depth):
+            j, k = line // depth, line % depth
+            h, g = hessian[image, :, i, j, k], gradient[image, :, i, j, k]
+            w, s = np.float64(weight[image, 0, i, j, k]), part * share[image, 0, i, j, k]
             if w == 0 and s == 0:
                 continue
-            x, y, z = ends[image, cell, 0], ends[image, cell, 1], ends[image, cell, 2]
+            x = place[0, 0] * i + place[0, 1] * j + place[0, 2] * k + place[0, 3]
+            y = place[1, 0] * i + place[1, 1] * j + place[1, 2] * k + place[1, 3]
+            z = place[2, 0] * i + place[2, 1] * j + place[2, 2] * k + place[2, 3]
             slopes[0, 1], slopes[0, 2] = z * scale[0], -y * scale[0]
             slopes[1, 0], slopes[1, 2] = -z * scale[1], x * scale[1]
             slopes[2, 0], slopes[2, 1] = y * scale[2], -x * scale[2]
-            h00, h01, h02 = w * h[0, cell], w * h[1, cell], w * h[2, cell]
-            h11, h12, h22 = w * h[3, cell], w * h[4, cell], w * h[5, cell]
+            h00, h01, h02 = w * h[0], w * h[1], w * h[2]
+            h11, h12, h22 = w * h[3], w * h[4], w * h[5]
             for b in range(6):
                 j0, j1, j2 = slopes[0, b], slopes[1, b], slopes[2, b]
                 turned[0, b] = h00 * j0 + h01 * j1 + h02 * j2
                 turned[1, b] = h01 * j0 + h11 * j1 + h12 * j2
                 turned[2, b] = h02 * j0 + h12 * j1 + h22 * j2
-            place = 0
+            at = 0
             for a in range(6):
                 j0, j1, j2 = slopes[0, a], slopes[1, a], slopes[2, a]
                 for b in range(a, 6):
-                    result[place] += j0 * turned[0, b] + j1 * turned[1, b] + j2 * turned[2, b]
-                    result[27 + place] += s * (j0 * slopes[0, b] + j1 * slopes[1, b] + j2 * slopes[2, b])
-                    place += 1
-                result[21 + a] += w * (j0 * g[0, cell] + j1 * g[1, cell] + j2 * g[2, cell])
+                    result[at] += j0 * turned[0, b] + j1 * turned[1, b] + j2 * turned[2, b]
+                    result[27 + at] += s * (j0 * slopes[0, b] + j1 * slopes[1, b] + j2 * slopes[2, b])
+                    at += 1
+                result[21 + a] += w * (j0 * g[0] + j1 * g[1] + j2 * g[2])

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.field import shape_of
-from mcbo.core.types import Displacement, Shape, Triple
+from mcbo.core.types import Displacement, Shape
 from mcbo.geometry.cells import between_centers
-from mcbo.geometry.rigid import Rigid, in_voxels
 from mcbo.kernels.simd import Floats, compiled, in_threads, peek
 
 
@@ -41,12 +40,10 @@ def compose(displacement: Displacement, linear: Displacement, matrix: Tensor, fi
     return result
 
 
-def to_displacement(motion: Rigid, shape: Shape, *, offset: Shape, spacing_mm: Triple, like: Tensor) -> Displacement:
-    """Twin of ``rigid.to_displacement``."""
-    del like
-    coefficients = in_voxels(motion, spacing_mm).numpy()
+def linear_displacement(coefficients: Tensor, shape: Shape, *, offset: Shape) -> Displacement:
+    """Twin of ``rigid.linear_displacement``."""
     result = torch.empty((len(coefficients), 3, *shape))
-    in_threads(_to_displacement, len(coefficients) * shape[0], coefficients, np.array(offset), result.numpy())
+    in_threads(_fill_linear, len(result) * shape[0], coefficients.contiguous().numpy(), np.array(offset), result.numpy())
     return result
 
 
@@ -217,7 +214,7 @@ def _compose(rest: Floats, linear: Floats, before: Floats, turn: Floats, result:
 
 
 @compiled
-def _to_displacement(
+def _fill_linear(
     coefficients: NDArray[np.float64], offset: NDArray[np.int64], result: Floats, first: int, last: int
 ) -> None:
     """Linear displacements of the rows ``[first, last)``, counted through all of them."""
