@@ -10,7 +10,7 @@ from mcbo.kernels.cpu.mask import fill_outside
 from mcbo.kernels.cpu.pooling import pool
 from mcbo.kernels.cpu.sampling import gradient_of, make_consistent
 from mcbo.kernels.cpu.search import between_cells, masked_cost, sharpness
-from mcbo.kernels.cpu.system import bent, data_terms, information_of, rigid_equations, similarities
+from mcbo.kernels.cpu.system import bent, conjugate_gradient, data_terms, information_of, rigid_equations, similarities
 from mcbo.kernels.cpu.warping import compose, sample_known, linear_displacement, to_voxels
 from mcbo.kernels.simd import LANES, side_by_side
 from mcbo.steps.convex import solve
@@ -37,6 +37,7 @@ COMPILED = replace(
     similarities=similarities,
     rigid_equations=rigid_equations,
     bent=bent,
+    conjugate_gradient=conjugate_gradient,
     masked_cost=masked_cost,
     between_cells=between_cells,
     sharpness=sharpness,

@@ -17,8 +17,11 @@ from mcbo.core.types import Displacement, Features
 from mcbo.kernels.simd import LANES, Floats, aligned_floats, aligned_zeros, compiled, in_threads, load, peek, spread, store, total
 from mcbo.steps import gauss_newton
 from mcbo.steps.gauss_newton import LAGS, Information
+from mcbo.steps.linear_solver import CG_TOLERANCE
 from mcbo.steps.rigid_refinement import RigidTerms
 
+_PART = 2**13
+"""Floats of a vector whose products are summed in float32."""
 _MARGIN = LANES
 """Floats before and after a line in a buffer."""
 
@@ -96,6 +99,35 @@ def bent(hessian: Tensor, bending: float) -> Callable[[Displacement], Displaceme
     return product
 
 
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], right: Tensor, precondition: Callable[[Tensor], Tensor], *, rounds: int
+) -> Tensor:
+    """Twin of ``linear_solver.conjugate_gradient``: each vector is read once per iteration for all that is done to it."""
+    residual = right.clone(memory_format=torch.contiguous_format)
+    x, r = torch.zeros_like(residual), residual.view(-1).numpy()
+    parts = -(-len(r) // _PART)
+    sums = np.empty(parts)
+
+    def dot(a: Tensor, b: Floats) -> float:
+        in_threads(_sum_products, parts, a.contiguous().view(-1).numpy(), b, sums)
+        return float(sums.sum())
+
+    direction = precondition(residual).contiguous().clone()
+    d = direction.view(-1).numpy()
+    size = first = dot(residual, d)
+    for _ in range(rounds):
+        if size <= CG_TOLERANCE**2 * first or first == 0:
+            break
+        image = product(direction).contiguous().view(-1).numpy()
+        length = size / max(dot(direction, image), 1e-30)
+        in_threads(_advance, parts, np.float32(length), d, image, x.view(-1).numpy(), r)
+        z = precondition(residual).contiguous().view(-1).numpy()
+        after = dot(residual, z)
+        in_threads(_turn, parts, np.float32(after / size), z, d)
+        size = after
+    return x
+
+
 def rigid_equations(ends: Tensor, cell_mm: Tensor, terms: Sequence[RigidTerms]) -> tuple[Tensor, Tensor, Tensor]:
     """Twin of ``rigid_refinement.rigid_equations``."""
     batch, height = len(ends), shape_of(terms[0].weight)[0]
@@ -110,6 +142,36 @@ def rigid_equations(ends: Tensor, cell_mm: Tensor, terms: Sequence[RigidTerms]) 
     for matrix, first in ((hessian, 0), (moments, 27)):
         matrix[:, upper[0], upper[1]] = matrix[:, upper[1], upper[0]] = whole[:, first : first + 21]
     return hessian, whole[:, 21:27].unsqueeze(2), moments
+
+
+@compiled
+def _sum_products(a: Floats, b: Floats, sums: NDArray[np.float64], first: int, last: int) -> None:
+    """Dot products of the parts ``[first, last)`` of two vectors, ``_PART`` long each."""
+    for part in range(first, last):
+        end = min((part + 1) * _PART, len(a))
+        whole = part * _PART + (end - part * _PART) // LANES * LANES
+        one, other = spread(0.0), spread(0.0)
+        for z in range(part * _PART, whole, LANES):
+            one, other = other + load(a, z) * load(b, z), one
+        amount = np.float64(total(one + other))
+        for z in range(whole, end):
+            amount += a[z] * b[z]
+        sums[part] = amount
+
+
+@compiled
+def _advance(length: float, direction: Floats, image: Floats, x: Floats, residual: Floats, first: int, last: int) -> None:
+    """A step along a direction, and what is left: the parts ``[first, last)`` of the vectors."""
+    for z in range(first * _PART, min(last * _PART, len(x))):
+        x[z] += length * direction[z]
+        residual[z] -= length * image[z]
+
+
+@compiled
+def _turn(share: float, z: Floats, direction: Floats, first: int, last: int) -> None:
+    """The next direction: the parts ``[first, last)`` of the vectors."""
+    for k in range(first * _PART, min(last * _PART, len(z))):
+        direction[k] = z[k] + share * direction[k]
 
 
 @compiled
