@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,9 @@ from mcbo.progress import set_up_logging
 from mcbo.runs.options import Options
 from mcbo.runtime import describe_device, describe_machine, select_device, versions
 from mcbo.studies.benchmark import compare_with_cpu, differences_to_text, measure, to_content, to_text
+from mcbo.studies.thread_scaling import measure_scaling
+from mcbo.studies.thread_scaling import to_content as scaling_to_content
+from mcbo.studies.thread_scaling import to_text as scaling_to_text
 
 
 def benchmark(
@@ -30,7 +34,13 @@ def benchmark(
     task: cli.Task = DEFAULT_TASK,
     preset: cli.Preset = None,
     device: cli.Device = "auto",
-    threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads. Default: one per core.")] = None,
+    threads: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,…", help="CPU threads. Default: one per core. Several, from 1 on: the speed-up of each stage."),
+    ] = None,
+    background: Annotated[
+        bool, typer.Option("--background/--no-background", help="Whether the fixed image is a wedge in an empty box.")
+    ] = True,
     repeat: Annotated[int, typer.Option(metavar="N", help="Runs per size; the table shows their medians.")] = 3,
     reference: Annotated[
         bool,
@@ -39,12 +49,15 @@ def benchmark(
     json_file: cli.JsonFile = None,
 ) -> None:
     """Measure the time and peak memory of every stage on a phantom, file I/O included."""
-    if threads is not None:
-        if threads < 1:
-            raise InputError(f"--threads: expected at least 1, got {threads}")
-        torch.set_num_threads(threads)
+    counts = _parse_numbers("--threads", threads) if threads else []
+    if counts and min(counts) < 1:
+        raise InputError(f"--threads: expected at least 1, got {min(counts)}")
+    if len(counts) > 1 and (scaling or reference or select_device(device).type != "cpu"):
+        raise InputError("--threads: expected one number with --scaling, --reference or a GPU: the speed-up is of one size on a CPU")
+    if len(counts) == 1:
+        torch.set_num_threads(counts[0])
     config = find_config(task, preset)
-    sizes = _parse_sizes(scaling) if scaling else [size]
+    sizes = _parse_numbers("--scaling", scaling) if scaling else [size]
     about = {
         "task": task,
         "preset": config.name,
@@ -53,7 +66,16 @@ def benchmark(
         **versions(),
     }
     options = Options(output=Path(), device=device)
-    measurements = measure(sizes, config=config, options=options, movings=modalities, repeat=repeat)
+    measured = partial(
+        measure, sizes, config=config, options=options, movings=modalities, repeat=repeat, has_background=background
+    )
+    if len(counts) > 1:
+        scaled = measure_scaling(counts, lambda: measured()[0])
+        about_lines = "\n".join(f"{name}: {value}" for name, value in about.items())
+        typer.echo(f"{about_lines}\n\n{scaling_to_text(scaled)}")
+        whole = {"about": about, "measurements": [to_content(one) for one in scaled.measurements]}
+        return _write_json(json_file, whole | scaling_to_content(scaled))
+    measurements = measured()
     typer.echo(to_text(about, measurements))
     content: dict[str, object] = {"about": about, "measurements": [to_content(one) for one in measurements]}
     if any(one.gpu for one in measurements):
@@ -69,11 +91,11 @@ def benchmark(
     _write_json(json_file, content)
 
 
-def _parse_sizes(text: str) -> list[int]:
+def _parse_numbers(option: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"--scaling: expected whole numbers separated by commas, got {text!r}") from error
+        raise InputError(f"{option}: expected whole numbers separated by commas, got {text!r}") from error
 
 
 def ablate(

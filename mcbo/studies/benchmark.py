@@ -103,10 +103,12 @@ class Measurement:
     gpu: Gpu | None = None
 
 
-def measure(sizes: Sequence[int], *, config: Preset, options: Options, movings: int, repeat: int) -> list[Measurement]:
+def measure(
+    sizes: Sequence[int], *, config: Preset, options: Options, movings: int, repeat: int, has_background: bool = True
+) -> list[Measurement]:
     """Registers phantoms of ``size``³ voxels, ``repeat`` times each, in this process, after a warm-up run.
 
-    ``movings`` is 1 for the phantom's ceT1, 2 for ceT1 and T2. ``options`` give device and kernels; their output is not used.
+    ``movings`` is 1 for the phantom's ceT1, 2 for ceT1 and T2; the fixed image fills its box or is a wedge in it. ``options`` give device and kernels; their output is not used.
     On a GPU, the warm-up run is as large as the first size. Unless the options say to use plain torch, it is taken for the
     first case of the process, and every size is run once more to see what the GPU is asked to do.
 
@@ -122,7 +124,14 @@ def measure(sizes: Sequence[int], *, config: Preset, options: Options, movings: 
         raise InputError(f"--modalities: expected 1 or 2, got {movings}")
     device = select_device(options.device)
     with tempfile.TemporaryDirectory(prefix="mcbo-benchmark-") as folder:
-        prepare = partial(Benchmark.prepare, movings=movings, folder=Path(folder), config=config, options=options)
+        prepare = partial(
+            Benchmark.prepare,
+            movings=movings,
+            folder=Path(folder),
+            config=config,
+            options=options,
+            has_background=has_background,
+        )
         first_seconds = prepare(sizes[0] if device.type == "cuda" else MIN_SIZE).register().seconds
         measurements = [prepare(size).measure(repeat) for size in sizes]
         if device.type != "cuda":
@@ -147,11 +156,13 @@ class Benchmark:
     options: Options
 
     @classmethod
-    def prepare(cls, size: int, *, movings: int, folder: Path, config: Preset, options: Options) -> Self:
+    def prepare(
+        cls, size: int, *, movings: int, folder: Path, config: Preset, options: Options, has_background: bool = True
+    ) -> Self:
         """A phantom, drawn unless the folder has it already."""
         images, shape = folder / f"{size}", (size, size, size)
         if not images.exists():
-            _write_phantom(shape, movings, images)
+            _write_phantom(shape, movings, images, has_background)
         options = replace(options, output=folder / f"{size}-output", overwrite=True)
         return cls(shape, movings, scan_folder(Folder(images)).cases, config, options)
 
@@ -216,8 +227,8 @@ def compare_with_cpu(config: Preset, options: Options, *, movings: int, size: in
     return {name: Difference(float(length.mean()), float(length.max())) for name, length in lengths.items()}
 
 
-def _write_phantom(shape: Shape, movings: int, folder: Path) -> None:
-    phantom = make_phantom(shape, wedge=True)
+def _write_phantom(shape: Shape, movings: int, folder: Path, has_background: bool) -> None:
+    phantom = make_phantom(shape, wedge=has_background)
     for channel, image in enumerate((phantom.fixed, phantom.cet1, phantom.t2)[: 1 + movings]):
         write_volume(folder / f"Phantom_0001_{channel:04}.nii.gz", image, np.eye(4))
 

@@ -1,0 +1,117 @@
+"""How much faster a registration is with more threads, stage by stage, and what more cores would give."""
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from mcbo.core.errors import InputError
+from mcbo.core.field import format_shape
+from mcbo.studies.benchmark import Measurement
+
+CORES = 16
+"""For which the run time is predicted."""
+_HASHES, _HASHED = 100, 2**21
+
+
+@dataclass(frozen=True)
+class ThreadScaling:
+    """Measurements of one size with several numbers of threads.
+
+    Attributes:
+        threads: numbers of threads, ascending; the first is 1.
+        measurements: with each.
+        loop_speedup: of a loop that computes in registers, with the most threads: what this machine can give.
+    """
+
+    threads: tuple[int, ...]
+    measurements: tuple[Measurement, ...]
+    loop_speedup: float
+
+    @property
+    def speedup(self) -> float:
+        """With the most threads."""
+        return self.measurements[0].seconds / self.measurements[-1].seconds
+
+    @property
+    def serial_share(self) -> float:
+        """Of the run time with one thread, what more threads do not shorten, by Amdahl's law: 1/S = s + (1 − s)/n."""
+        threads = self.threads[-1]
+        return max((threads / self.speedup - 1) / (threads - 1), 0.0)
+
+    def predicted_speedup(self, cores: int) -> float:
+        """With so many cores, by the same law."""
+        return 1 / (self.serial_share + (1 - self.serial_share) / cores)
+
+
+def measure_scaling(threads: Sequence[int], measure: Callable[[], Measurement]) -> ThreadScaling:
+    """Measures with each number of threads, which torch has from then on.
+
+    Raises:
+        InputError: unless the numbers ascend from 1.
+    """
+    if len(threads) < 2 or threads[0] != 1 or sorted(set(threads)) != list(threads):
+        raise InputError(
+            f"--threads: expected numbers that ascend from 1, such as 1,2,4, got {','.join(map(str, threads))}: the speed-up is "
+            "that over one thread"
+        )
+    measurements = []
+    for count in threads:
+        torch.set_num_threads(count)
+        measurements.append(measure())
+    return ThreadScaling(tuple(threads), tuple(measurements), _loop_speedup(threads[-1]))
+
+
+def to_text(scaling: ThreadScaling) -> str:
+    """Seconds of each stage with each number of threads, and what they say of more cores."""
+    first = scaling.measurements[0]
+    heads = [f"{count} thread{'s' if count > 1 else ''}" for count in scaling.threads]
+    lines = [
+        f"phantom of {format_shape(first.shape)} voxels, {first.movings} moving image(s), from files to file: seconds",
+        "",
+        f"{'stage':24}" + "".join(f"{head:>12}" for head in heads) + f"{'speed-up':>10}{'share':>8}",
+    ]
+    rows = [(name, [one.stages[name].seconds for one in scaling.measurements]) for name in first.stages]
+    for name, seconds in [*rows, ("all", [one.seconds for one in scaling.measurements])]:
+        figures = "".join(f"{value:12.2f}" for value in seconds)
+        lines.append(f"{name:24}{figures}{seconds[0] / max(seconds[-1], 1e-9):10.2f}{seconds[0] / first.seconds:8.1%}")
+    most = scaling.threads[-1]
+    lines += [
+        "",
+        f"a loop that computes in registers is {scaling.loop_speedup:.2f} times as fast with {most} threads on this machine",
+        f"serial share by Amdahl's law: {scaling.serial_share:.1%}; {CORES} cores would be "
+        f"{scaling.predicted_speedup(CORES):.1f} times as fast as one",
+    ]
+    return "\n".join(lines)
+
+
+def to_content(scaling: ThreadScaling) -> dict[str, object]:
+    """What the JSON file has besides the measurements."""
+    return {
+        "threads": list(scaling.threads),
+        "loop_speedup": scaling.loop_speedup,
+        "serial_share": scaling.serial_share,
+        f"predicted_speedup_{CORES}": scaling.predicted_speedup(CORES),
+    }
+
+
+def _loop_speedup(threads: int) -> float:
+    """Of as many hashes of a small buffer, which need no memory and let go of Python's lock, as there are threads."""
+    data = bytes(_HASHED)
+
+    def work() -> None:
+        for _ in range(_HASHES):
+            hashlib.sha256(data)
+
+    def seconds(count: int) -> float:
+        with ThreadPoolExecutor(count) as pool:
+            start = time.perf_counter()
+            for future in [pool.submit(work) for _ in range(count)]:
+                future.result()
+            return time.perf_counter() - start
+
+    return statistics.median(threads * seconds(1) / seconds(threads) for _ in range(3))
