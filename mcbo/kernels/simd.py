@@ -48,15 +48,28 @@ def compiled(function: Function) -> Function:
         return cast(Function, njit(nogil=True, forceinline=True)(function))
 
 
+PARTS = 4
+"""Parts of a range per thread: whoever is done with one takes the next, as some take longer and some cores are busy."""
+
+
 def in_threads(function: Callable[..., None], count: int, *arguments: object) -> None:
-    """Calls ``function(*arguments, first, last)`` for parts of ``range(count)``, one per thread of torch, at the same time.
+    """Calls ``function(*arguments, first, last)`` for parts of ``range(count)``, on as many threads as torch has.
 
     What is computed may not depend on how the range was cut.
     """
     threads = max(1, min(torch.get_num_threads(), count))
-    edges = [count * part // threads for part in range(threads + 1)]
-    others = [_pool(threads).submit(function, *arguments, edges[k], edges[k + 1]) for k in range(1, threads)]
-    function(*arguments, edges[0], edges[1])
+    parts = min(PARTS * threads, count) if threads > 1 else 1
+    numbers = iter(range(parts))  # Python's lock makes it safe to share
+
+    def work() -> None:
+        for part in numbers:
+            function(*arguments, count * part // parts, count * (part + 1) // parts)
+
+    others = [_pool(threads).submit(work) for _ in range(1, threads)]
+    try:
+        work()
+    finally:
+        wait(others)
     for other in others:
         other.result()
 

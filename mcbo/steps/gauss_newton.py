@@ -125,7 +125,7 @@ def refine_by_gauss_newton(
         for number, modality in enumerate(modalities):
             moved, seen = kernels.sample_known(modality.features, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
             known = compared * seen
-            g, h, distance = kernels.data_terms(fixed, moved)
+            g, (h,), distance = kernels.data_terms(fixed, moved)
             mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR
             if iteration == 0:
                 informations.append(kernels.information_of(fixed, moved, known > KNOWN_CELL_SHARE))
@@ -163,24 +163,24 @@ def stays_inside(displacement: Displacement) -> Tensor:
 
 
 def data_terms(fixed: Features, moved: Features) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient and Gauss–Newton Hessian of Σ over channels of ½(M − F)², per cell, for ``(1, C, h, w, d)`` features.
+    """Gradient and Gauss–Newton Hessian of Σ over channels of ½(M − F)², per cell.
+
+    ``fixed`` is ``(1, C, h, w, d)``, ``moved`` ``(B, C, h, w, d)``.
 
     Returns:
-        ``(1, 3, h, w, d)`` gradient; ``(6, h, w, d)`` entries 00, 01, 02, 11, 12, 22; ``(1, 1, h, w, d)`` Σ (M − F)².
+        ``(B, 3, h, w, d)`` gradient; ``(B, 6, h, w, d)`` entries 00, 01, 02, 11, 12, 22; ``(B, 1, h, w, d)`` Σ (M − F)².
     """
-    shape = shape_of(fixed)
-    gradient = fixed.new_zeros((3, *shape))
-    hessian = fixed.new_zeros((6, *shape))
-    distance = fixed.new_zeros(shape)
-    for f, m in zip(fixed[0], moved[0], strict=True):
-        error = m - f
-        slopes = central_differences((m + f) / 2)
-        distance.addcmul_(error, error)
-        for axis, slope in enumerate(slopes):
-            gradient[axis].addcmul_(error, slope)
-        for entry, (a, b) in enumerate(((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))):
-            hessian[entry].addcmul_(slopes[a], slopes[b])
-    return gradient.unsqueeze(0), hessian, distance[None, None]
+    gradient, hessian, distance = (fixed.new_zeros((len(moved), count, *shape_of(fixed))) for count in (3, 6, 1))
+    for number, image in enumerate(moved):
+        for f, m in zip(fixed[0], image, strict=True):
+            error = m - f
+            slopes = central_differences((m + f) / 2)
+            distance[number, 0].addcmul_(error, error)
+            for axis, slope in enumerate(slopes):
+                gradient[number, axis].addcmul_(error, slope)
+            for entry, (a, b) in enumerate(((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))):
+                hessian[number, entry].addcmul_(slopes[a], slopes[b])
+    return gradient, hessian, distance
 
 
 def central_differences(volume: Tensor) -> list[Tensor]:

@@ -88,12 +88,11 @@ def refine_rigid(
             if iteration:
                 moved, seen = kernels.sample_known(moved, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
             known = compared * seen
-            g, h, distance = zip(*(kernels.data_terms(fixed, one) for one in torch.split(moved, 1)), strict=True)
-            residual = torch.cat(distance)
+            gradients, hessians, residual = kernels.data_terms(fixed, moved)
             count = known.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1e-6)
             mean = (residual * known).sum(dim=(1, 2, 3, 4), keepdim=True) / count + RESIDUAL_FLOOR
             weight = known * robust_weight(residual, known, mean) / mean
-            terms.append(RigidTerms(torch.stack(h), torch.cat(g), weight, known / count))
+            terms.append(RigidTerms(hessians, gradients, weight, known / count))
         hessian, gradient, moments = kernels.rigid_equations(ends, cell_mm, terms)
         lifted = hessian + torch.diag_embed(_RIDGE * hessian.diagonal(dim1=1, dim2=2) + 1e-12)
         step = -torch.linalg.solve_ex(lifted, gradient).result  # does not wait for a GPU to say that it could be solved

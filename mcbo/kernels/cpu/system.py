@@ -45,10 +45,11 @@ def data_terms(fixed: Features, moved: Features) -> tuple[Tensor, Tensor, Tensor
     height, width, depth = shape_of(fixed)
     if depth < LANES:
         return gauss_newton.data_terms(fixed, moved)
-    terms = aligned_floats(10, height, width, depth)
-    in_threads(_fill_data_terms, height, *(one[0].contiguous().numpy() for one in (fixed, moved)), terms)
-    result = torch.from_numpy(terms)
-    return result[:3].unsqueeze(0), result[3:9], result[9:].unsqueeze(0)
+    batch = len(moved)
+    gradient, hessian, distance = (aligned_floats(batch, count, height, width, depth) for count in (3, 6, 1))
+    fields = (one.contiguous().numpy() for one in (fixed[0], moved))
+    in_threads(_fill_data_terms, batch * height, *fields, gradient, hessian, distance)
+    return torch.from_numpy(gradient), torch.from_numpy(hessian), torch.from_numpy(distance)
 
 
 def information_of(fixed: Features, moved: Features, known: Tensor) -> Information:
@@ -221,14 +222,18 @@ def _sum_similarity(
 
 
 @compiled
-def _fill_data_terms(fixed: Floats, moved: Floats, terms: Floats, first: int, last: int) -> None:
-    """Gradient, Hessian and distance, ``(10, h, w, d)``, of the rows ``[first, last)``; d is at least ``LANES``."""
+def _fill_data_terms(
+    fixed: Floats, all_moved: Floats, gradients: Floats, hessians: Floats, distances: Floats, first: int, last: int
+) -> None:
+    """Gradient, Hessian and distance of the rows ``[first, last)``, counted through all images; d is at least ``LANES``."""
     channels, height, width, depth = fixed.shape
     size, plane = height * width * depth, width * depth
     pitch = (depth + LANES - 1) // LANES * LANES + 2 * _MARGIN
     lines = aligned_zeros(channels * pitch)
     half = spread(0.5)
-    for i in range(first, last):
+    for row in range(first, last):
+        moved, i = all_moved[row // height], row % height
+        gradient, hessian, squares = gradients[row // height], hessians[row // height], distances[row // height]
         below, above = max(i - 1, 0), min(i + 1, height - 1)
         scale0 = spread(0.5 / max(above - below, 1))
         for j in range(width):
@@ -263,16 +268,16 @@ def _fill_data_terms(fixed: Floats, moved: Floats, terms: Floats, first: int, la
                     h00, h01, h02 = h00 + s0 * s0, h01 + s0 * s1, h02 + s0 * s2
                     h11, h12, h22 = h11 + s1 * s1, h12 + s1 * s2, h22 + s2 * s2
                 at = here + z
-                store(terms, at, g0)
-                store(terms, at + size, g1)
-                store(terms, at + 2 * size, g2)
-                store(terms, at + 3 * size, h00)
-                store(terms, at + 4 * size, h01)
-                store(terms, at + 5 * size, h02)
-                store(terms, at + 6 * size, h11)
-                store(terms, at + 7 * size, h12)
-                store(terms, at + 8 * size, h22)
-                store(terms, at + 9 * size, distance)
+                store(gradient, at, g0)
+                store(gradient, at + size, g1)
+                store(gradient, at + 2 * size, g2)
+                store(hessian, at, h00)
+                store(hessian, at + size, h01)
+                store(hessian, at + 2 * size, h02)
+                store(hessian, at + 3 * size, h11)
+                store(hessian, at + 4 * size, h12)
+                store(hessian, at + 5 * size, h22)
+                store(squares, at, distance)
 
 
 @compiled

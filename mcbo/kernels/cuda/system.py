@@ -23,10 +23,11 @@ CHECK_EVERY = 8
 def data_terms(launch: Launch, fixed: Features, moved: Features) -> tuple[Tensor, Tensor, Tensor]:
     """Twin of ``gauss_newton.data_terms``."""
     shape = shape_of(fixed)
-    gradient, hessian, distance = (fixed.new_empty((count, *shape)) for count in (3, 6, 1))
-    fields = fixed.contiguous(), moved.contiguous(), gradient, hessian, distance
-    per_cell(launch, MODULE, "data_terms", distance.numel(), *fields, fixed.shape[1], *shape)
-    return gradient.unsqueeze(0), hessian, distance.unsqueeze(0)
+    fixed, moved = fixed.contiguous(), moved.contiguous()
+    gradient, hessian, distance = (fixed.new_empty((len(moved), count, *shape)) for count in (3, 6, 1))
+    for fields in zip(moved, gradient, hessian, distance, strict=True):
+        per_cell(launch, MODULE, "data_terms", distance[0].numel(), fixed, *fields, fixed.shape[1], *shape)
+    return gradient, hessian, distance
 
 
 def bent(launch: Launch, hessian: Tensor, bending: float) -> Callable[[Displacement], Displacement]:
