@@ -36,7 +36,9 @@ def benchmark(
     device: cli.Device = "auto",
     threads: Annotated[
         str | None,
-        typer.Option(metavar="N,N,…", help="CPU threads. Default: one per core. Several, from 1 on: the speed-up of each stage."),
+        typer.Option(
+            metavar="N,N,…", help="CPU threads. Default: one per core. Several, from 1 on: the speed-up of each stage."
+        ),
     ] = None,
     background: Annotated[
         bool, typer.Option("--background/--no-background", help="Whether the fixed image is a wedge in an empty box.")
@@ -53,7 +55,9 @@ def benchmark(
     if counts and min(counts) < 1:
         raise InputError(f"--threads: expected at least 1, got {min(counts)}")
     if len(counts) > 1 and (scaling or reference or select_device(device).type != "cpu"):
-        raise InputError("--threads: expected one number with --scaling, --reference or a GPU: the speed-up is of one size on a CPU")
+        raise InputError(
+            "--threads: expected one number with --scaling, --reference or a GPU: the speed-up is of one size on a CPU"
+        )
     if len(counts) == 1:
         torch.set_num_threads(counts[0])
     config = find_config(task, preset)
@@ -74,7 +78,8 @@ def benchmark(
         about_lines = "\n".join(f"{name}: {value}" for name, value in about.items())
         typer.echo(f"{about_lines}\n\n{scaling_to_text(scaled)}")
         whole = {"about": about, "measurements": [to_content(one) for one in scaled.measurements]}
-        return _write_json(json_file, whole | scaling_to_content(scaled))
+        _write_json(json_file, whole | scaling_to_content(scaled))
+        return
     measurements = measured()
     typer.echo(to_text(about, measurements))
     content: dict[str, object] = {"about": about, "measurements": [to_content(one) for one in measurements]}

@@ -299,7 +299,7 @@ def total(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 
 @_instruction(Lanes, Lanes)
 def exponential(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """``exponential(value)``: eˣ of each lane, x from −87 to 0, to 2 units in the last place: 2ⁿ times a polynomial of the rest."""
+    """``exponential(value)``: eˣ of each lane, x from −87 to 0, to 2 units in the last place: 2ⁿ times a polynomial."""
 
     def spread_of(number: float) -> Any:
         return ir.Constant(_VECTOR, [number] * LANES)

@@ -109,7 +109,9 @@ class OnGrid:
         """The highest similarity of a modality, times the root of the share of the fixed image that both show: a float64."""
         shared = [self.known * (m.known > cells.KNOWN_CELL_SHARE) for m in self.modalities]
         overlap = torch.stack([weight.sum() for weight in shared]).amin() / self.known.sum().clamp(min=1e-6)
-        scores = [self.kernels.similarities(self.fixed, m.features, weight) for m, weight in zip(self.modalities, shared, strict=True)]
+        scores = [
+            self.kernels.similarities(self.fixed, m.features, weight) for m, weight in zip(self.modalities, shared, strict=True)
+        ]
         return torch.cat(scores).amax() * overlap.double().clamp(max=1).sqrt()
 
 

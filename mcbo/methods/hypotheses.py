@@ -256,9 +256,7 @@ class Overview:
         """The center of what is known of the moving images, mm from that of the whole volume."""
         weights = sum((known for _, known in self.movings), start=torch.zeros_like(self.known))
         center = cells.center_of(weights).tolist()
-        x, y, z = (
-            (place - (n - 1) / 2) * mm for place, n, mm in zip(center, shape_of(weights), self.voxel_mm, strict=True)
-        )
+        x, y, z = ((place - (n - 1) / 2) * mm for place, n, mm in zip(center, shape_of(weights), self.voxel_mm, strict=True))
         return x, y, z
 
     def refine(self, motions: rigid.Rigid) -> list[tuple[float, rigid.Rigid]]:

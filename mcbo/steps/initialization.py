@@ -18,7 +18,6 @@ from torch import Tensor
 from mcbo.core.field import along_axis, shape_of
 from mcbo.core.types import Features, Kernels, Mask, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
-from mcbo.steps.similarity import similarities
 
 APART_CELLS = 3.0
 APART_DEGREES = 15.0
@@ -168,7 +167,9 @@ class Coarse:
         for some in self._batches(poses, bytes_each=_COPIES * self._fixed.nbytes):
             features, known = self._moved(some)
             both = self._known * known
-            found.append(torch.stack([self._kernels.similarities(self._fixed, features, both), both.sum(dim=(1, 2, 3, 4)).double()]))
+            found.append(
+                torch.stack([self._kernels.similarities(self._fixed, features, both), both.sum(dim=(1, 2, 3, 4)).double()])
+            )
         scores = []
         for score, count in torch.cat(found, dim=1).T.tolist() if found else ():
             overlap = count / self._full

@@ -3,6 +3,7 @@
 On a GPU, also what it is asked to do, and how far its displacements are from those of the CPU.
 """
 
+import logging
 import math
 import statistics
 import tempfile
@@ -108,9 +109,10 @@ def measure(
 ) -> list[Measurement]:
     """Registers phantoms of ``size``³ voxels, ``repeat`` times each, in this process, after a warm-up run.
 
-    ``movings`` is 1 for the phantom's ceT1, 2 for ceT1 and T2; the fixed image fills its box or is a wedge in it. ``options`` give device and kernels; their output is not used.
-    On a GPU, the warm-up run is as large as the first size. Unless the options say to use plain torch, it is taken for the
-    first case of the process, and every size is run once more to see what the GPU is asked to do.
+    ``movings`` is 1 for the phantom's ceT1, 2 for ceT1 and T2; the fixed image is a wedge in its box, or fills it. ``options``
+    give device and kernels; their output is not used. Only errors are logged: what is registered is no one's case. On a GPU,
+    the warm-up run is as large as the first size. Unless the options say to use plain torch, it is taken for the first case of
+    the process, and every size is run once more to see what the GPU is asked to do.
 
     Raises:
         InputError: for a size or a count out of range.
@@ -168,7 +170,12 @@ class Benchmark:
 
     def register(self) -> CaseReport:
         """One run, from files to files."""
-        outcome = run(self.cases, self.config, self.options)
+        level = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            outcome = run(self.cases, self.config, self.options)
+        finally:
+            log.setLevel(level)
         if outcome.failed:
             raise McboError(f"benchmark: {next(iter(outcome.failed.values()))}")
         (case,) = read_report(self.options.output / self.options.report_name).cases.values()

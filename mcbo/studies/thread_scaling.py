@@ -56,8 +56,8 @@ def measure_scaling(threads: Sequence[int], measure: Callable[[], Measurement]) 
     """
     if len(threads) < 2 or threads[0] != 1 or sorted(set(threads)) != list(threads):
         raise InputError(
-            f"--threads: expected numbers that ascend from 1, such as 1,2,4, got {','.join(map(str, threads))}: the speed-up is "
-            "that over one thread"
+            f"--threads: expected numbers that ascend from 1, such as 1,2,4, got {','.join(map(str, threads))}: the speed-up "
+            "is that over one thread"
         )
     measurements = []
     for count in threads:

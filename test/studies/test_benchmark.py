@@ -44,9 +44,7 @@ def test_stages_and_reference(tmp_path: Path) -> None:
         "--json",
         str(file),
     )
-    assert done.returncode == 0
-    # The paper's preset does not help a phantom that small, and says so.
-    assert all("the feature distance did not fall" in line for line in done.stderr.splitlines())
+    assert (done.returncode, done.stderr) == (0, "")
     for word in ("level 2 solve", "write", "peak GB", "memory model", "torch: ", "1 threads", "times as long"):
         assert word in done.stdout
     content = json.loads(file.read_text())
@@ -64,10 +62,8 @@ def test_stages_and_reference(tmp_path: Path) -> None:
 
 
 def test_scaling() -> None:
-    """With nothing to say but that of so few voxels, it cannot tell whether they were aligned."""
     done = mcbo("benchmark", "--scaling", "16,20", "--repeat", "1", "--modalities", "2")
-    assert done.returncode == 0
-    assert all("low confidence: the probability" in line for line in done.stderr.splitlines())
+    assert (done.returncode, done.stderr) == (0, "")
     assert "16×16×16" in done.stdout
     assert "20×20×20" in done.stdout
 

@@ -49,9 +49,7 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
     return _Images(volume, radius=radius, dilation=dilation).whole()
 
 
-def pooled_mind(
-    volume: Volume, known: Tensor, *, radius: int, dilation: int, spacing: Spacing
-) -> tuple[Features, Tensor]:
+def pooled_mind(volume: Volume, known: Tensor, *, radius: int, dilation: int, spacing: Spacing) -> tuple[Features, Tensor]:
     """Twin of ``mind.pooled_mind``."""
     images = _Images(volume, radius=radius, dilation=dilation)
     return images.over(cover_of(shape_of(volume), spacing), known, 0.0)
@@ -108,8 +106,8 @@ class _Images:
         counts = tuple(len(starts) for starts in cover.starts)
         means = np.empty((self._count, _CHANNELS, *counts), dtype=np.float32)
         shares = np.empty((self._count, 1, *counts), dtype=np.float32)
-        flags = torch.empty(1, 1, 0, 0, 0, dtype=torch.uint8) if known is None else known.contiguous()
-        flags = (flags.view(torch.uint8) if flags.dtype == torch.bool else flags)[:, 0].numpy()
+        seen = torch.empty(1, 1, 0, 0, 0, dtype=torch.uint8) if known is None else known.contiguous()
+        flags = (seen.view(torch.uint8) if seen.dtype == torch.bool else seen)[:, 0].numpy()
         group = max(1, _ROWS // len(cover.taps[0]))  # rows of cells
         images = self._images, self._sizes, self._offsets, self._bounds
         weights = flags, known is not None, np.float32(floor)
@@ -230,7 +228,7 @@ def _pool_features(
     first: int,
     last: int,
 ) -> None:
-    """Weighted means over cells of the features, and known shares, for groups of so many rows of cells, counted through all images.
+    """Weighted means of the features over cells, and known shares, for groups of rows of cells, counted through all images.
 
     A cell has the voxels from its start on along each axis, weighted by the product of ``taps``; those outside do not count.
     """
@@ -370,7 +368,7 @@ def _sum_along_axis_0(
 
 @compiled
 def _windows_of_3(image: Floats, a: int, b: int, rows: NDArray[np.int64]) -> tuple[Any, Any, Any, Any]:
-    """Sums of squared differences over four windows of three rows, each a row further; and so on for those of five and seven."""
+    """Sums of squared differences over four windows of three rows, each a row further; so do those of five and seven."""
     r1, r2 = _squared(image, a, b, rows[1]), _squared(image, a, b, rows[2])
     r3, r4 = _squared(image, a, b, rows[3]), _squared(image, a, b, rows[4])
     low, high = r1 + r2, r3 + r4

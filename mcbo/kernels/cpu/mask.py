@@ -1,5 +1,7 @@
 """Images continued beyond their masks, compiled for the CPU: twin of ``mask.fill_outside``."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -33,7 +35,7 @@ def _sum_known(
         amount, count = 0.0, 0
         for j in range(image.shape[1]):
             line, flags = image[i, j], known[i, j]
-            part = np.float32(0)
+            part: Any = np.float32(0)
             for k in range(len(line)):
                 part += line[k] * np.float32(flags[k])
                 count += flags[k]
@@ -67,7 +69,7 @@ def _add_layer(filled: Floats, layers: NDArray[np.uint8], layer: int, first: int
                 for q in range(max(j - 1, 0), min(j + 2, width)):
                     other = layers[p, q]
                     for k in range(depth):
-                        near[k + 1] |= np.uint8(0 < other[k]) & np.uint8(other[k] <= layer)
+                        near[k + 1] |= np.uint8(other[k] > 0) & np.uint8(other[k] <= layer)
             for k in range(depth):
                 if line[k] == 0 and (near[k] | near[k + 1] | near[k + 2]):
                     amount, count = np.float32(0), np.float32(0)

@@ -129,7 +129,7 @@ def _box_sum(volume: Floats, other: Floats) -> None:
 @compiled
 def _fill_unjudged(cost: Floats, first: int, last: int) -> None:
     """Gives candidates that compare too little the mean cost of the others: the rows ``[first, last)``."""
-    _, height, width, depth = cost.shape
+    width, depth = cost.shape[2:]
     amount, count = np.empty(width * depth, np.float32), np.empty(width * depth, np.float32)
     for i in range(first, last):
         amount[:] = 0
@@ -178,7 +178,9 @@ def _move_between(
 
 
 @compiled
-def _fill_sharpness(cost: Floats, picked: Floats, radius: int, edge_trust: float, result: Floats, first: int, last: int) -> None:
+def _fill_sharpness(
+    cost: Floats, picked: Floats, radius: int, edge_trust: float, result: Floats, first: int, last: int
+) -> None:
     """The second difference of the cost along each axis, at least 0: the rows ``[first, last)``."""
     _, _, width, depth = cost.shape
     side = 2 * radius + 1

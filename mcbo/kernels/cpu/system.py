@@ -14,7 +14,18 @@ from torch import Tensor
 
 from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement, Features
-from mcbo.kernels.simd import LANES, Floats, aligned_floats, aligned_zeros, compiled, in_threads, load, peek, spread, store, total
+from mcbo.kernels.simd import (
+    LANES,
+    Floats,
+    aligned_floats,
+    aligned_zeros,
+    compiled,
+    in_threads,
+    load,
+    spread,
+    store,
+    total,
+)
 from mcbo.steps import gauss_newton
 from mcbo.steps.gauss_newton import LAGS, Information
 from mcbo.steps.linear_solver import CG_TOLERANCE
@@ -29,7 +40,7 @@ _MARGIN = LANES
 def similarities(fixed: Features, moved: Features, known: Tensor) -> Tensor:
     """Twin of ``similarity.similarities``."""
     batch, channels = moved.shape[:2]
-    height, width, depth = shape_of(fixed)
+    height = shape_of(fixed)[0]
     sums = np.zeros((batch, height, channels, 5))
     weights = np.zeros((batch, height))
     fields = (one.contiguous().numpy() for one in (fixed[0], moved, known[:, 0]))
@@ -227,7 +238,7 @@ def _fill_data_terms(
 ) -> None:
     """Gradient, Hessian and distance of the rows ``[first, last)``, counted through all images; d is at least ``LANES``."""
     channels, height, width, depth = fixed.shape
-    size, plane = height * width * depth, width * depth
+    size = height * width * depth
     pitch = (depth + LANES - 1) // LANES * LANES + 2 * _MARGIN
     lines = aligned_zeros(channels * pitch)
     half = spread(0.5)
@@ -407,7 +418,7 @@ def _laplacian_at(values: Floats, at: int, around: NDArray[np.int64], line: Floa
 
 @compiled
 def _set_out(values: Floats, shape: tuple[int, int, int], row: int, j: int, around: NDArray[np.int64], line: Floats) -> int:
-    """Prepares ``_laplacian_at`` for a line; rows count through all components. Borders reflect. Returns where the line begins."""
+    """Prepares ``_laplacian_at`` for a line, and says where it begins; rows count through all components. Borders reflect."""
     height, width, depth = shape
     component, i = row // height * height, row % height
     at = (row * width + j) * depth

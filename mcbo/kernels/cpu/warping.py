@@ -1,4 +1,4 @@
-"""Images and displacements moved along displacements, compiled for the CPU: twins of what ``field``, ``cells`` and ``rigid`` have.
+"""Images and displacements moved along displacements, compiled for the CPU: twins from ``field``, ``cells`` and ``rigid``.
 
 Sampling is trilinear between voxel centers. ``field.sample`` leaves it to torch, which uses one core for one image.
 """
@@ -91,9 +91,9 @@ def _sample_known(
             for k in range(len(u0)):
                 x0, x1, x2 = p0 + u0[k], p1 + u1[k], np.float32(k + origin[2]) + u2[k]
                 if zero <= x0 < end0 and zero <= x1 < end1 and zero <= x2 < end2:
-                    i0, j0, k0 = np.int32(x0), np.int32(x1), np.int32(x2)
-                    b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
-                    at = (np.int64(i0) * width + np.int64(j0)) * depth + np.int64(k0)
+                    p, q, r = np.int32(x0), np.int32(x1), np.int32(x2)
+                    b0, b1, b2 = x0 - np.float32(p), x1 - np.float32(q), x2 - np.float32(r)
+                    at = (np.int64(p) * width + np.int64(q)) * depth + np.int64(r)
                     if is_single:  # without loops it takes half the time
                         values[0, k] = _between(volume, at, depth, plane, b0, b1, b2)
                         amount = _known_around(flat, at, depth, plane)
@@ -124,7 +124,7 @@ def _sample_known(
 
 
 @compiled
-def _between(volume: Floats, at: int, depth: int, plane: int, b0: float, b1: float, b2: float) -> float:
+def _between(volume: Floats, at: int, depth: int, plane: int, b0: float, b1: float, b2: float) -> Any:
     """The trilinear interpolant between a voxel, of a flat index, and its next neighbors."""
     far = at + plane
     m000, m001 = peek(volume, at), peek(volume, at + 1)
@@ -146,7 +146,7 @@ def _known_around(known: NDArray[np.generic], at: int, depth: int, plane: int) -
 
 
 @compiled
-def _within(x: float, size: int) -> tuple[int, float]:
+def _within(x: Any, size: int) -> tuple[int, Any]:
     """The cell below a place that is moved into the grid, and how far above it the place is; also of what is no number."""
     if not x > 0:
         return 0, np.float32(0)
@@ -157,9 +157,7 @@ def _within(x: float, size: int) -> tuple[int, float]:
 
 
 @compiled
-def _interpolate(
-    volume: Floats, i0: int, j0: int, k0: int, i1: int, j1: int, k1: int, b0: float, b1: float, b2: float
-) -> float:
+def _interpolate(volume: Floats, i0: int, j0: int, k0: int, i1: int, j1: int, k1: int, b0: float, b1: float, b2: float) -> Any:
     a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
     low = a1 * (a2 * volume[i0, j0, k0] + b2 * volume[i0, j0, k1]) + b1 * (a2 * volume[i0, j1, k0] + b2 * volume[i0, j1, k1])
     high = a1 * (a2 * volume[i1, j0, k0] + b2 * volume[i1, j0, k1]) + b1 * (a2 * volume[i1, j1, k0] + b2 * volume[i1, j1, k1])
@@ -167,13 +165,13 @@ def _interpolate(
 
 
 @compiled
-def _with_zeros(volume: NDArray[np.generic], x0: float, x1: float, x2: float) -> float:
+def _with_zeros(volume: NDArray[np.generic], x0: float, x1: float, x2: float) -> Any:
     """A sample of a volume that is 0 beyond its voxels, less than a voxel from them."""
     height, width, depth = volume.shape
     i0, j0, k0 = int(np.floor(x0)), int(np.floor(x1)), int(np.floor(x2))
     b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
     a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
-    here = np.float32(0)
+    here: Any = np.float32(0)
     for corner in range(8):
         p, q, r = i0 + (corner >> 2), j0 + (corner >> 1 & 1), k0 + (corner & 1)
         if 0 <= p < height and 0 <= q < width and 0 <= r < depth:
@@ -184,7 +182,7 @@ def _with_zeros(volume: NDArray[np.generic], x0: float, x1: float, x2: float) ->
 
 @compiled
 def _compose(rest: Floats, linear: Floats, before: Floats, turn: Floats, result: Floats, first: int, last: int) -> None:
-    """linear + turn·v + rest(p + v), v being ``before``: the rows ``[first, last)``."""
+    """Linear + turn·v + rest(p + v), v being ``before``: the rows ``[first, last)``."""
     _, height, width, depth = rest.shape
     size, plane = height * width * depth, width * depth
     end0, end1, end2 = np.float32(height - 1), np.float32(width - 1), np.float32(depth - 1)
@@ -214,9 +212,7 @@ def _compose(rest: Floats, linear: Floats, before: Floats, turn: Floats, result:
 
 
 @compiled
-def _fill_linear(
-    coefficients: NDArray[np.float64], offset: NDArray[np.int64], result: Floats, first: int, last: int
-) -> None:
+def _fill_linear(coefficients: NDArray[np.float64], offset: NDArray[np.int64], result: Floats, first: int, last: int) -> None:
     """Linear displacements of the rows ``[first, last)``, counted through all of them."""
     _, _, height, width, depth = result.shape
     for row in range(first, last):
