@@ -57,7 +57,6 @@ class Kernels:
         pool, pool_known, to_voxels: as in ``geometry.cells``.
         compose, linear_displacement: as in ``geometry.rigid``.
         fill_outside: as in ``geometry.mask``.
-        cosine_transform: ``linear_solver.CosineTransform``.
         bent: ``gauss_newton.bent``, given Hessian and weight.
         stretched: ``deformable_search.stretched``, given trust and weight.
         others: as the functions of these names in ``steps``.
@@ -94,7 +93,6 @@ class Kernels:
     data_terms: Callable[..., tuple[Tensor, Tensor, Tensor]]
     information_of: Callable[..., Any]
     conjugate_gradient: Callable[..., Tensor]
-    cosine_transform: Callable[..., Any]
     similarities: Callable[..., Tensor]
     rigid_equations: Callable[..., tuple[Tensor, Tensor, Tensor]]
     bent: Callable[..., Callable[[Tensor], Tensor]]

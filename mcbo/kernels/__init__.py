@@ -15,7 +15,7 @@ from mcbo.steps.convex import coupled_argmin, solve
 from mcbo.steps.cost_volume import cost_slabs
 from mcbo.steps.deformable_search import sharpness, stretched
 from mcbo.steps.gauss_newton import bent, data_terms, information_of
-from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient
+from mcbo.steps.linear_solver import conjugate_gradient
 from mcbo.steps.masked_search import between_cells, masked_cost
 from mcbo.steps.mind import FeatureSource, MindSettings, WholeFeatures, mind_ssc, pooled_mind
 from mcbo.steps.rigid_refinement import rigid_equations
@@ -73,7 +73,6 @@ REFERENCE = Kernels(
     data_terms=data_terms,
     information_of=information_of,
     conjugate_gradient=conjugate_gradient,
-    cosine_transform=CosineTransform,
     similarities=similarities,
     rigid_equations=rigid_equations,
     bent=bent,

@@ -21,6 +21,7 @@ from mcbo.methods import memory_model
 from mcbo.methods.memory_model import plan
 from mcbo.runtime import select_kernels
 from mcbo.steps.gauss_newton import Information
+from mcbo.steps.linear_solver import CosineTransform
 from mcbo.steps.mind import WholeFeatures
 from mcbo.studies.phantom import make_phantom
 
@@ -248,7 +249,7 @@ def test_linear_systems(twin: Twin, shape: Shape, is_bent: bool) -> None:
     hessian = torch.cat([0.5 + random_tensor(6, *shape)[:1]] * 6) * torch.tensor([1, 0.1, 0.1, 1, 0.1, 1]).view(6, 1, 1, 1)
 
     def solved(kernels: Kernels, hessian: Tensor, trust: Tensor, right: Tensor) -> Tensor:
-        transform = kernels.cosine_transform(shape, like=trust)
+        transform = CosineTransform(shape, like=trust)
         product = kernels.bent(hessian, 0.5) if is_bent else kernels.stretched(trust, 0.5)
         symbol = transform.symbol(0.5, bending=0.5) if is_bent else transform.symbol(0.5, stretching=0.5)
         precondition = partial(transform.solve, symbol=symbol)

@@ -38,7 +38,7 @@ def test_a_constant_image_has_features_of_one(value: float) -> None:
 
 
 def test_features_of_another_shape_are_refused() -> None:
-    with pytest.raises(ShapeError, match=r"expected a volume of shape \(1, 1, H, W, D\), got \(9, 11, 13\)"):
+    with pytest.raises(ShapeError, match=r"expected volumes of shape \(B, 1, H, W, D\), got \(9, 11, 13\)"):
         COMPILED.mind_ssc(torch.zeros(9, 11, 13), radius=1, dilation=2)
     a, b = torch.zeros(1, 2, 4, 4, 4), torch.zeros(1, 2, 4, 4, 5)
     with pytest.raises(ShapeError, match=r"\(1, 2, 4, 4, 4\) and \(1, 2, 4, 4, 5\)"):

@@ -64,7 +64,7 @@ def test_of_linear_features_gradient_and_hessian_are_exact(device: torch.device)
     v = torch.zeros_like(place, requires_grad=True)
     moved = torch.einsum("ca,ahwd->chwd", slopes, place + v) + offset
     ((moved - fixed).square().sum() / 2).backward()  # type: ignore[no-untyped-call]
-    gradient, hessian, distance = data_terms(fixed[None].to(device), moved.detach()[None].to(device))
+    gradient, (hessian,), distance = data_terms(fixed[None].to(device), moved.detach()[None].to(device))
     assert v.grad is not None
     assert torch.allclose(gradient[0].cpu(), v.grad)
     expected = slopes.T @ slopes
@@ -80,7 +80,7 @@ def test_one_step_on_quadratic_features_is_exact_inside() -> None:
     def features(place: Tensor) -> Tensor:
         return torch.einsum("cab,ahwd,bhwd->chwd", curves, place, place) + torch.einsum("ca,ahwd->chwd", slopes, place)
 
-    gradient, hessian, _ = data_terms(features(points() + shift.view(3, 1, 1, 1))[None], features(points())[None])
+    gradient, (hessian,), _ = data_terms(features(points() + shift.view(3, 1, 1, 1))[None], features(points())[None])
     full = torch.empty(3, 3, *SHAPE, dtype=torch.float64)
     for entry, (a, b) in zip(hessian, ENTRIES, strict=True):
         full[a, b] = full[b, a] = entry

@@ -51,7 +51,6 @@ def make_kernels(launch: Launch) -> Kernels:
         data_terms=partial(system.data_terms, launch),
         information_of=system.information_of,
         conjugate_gradient=system.conjugate_gradient,
-        cosine_transform=system.CosineTransform,
         bent=partial(system.bent, launch),
         stretched=partial(system.stretched, launch),
     )

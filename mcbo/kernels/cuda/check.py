@@ -14,7 +14,9 @@ from torch import Tensor
 from mcbo.core.errors import KernelError
 from mcbo.core.types import CostSlab, Displacement, Features, Kernels, Shape, Volume
 from mcbo.kernels import REFERENCE, features_source
+from mcbo.steps.linear_solver import CosineTransform
 from mcbo.steps.mind import MindSettings
+from mcbo.steps.rigid_refinement import RigidTerms
 
 SHAPE: Shape = (9, 10, 11)
 """Three different sizes, so that swapped axes show, and no multiples of any block's."""
@@ -186,6 +188,33 @@ def _streamed_mind(kernels: Kernels, sample: Sample) -> Tensor:
     return _joined(source.pooled(whole, 1), source.pooled(part, 2), means, known)
 
 
+def _pooled_mind(kernels: Kernels, sample: Sample) -> Tensor:
+    images, known = torch.cat([sample.volume, sample.volume.flip(2)]), torch.cat([sample.known, sample.known])
+    return _joined(*kernels.pooled_mind(images, known, radius=1, dilation=1, spacing=(2, 3, 1)))
+
+
+def _cells(kernels: Kernels, sample: Sample) -> Tensor:
+    filled = kernels.fill_outside(sample.volume, sample.known > 0.5, reach=2)
+    return _joined(*kernels.pool(sample.forward, sample.known, 3), *kernels.pool(sample.forward, None, (1, 2, 4)), filled)
+
+
+def _warping(kernels: Kernels, sample: Sample) -> Tensor:
+    values, seen = kernels.sample_known(sample.fixed, sample.known > 0.5, sample.forward, offset=(0, 0, 0))
+    matrix = sample.cost.new_tensor([[1.0, 0.2, 0.0], [-0.2, 1.0, 0.1], [0.0, -0.1, 1.0]]).double()
+    composed = kernels.compose(sample.forward, sample.backward, matrix, sample.backward)
+    linear = kernels.linear_displacement(torch.cat([matrix, matrix[:, :1]], dim=1).unsqueeze(0), SHAPE, offset=(1, 2, 3))
+    return _joined(values, seen.float(), composed, kernels.to_voxels(sample.forward, SHAPE, 2), linear)
+
+
+def _rigid_motion(kernels: Kernels, sample: Sample) -> Tensor:
+    gradients, hessians, distance = REFERENCE.data_terms(sample.fixed, sample.moving)
+    terms = RigidTerms(hessians, gradients, sample.known, distance)
+    cell_mm = sample.cost.new_tensor([1.0, 2.0, 3.0]).double()
+    ends = torch.cat([torch.diag(cell_mm), -4 * cell_mm.view(3, 1)], dim=1).unsqueeze(0)
+    similarities = kernels.similarities(sample.fixed, sample.moving, sample.known)
+    return _joined(similarities, *kernels.rigid_equations(ends, cell_mm, [terms, terms]))
+
+
 def _pool_known(kernels: Kernels, sample: Sample) -> Tensor:
     return _joined(*(one for g in (2, 3) for one in kernels.pool_known(sample.fixed, sample.known > 0, g)))
 
@@ -226,9 +255,9 @@ def _information_of(kernels: Kernels, sample: Sample) -> Tensor:
 
 def _linear_system(kernels: Kernels, sample: Sample) -> Tensor:
     """Solved for as many iterations as it takes to compare products, preconditioner and steps, not to converge."""
-    _, hessian, _ = REFERENCE.data_terms(sample.fixed, sample.moving)
+    _, (hessian,), _ = REFERENCE.data_terms(sample.fixed, sample.moving)
     trust = 0.1 + sample.forward.abs()
-    transform = kernels.cosine_transform(SHAPE, like=trust)
+    transform = CosineTransform(SHAPE, like=trust)
     found = []
     for product, symbol in (
         (kernels.bent(hessian, 0.5), transform.symbol(0.5, bending=0.5)),
@@ -247,7 +276,10 @@ def _joined(*tensors: Tensor) -> Tensor:
 TWINS = (
     Twin("mind_ssc", _mind_ssc, ROUNDING),
     Twin("streamed_mind", _streamed_mind, ROUNDING),
+    Twin("pooled_mind", _pooled_mind, ROUNDING),
     Twin("pool_known", _pool_known, ROUNDING),
+    Twin("pool, fill_outside", _cells, ROUNDING),
+    Twin("sample_known, compose, to_voxels, linear_displacement", _warping, ROUNDING),
     Twin("coupled_argmin", _coupled_argmin, 0.0),
     Twin("cost_slabs", _cost_slabs, ROUNDING),
     Twin("solve", _solve, ROUNDING),
@@ -259,6 +291,7 @@ TWINS = (
     Twin("box_mean", _box_mean, ROUNDING),
     Twin("data_terms", _data_terms, ROUNDING),
     Twin("information_of", _information_of, ROUNDING),
-    Twin("cosine_transform, bent, stretched, conjugate_gradient", _linear_system, ROUNDING),
+    Twin("similarities, rigid_equations", _rigid_motion, ROUNDING),
+    Twin("bent, stretched, conjugate_gradient", _linear_system, ROUNDING),
 )
 """In the order in which they are checked: what one needs of another comes after it."""

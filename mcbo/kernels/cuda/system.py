@@ -11,7 +11,7 @@ from torch import Tensor
 from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement, Features
 from mcbo.kernels.cuda.launch import Launch, Module, per_cell
-from mcbo.steps import deformable_search, gauss_newton, linear_solver
+from mcbo.steps import deformable_search, gauss_newton
 from mcbo.steps.gauss_newton import LAGS, Information
 from mcbo.steps.linear_solver import CG_TOLERANCE
 
@@ -59,17 +59,6 @@ def stretched(launch: Launch, trust: Tensor, stretching: float) -> Callable[[Dis
         return result
 
     return product
-
-
-class CosineTransform(linear_solver.CosineTransform):
-    """Twin of ``linear_solver.CosineTransform``: a product per axis, without rearranging the field."""
-
-    def apply(self, field: Tensor, *, inverse: bool) -> Tensor:
-        h, w, d = shape_of(field)
-        first, second, third = (matrix.T if inverse else matrix for matrix in self.matrices)
-        field = (field.reshape(-1, d) @ third.T).view(-1, w, d)
-        field = torch.bmm(second.expand(len(field), w, w), field).view(-1, h, w * d)
-        return torch.bmm(first.expand(len(field), h, h), field).view(1, -1, h, w, d)
 
 
 def conjugate_gradient(
