@@ -28,7 +28,7 @@ from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
 from mcbo.runs.ledger import Outcome
 from mcbo.runs.options import ON_FAILURE, Options
 from mcbo.runs.runner import run
-from mcbo.runtime import keep_freed_memory
+from mcbo.runtime import keep_freed_memory, use_available_cores
 
 __all__ = ["ALL_WRITTEN", "BAD_INPUT", "SOME_FAILED", "TERMINATED", "main"]
 
@@ -200,4 +200,5 @@ def _check_local(what: str, path: str) -> None:
 
 if __name__ == "__main__":
     keep_freed_memory()
+    use_available_cores()
     sys.exit(main())

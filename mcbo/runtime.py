@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import math
 import os
 import platform
 import re
@@ -298,6 +299,33 @@ def _gb(count: int) -> str:
 def budget_bytes(device: torch.device, memory_gb: float | None) -> int:
     """Memory that a case may use: the given limit, or a share of what is free now."""
     return int(MEMORY_SHARE * free_bytes(device) if memory_gb is None else memory_gb * 1e9)
+
+
+def use_available_cores() -> None:
+    """Gives torch, and with it the compiled kernels, as many threads as this process has cores. For programs.
+
+    ``OMP_NUM_THREADS`` decides if it is set. Else torch counts the cores that the process may run on, but not how much of their
+    time its container has.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), available_cores())))
+
+
+def available_cores(control_group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: those that it is bound to, or what its control group leaves of them, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([cores, *(max(1, math.ceil(quota)) for quota in _container_cores(control_group))])
+
+
+def _container_cores(root: Path) -> list[float]:
+    """The cores whose time the control group (version 2 or 1) may use, if that is limited."""
+    for files in ((root / "cpu.max",), (root / "cpu/cpu.cfs_quota_us", root / "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = (int(part) for file in files for part in file.read_text().split())
+        except (OSError, ValueError):  # not this version, or "max": no limit
+            continue
+        return [quota / period] if quota > 0 and period > 0 else []
+    return []
 
 
 def keep_freed_memory() -> None:

@@ -12,7 +12,7 @@ from mcbo.cli import register, studies, transforms
 from mcbo.cli.program import Command, Group, run_app
 from mcbo.progress import set_up_logging
 from mcbo.qc.result_folder import find_report
-from mcbo.runtime import keep_freed_memory
+from mcbo.runtime import keep_freed_memory, use_available_cores
 
 app = typer.Typer(cls=Group, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -72,4 +72,5 @@ def main(arguments: Sequence[str] | None = None, *, name: str = "python -m mcbo"
 def run() -> None:
     """The program ``mcbo``: runs the command line of the process, and exits with its status."""
     keep_freed_memory()
+    use_available_cores()
     sys.exit(main(name="mcbo" if Path(sys.argv[0]).stem == "mcbo" else "python -m mcbo"))

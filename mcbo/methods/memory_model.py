@@ -146,7 +146,8 @@ def cascade_bytes(
     for stage in searches:
         depth = -(-shape[2] // stage.grid_spacing)
         filled = -(-depth // COST_LANES) * COST_LANES / depth
-        costs = 1.0 if streamed else MASKED_COST_FLOATS + LAID_OUT_COST_FLOATS * filled  # streaming kernels make one array
+        costs = 1.0 if streamed else MASKED_COST_FLOATS  # kernels that stream features make one array
+        costs += 0.0 if kernels.is_ring else LAID_OUT_COST_FLOATS * filled
         candidates = (2 * stage.search_radius + 1) ** 3 * costs
         peaks.append(voxels / stage.grid_spacing**3 * (candidates + 2 * FEATURE_CHANNELS * 2 * movings + 30))
     peaks += [voxels / stage.grid_spacing**3 * (FEATURE_CHANNELS * (2 + 3 * movings) + 60) for stage in refinements]

@@ -1,3 +1,4 @@
+import os
 import platform
 import runpy
 import signal
@@ -19,6 +20,7 @@ from mcbo.kernels import REFERENCE
 from mcbo.runs import runner
 from mcbo.runs.options import Options
 from mcbo.runtime import (
+    available_cores,
     budget_bytes,
     describe_device,
     free_bytes,
@@ -259,3 +261,62 @@ def test_the_programs_keep_what_they_free(program: str, module: str, monkeypatch
 def test_kernels_and_versions(device: torch.device) -> None:
     assert select_kernels(device).name
     assert {"mcbo", "torch", "python"} <= set(versions())
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "25000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_the_quota_of_a_container_limits_the_cores(tmp_path: Path, files: dict[str, str], cores: int | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    bound = len(os.sched_getaffinity(0))
+    assert available_cores(tmp_path) == (bound if cores is None else min(cores, bound))
+
+
+def test_the_threads_of_a_program_are_those_it_is_given_or_has() -> None:
+    """Bound to one core, one; unless the environment says otherwise."""
+    program = "import torch; from mcbo.runtime import use_available_cores as use; use(); print(torch.get_num_threads())"
+    core = min(os.sched_getaffinity(0))
+    for given, threads in ({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3"):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | given
+        done = subprocess.run(
+            [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}}); {program}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == threads
+
+
+def test_threads_of_a_program_do_not_spin_while_they_wait() -> None:
+    """The setting has to be there before torch is imported, whichever way a program begins."""
+    spy = """
+import os, sys
+class Spy:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"))
+sys.meta_path.insert(0, Spy())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for start in ("import process", "import mcbo.cli.main"):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{spy}\n{start}"],
+            cwd=Path(__file__).resolve().parents[2],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == ["passive"]
