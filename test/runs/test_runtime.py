@@ -299,26 +299,3 @@ def test_the_threads_of_a_program_are_those_it_is_given_or_has() -> None:
         )
         was, threads = done.stdout.split()
         assert threads == (was if given else "1")
-
-
-def test_threads_of_a_program_do_not_spin_while_they_wait() -> None:
-    """The setting has to be there before torch is imported, whichever way a program begins."""
-    spy = """
-import os, sys
-class Spy:
-    def find_spec(self, name, *_):
-        if name == "torch":
-            print(os.environ.get("OMP_WAIT_POLICY"))
-sys.meta_path.insert(0, Spy())
-"""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for start in ("import process", "import mcbo.cli.main"):
-        done = subprocess.run(
-            [sys.executable, "-c", f"{spy}\n{start}"],
-            cwd=Path(__file__).resolve().parents[2],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.split() == ["passive"]
