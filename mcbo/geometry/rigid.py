@@ -37,7 +37,7 @@ class Rigid:
         moved = (self.rotation @ first.translation.unsqueeze(-1)).squeeze(-1)
         return Rigid(self.rotation @ first.rotation, moved + self.translation)
 
-    def __getitem__(self, which: int | slice) -> "Rigid":
+    def __getitem__(self, which: int | slice | list[int]) -> "Rigid":
         """One of B motions, or some of them."""
         return Rigid(self.rotation[which], self.translation[which])
 

@@ -268,18 +268,20 @@ class Overview:
     def _refine(self, motions: rigid.Rigid) -> list[tuple[float, rigid.Rigid]]:
         motions = self._shifted(motions, -1)
         best = [(-math.inf, motions[number]) for number in range(len(motions.rotation))]
-        climbing = set(range(len(best)))
+        climbing = list(range(len(best)))
         for turn in range(self._settings.rounds + 1):
             modalities = self._warped(motions)
-            for number, score in enumerate(self._scores(modalities)):
-                if number not in climbing:
-                    continue
-                if score < best[number][0] + GAIN:
-                    climbing.discard(number)
+            still = []  # which of those that climbed
+            for place, (number, score) in enumerate(zip(climbing, self._scores(modalities), strict=True)):
+                if score >= best[number][0] + GAIN:
+                    still.append(place)
                 if score > best[number][0]:
-                    best[number] = score, motions[number]
-            if turn == self._settings.rounds or not climbing:
+                    best[number] = score, motions[place]
+            if turn == self._settings.rounds or not still:
                 break
+            if len(still) < len(climbing):
+                motions, climbing = motions[still], [climbing[place] for place in still]
+                modalities = [Modality(one.features[still], one.known[still]) for one in modalities]
             first = refine_rigid(
                 self._features,
                 self._share,

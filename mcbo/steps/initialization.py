@@ -18,6 +18,7 @@ from torch import Tensor
 from mcbo.core.field import along_axis, shape_of
 from mcbo.core.types import Features, Kernels, Mask, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
+from mcbo.steps.mind import PAIRS
 
 APART_CELLS = 3.0
 APART_DEGREES = 15.0
@@ -233,8 +234,9 @@ class Coarse:
         templates = []
         for mirror in mirrors:
             dims = [axis + 2 for axis in mirror]
-            features = self._features(self._image.flip(dims)).repeat(1, self._movings.shape[1], 1, 1, 1)
-            templates.append(_spectra(features, self._known.flip(dims), sizes).conj().resolve_conj())
+            spectra = _spectra(self._features(self._image.flip(dims)), self._known.flip(dims), sizes)
+            spectra[:, -1] *= self._movings.shape[1]  # as it is compared with each moving image
+            templates.append(spectra.conj().resolve_conj())
         best = []
         for some in self._batches(
             [Pose(vector, (0.0, 0.0, 0.0)) for vector in rotations], bytes_each=_COPIES * templates[0].nbytes
@@ -284,12 +286,14 @@ def _are_apart(a: Pose, b: Pose, cell_mm: float) -> bool:
 
 
 def _spectra(features: Features, known: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Fourier transforms of the centered, masked features; of the mask; and of the features' squared length.
+    """Fourier transforms of the centered, masked features, summed over moving images; of the mask; and of the squared length.
 
-    Of ``(B, C, h, w, d)`` features and ``(B, 1, h, w, d)`` masks, ``(B, C + 2, …)``.
+    Of ``(B, M·C, h, w, d)`` features and ``(B, 1, h, w, d)`` masks, ``(B, C + 2, …)``. What is compared with each of several
+    moving images may be compared with their sum.
     """
     weights = known / known.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1)
     centered = (features - (features * weights).sum(dim=(2, 3, 4), keepdim=True)) * known
-    stack = torch.cat([centered, known, centered.square().sum(dim=1, keepdim=True)], dim=1)
+    together = centered.unflatten(1, (-1, len(PAIRS))).sum(dim=1)
+    stack = torch.cat([together, known, centered.square().sum(dim=1, keepdim=True)], dim=1)
     spectra: Tensor = torch.fft.rfftn(stack, s=list(sizes), dim=(2, 3, 4))
     return spectra
