@@ -486,39 +486,81 @@ def _sum_equations(
     first: int,
     last: int,
 ) -> None:
-    """JᵀHJ (upper triangle), Jᵀg and moments JᵀJ of the rows ``[first, last)`` of cells, counted through all motions."""
+    """JᵀHJ (upper triangle), Jᵀg and moments JᵀJ of the rows ``[first, last)`` of cells, counted through all motions.
+
+    Along a line, J = J₀ + k·J₁. So the sums of Hessians, gradients and shares times k⁰, k¹, k² are all that it takes.
+    """
     _, _, height, width, depth = hessian.shape
-    slopes = np.zeros((3, 6))
-    for axis in range(3):
-        slopes[axis, 3 + axis] = scale[axis]
-    turned = np.zeros((3, 6))
+    length = (depth + LANES - 1) // LANES * LANES
+    one, two, w, s = aligned_zeros(length), aligned_zeros(length), aligned_zeros(length), aligned_zeros(length)
+    for k in range(depth):
+        one[k], two[k] = k, k * k
+    line = aligned_zeros(length)
+    h, g, m = np.zeros((6, 3)), np.zeros((3, 2)), np.zeros(3)  # times k⁰, k¹, k²
+    slopes, growth = np.zeros((3, 6)), np.zeros((3, 6))
+    tensors = np.zeros((3, 3, 3))
     for number in range(first, last):
         image, i = number // height, number % height
         result, place = sums[image, i], ends[image]
-        for line in range(width * depth):
-            j, k = line // depth, line % depth
-            h, g = hessian[image, :, i, j, k], gradient[image, :, i, j, k]
-            w, s = np.float64(weight[image, 0, i, j, k]), part * share[image, 0, i, j, k]
-            if w == 0 and s == 0:
+        growth[:] = 0
+        _fill_turns(growth, place[0, 2], place[1, 2], place[2, 2], scale)
+        for axis in range(3):
+            slopes[axis, 3 + axis] = scale[axis]
+        for j in range(width):
+            is_known = False
+            for k in range(depth):
+                w[k], s[k] = weight[image, 0, i, j, k], share[image, 0, i, j, k]
+                is_known |= (w[k] != 0) | (s[k] != 0)
+            if not is_known:
                 continue
-            x = place[0, 0] * i + place[0, 1] * j + place[0, 2] * k + place[0, 3]
-            y = place[1, 0] * i + place[1, 1] * j + place[1, 2] * k + place[1, 3]
-            z = place[2, 0] * i + place[2, 1] * j + place[2, 2] * k + place[2, 3]
-            slopes[0, 1], slopes[0, 2] = z * scale[0], -y * scale[0]
-            slopes[1, 0], slopes[1, 2] = -z * scale[1], x * scale[1]
-            slopes[2, 0], slopes[2, 1] = y * scale[2], -x * scale[2]
-            h00, h01, h02 = w * h[0], w * h[1], w * h[2]
-            h11, h12, h22 = w * h[3], w * h[4], w * h[5]
-            for b in range(6):
-                j0, j1, j2 = slopes[0, b], slopes[1, b], slopes[2, b]
-                turned[0, b] = h00 * j0 + h01 * j1 + h02 * j2
-                turned[1, b] = h01 * j0 + h11 * j1 + h12 * j2
-                turned[2, b] = h02 * j0 + h12 * j1 + h22 * j2
-            at = 0
-            for a in range(6):
-                j0, j1, j2 = slopes[0, a], slopes[1, a], slopes[2, a]
-                for b in range(a, 6):
-                    result[at] += j0 * turned[0, b] + j1 * turned[1, b] + j2 * turned[2, b]
-                    result[27 + at] += s * (j0 * slopes[0, b] + j1 * slopes[1, b] + j2 * slopes[2, b])
-                    at += 1
-                result[21 + a] += w * (j0 * g[0] + j1 * g[1] + j2 * g[2])
+            for entry in range(6):
+                values = hessian[image, entry, i, j]
+                for k in range(depth):
+                    line[k] = w[k] * values[k]
+                h[entry, 0], h[entry, 1], h[entry, 2] = _moments(line, one, two)
+            for entry in range(3):
+                values = gradient[image, entry, i, j]
+                for k in range(depth):
+                    line[k] = w[k] * values[k]
+                g[entry, 0], g[entry, 1], _ = _moments(line, one, two)
+            m[0], m[1], m[2] = _moments(s, one, two)
+            x = place[0, 0] * i + place[0, 1] * j + place[0, 3]
+            y = place[1, 0] * i + place[1, 1] * j + place[1, 3]
+            z = place[2, 0] * i + place[2, 1] * j + place[2, 3]
+            _fill_turns(slopes, x, y, z, scale)
+            for power in range(3):
+                for entry, (p, q) in enumerate(((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))):
+                    tensors[power, p, q] = tensors[power, q, p] = h[entry, power]
+            to = 0
+            for p in range(6):
+                for q in range(p, 6):
+                    amount, moment = 0.0, 0.0
+                    for a in range(3):
+                        for b in range(3):
+                            amount += slopes[a, p] * (tensors[0, a, b] * slopes[b, q] + tensors[1, a, b] * growth[b, q])
+                            amount += growth[a, p] * (tensors[1, a, b] * slopes[b, q] + tensors[2, a, b] * growth[b, q])
+                        moment += slopes[a, p] * (m[0] * slopes[a, q] + m[1] * growth[a, q])
+                        moment += growth[a, p] * (m[1] * slopes[a, q] + m[2] * growth[a, q])
+                    result[to] += amount
+                    result[27 + to] += part * moment
+                    to += 1
+                for a in range(3):
+                    result[21 + p] += slopes[a, p] * g[a, 0] + growth[a, p] * g[a, 1]
+
+
+@compiled
+def _fill_turns(slopes: NDArray[np.float64], x: float, y: float, z: float, scale: NDArray[np.float64]) -> None:
+    """How a turn moves a point, ``(3, 3)``, in cells."""
+    slopes[0, 1], slopes[0, 2] = z * scale[0], -y * scale[0]
+    slopes[1, 0], slopes[1, 2] = -z * scale[1], x * scale[1]
+    slopes[2, 0], slopes[2, 1] = y * scale[2], -x * scale[2]
+
+
+@compiled
+def _moments(line: Floats, one: Floats, two: Floats) -> tuple[Any, Any, Any]:
+    """Sums of a line of values times 1, k and k²."""
+    zeroth, first, second = spread(0.0), spread(0.0), spread(0.0)
+    for z in range(0, len(line), LANES):
+        values = load(line, z)
+        zeroth, first, second = zeroth + values, first + values * load(one, z), second + values * load(two, z)
+    return total(zeroth), total(first), total(second)

@@ -13,20 +13,30 @@ from torch import Tensor
 from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement, Shape
 from mcbo.geometry.cells import between_centers
-from mcbo.kernels.simd import Floats, compiled, in_threads, peek
+from mcbo.kernels.simd import LANES, Floats, aligned_floats, compiled, in_threads, load, peek, spread, store
 
 
 def sample_known(
     volume: Tensor, known: Tensor, displacement: Displacement, *, offset: Shape, share: float = 0.5
 ) -> tuple[Tensor, Tensor]:
     """Twin of ``field.sample_known``."""
+    if known.shape[1] > 1:  # as many images as masks
+        pairs = zip(volume.split(1, dim=1), known.split(1, dim=1), strict=True)
+        found = [sample_known(image, flags, displacement, offset=offset, share=share) for image, flags in pairs]
+        values, seen = (torch.cat(some, dim=1) for some in zip(*found, strict=True))
+        return values, seen
     shape, batch = shape_of(displacement), len(displacement)
     values = torch.empty((batch, volume.shape[1], *shape))
-    seen = torch.empty((batch, known.shape[1], *shape), dtype=torch.bool)
-    flags = known.view(torch.uint8) if known.dtype == torch.bool else known
-    fields = (one.contiguous().numpy() for one in (volume, flags, displacement))
-    found = values.numpy(), seen.view(torch.uint8).numpy()
-    in_threads(_sample_known, batch * shape[0], *fields, np.array(offset), np.float32(share), *found)
+    seen = torch.empty((batch, 1, *shape), dtype=torch.bool)
+    flags = (known.view(torch.uint8) if known.dtype == torch.bool else known).contiguous().numpy()
+    image, u = volume.contiguous().numpy(), displacement.contiguous().numpy()
+    rest = flags, u, np.array(offset), np.float32(share), values.numpy(), seen.view(torch.uint8).numpy()
+    if volume.shape[1] == 1:
+        in_threads(_sample_known, batch * shape[0], image, *rest)
+        return values, seen
+    cells = aligned_floats(len(image), *shape_of(volume), -(-image.shape[1] // LANES) * LANES)
+    in_threads(_lay_out, len(image) * image.shape[2], image, cells)
+    in_threads(_sample_channels, batch * shape[0], cells, *rest)
     return values, seen
 
 
@@ -69,72 +79,129 @@ def _sample_known(
     first: int,
     last: int,
 ) -> None:
-    """Samples of ``(B, C, H, W, D)`` and whether more than a share of ``(B, K, H, W, D)`` is known there.
+    """Samples of ``(B, 1, H, W, D)`` and whether more than a share of ``(B, 1, H, W, D)`` is known there.
 
     For the rows ``[first, last)``, counted through all displacements; there may be one volume for all of them.
     """
-    _, channels, height, width, depth = volumes.shape
-    flags = all_known.shape[1]
-    size, plane = height * width * depth, width * depth
+    _, _, height, width, depth = volumes.shape
+    plane = width * depth
     end0, end1, end2 = np.float32(height - 1), np.float32(width - 1), np.float32(depth - 1)
     zero = np.float32(0)
     rows = displacements.shape[2]
-    is_single = channels == 1 and flags == 1
     for row in range(first, last):
         number, i = row // rows, row % rows
-        volume, known = volumes[min(number, len(volumes) - 1)], all_known[min(number, len(all_known) - 1)]
-        flat = known.reshape(-1)
+        volume, flat = volumes[min(number, len(volumes) - 1)], all_known[min(number, len(all_known) - 1)].reshape(-1)
         for j in range(displacements.shape[3]):
             p0, p1 = np.float32(i + origin[0]), np.float32(j + origin[1])
             u0, u1, u2 = displacements[number, 0, i, j], displacements[number, 1, i, j], displacements[number, 2, i, j]
-            values, seen = all_values[number, :, i, j], all_seen[number, :, i, j]
+            values, seen = all_values[number, 0, i, j], all_seen[number, 0, i, j]
             for k in range(len(u0)):
                 x0, x1, x2 = p0 + u0[k], p1 + u1[k], np.float32(k + origin[2]) + u2[k]
                 if zero <= x0 < end0 and zero <= x1 < end1 and zero <= x2 < end2:
                     p, q, r = np.int32(x0), np.int32(x1), np.int32(x2)
                     b0, b1, b2 = x0 - np.float32(p), x1 - np.float32(q), x2 - np.float32(r)
                     at = (np.int64(p) * width + np.int64(q)) * depth + np.int64(r)
-                    if is_single:  # without loops it takes half the time
-                        values[0, k] = _between(volume, at, depth, plane, b0, b1, b2)
-                        amount = _known_around(flat, at, depth, plane)
-                        if amount == 0 or amount == 8:  # as almost everywhere
-                            seen[0, k] = amount > 0
-                        else:
-                            seen[0, k] = _with_zeros(known[0], x0, x1, x2) > share
+                    values[k] = _between(volume, at, plane, depth, 1, b0, b1, b2)
+                    amount = _known_around(flat, at, depth, plane)
+                    if amount == 0 or amount == 8:  # all the same, as almost everywhere
+                        seen[k] = amount > 0
                     else:
-                        for channel in range(channels):
-                            values[channel, k] = _between(volume, at + channel * size, depth, plane, b0, b1, b2)
-                        for flag in range(flags):
-                            amount = _known_around(flat, at + flag * size, depth, plane)
-                            if amount == 0 or amount == 8:
-                                seen[flag, k] = amount > 0
-                            else:
-                                seen[flag, k] = _with_zeros(known[flag], x0, x1, x2) > share
+                        seen[k] = _with_zeros(flat, height, width, depth, x0, x1, x2) > share
                 else:
                     i0, b0 = _within(x0, height)
                     j0, b1 = _within(x1, width)
                     k0, b2 = _within(x2, depth)
-                    i1, j1, k1 = min(i0 + 1, height - 1), min(j0 + 1, width - 1), min(k0 + 1, depth - 1)
-                    for channel in range(channels):
-                        values[channel, k] = _interpolate(volume[channel], i0, j0, k0, i1, j1, k1, b0, b1, b2)
-                    is_near = -1 < x0 < height and -1 < x1 < width and -1 < x2 < depth
-                    for flag in range(flags):
-                        part = _with_zeros(known[flag], x0, x1, x2) if is_near else np.float32(0)
-                        seen[flag, k] = part > share
+                    at = (i0 * width + j0) * depth + k0
+                    step0, step1 = plane if i0 < height - 1 else 0, depth if j0 < width - 1 else 0
+                    values[k] = _between(volume, at, step0, step1, 1 if k0 < depth - 1 else 0, b0, b1, b2)
+                    seen[k] = _with_zeros(flat, height, width, depth, x0, x1, x2) > share
 
 
 @compiled
-def _between(volume: Floats, at: int, depth: int, plane: int, b0: float, b1: float, b2: float) -> Any:
-    """The trilinear interpolant between a voxel, of a flat index, and its next neighbors."""
-    far = at + plane
-    m000, m001 = peek(volume, at), peek(volume, at + 1)
-    m010, m011 = peek(volume, at + depth), peek(volume, at + depth + 1)
-    m100, m101 = peek(volume, far), peek(volume, far + 1)
-    m110, m111 = peek(volume, far + depth), peek(volume, far + depth + 1)
-    m00, m01 = m000 + b2 * (m001 - m000), m010 + b2 * (m011 - m010)
-    m10, m11 = m100 + b2 * (m101 - m100), m110 + b2 * (m111 - m110)
-    m0, m1 = m00 + b1 * (m01 - m00), m10 + b1 * (m11 - m10)
-    return m0 + b0 * (m1 - m0)
+def _between(volume: Floats, at: int, step0: int, step1: int, step2: int, b0: Any, b1: Any, b2: Any) -> Any:
+    """The trilinear interpolant between a voxel, of a flat index, and its next neighbors, which lie so many floats on."""
+    far = at + step0
+    m00 = _mix(peek(volume, at), peek(volume, at + step2), b2)
+    m01 = _mix(peek(volume, at + step1), peek(volume, at + step1 + step2), b2)
+    m10 = _mix(peek(volume, far), peek(volume, far + step2), b2)
+    m11 = _mix(peek(volume, far + step1), peek(volume, far + step1 + step2), b2)
+    return _mix(_mix(m00, m01, b1), _mix(m10, m11, b1), b0)
+
+
+@compiled
+def _lay_out(images: Floats, cells: Floats, first: int, last: int) -> None:
+    """``(B, C, H, W, D)`` as ``(B, H, W, D, 16)`` or more, filled with zeros: some rows, counted through all images."""
+    _, channels, height, width, depth = images.shape
+    padded = cells.shape[4]
+    for row in range(first, last):
+        number, i = row // height, row % height
+        for j in range(width):
+            target = cells[number, i, j].reshape(-1)
+            for channel in range(padded):
+                if channel < channels:
+                    line = images[number, channel, i, j]
+                    for k in range(depth):
+                        target[k * padded + channel] = line[k]
+                else:
+                    for k in range(depth):
+                        target[k * padded + channel] = np.float32(0)
+
+
+@compiled
+def _sample_channels(
+    cells: Floats,
+    all_known: NDArray[np.generic],
+    displacements: Floats,
+    origin: NDArray[np.int64],
+    share: float,
+    all_values: Floats,
+    all_seen: NDArray[np.uint8],
+    first: int,
+    last: int,
+) -> None:
+    """``_sample_known`` of several channels, laid out as by ``_lay_out``: all of a cell at once."""
+    _, height, width, depth, padded = cells.shape
+    plane = width * depth
+    rows, channels = displacements.shape[2], all_values.shape[1]
+    block = np.empty(LANES, np.float32)
+    for row in range(first, last):
+        number, i = row // rows, row % rows
+        volume, flat = cells[min(number, len(cells) - 1)], all_known[min(number, len(all_known) - 1)].reshape(-1)
+        for j in range(displacements.shape[3]):
+            p0, p1 = np.float32(i + origin[0]), np.float32(j + origin[1])
+            u0, u1, u2 = displacements[number, 0, i, j], displacements[number, 1, i, j], displacements[number, 2, i, j]
+            values, seen = all_values[number, :, i, j], all_seen[number, 0, i, j]
+            for k in range(len(u0)):
+                x0, x1, x2 = p0 + u0[k], p1 + u1[k], np.float32(k + origin[2]) + u2[k]
+                i0, s0 = _within(x0, height)
+                j0, s1 = _within(x1, width)
+                k0, s2 = _within(x2, depth)
+                b0, b1, b2 = spread(s0), spread(s1), spread(s2)
+                at = (i0 * width + j0) * depth + k0
+                step0 = plane * padded if i0 < height - 1 else 0
+                step1 = depth * padded if j0 < width - 1 else 0
+                step2 = padded if k0 < depth - 1 else 0
+                for c in range(0, padded, LANES):
+                    to = at * padded + c
+                    m00 = _mix(load(volume, to), load(volume, to + step2), b2)
+                    m01 = _mix(load(volume, to + step1), load(volume, to + step1 + step2), b2)
+                    to += step0
+                    m10 = _mix(load(volume, to), load(volume, to + step2), b2)
+                    m11 = _mix(load(volume, to + step1), load(volume, to + step1 + step2), b2)
+                    store(block, 0, _mix(_mix(m00, m01, b1), _mix(m10, m11, b1), b0))
+                    for channel in range(c, min(c + LANES, channels)):
+                        values[channel, k] = block[channel - c]
+                is_inside = 0 <= x0 < height - 1 and 0 <= x1 < width - 1 and 0 <= x2 < depth - 1
+                amount = _known_around(flat, at, depth, plane) if is_inside else flat[0]
+                if is_inside and (amount == 0 or amount == 8):
+                    seen[k] = amount > 0
+                else:
+                    seen[k] = _with_zeros(flat, height, width, depth, x0, x1, x2) > share
+
+
+@compiled
+def _mix(a: Any, b: Any, share: Any) -> Any:
+    return a + share * (b - a)
 
 
 @compiled
@@ -157,17 +224,10 @@ def _within(x: Any, size: int) -> tuple[int, Any]:
 
 
 @compiled
-def _interpolate(volume: Floats, i0: int, j0: int, k0: int, i1: int, j1: int, k1: int, b0: float, b1: float, b2: float) -> Any:
-    a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
-    low = a1 * (a2 * volume[i0, j0, k0] + b2 * volume[i0, j0, k1]) + b1 * (a2 * volume[i0, j1, k0] + b2 * volume[i0, j1, k1])
-    high = a1 * (a2 * volume[i1, j0, k0] + b2 * volume[i1, j0, k1]) + b1 * (a2 * volume[i1, j1, k0] + b2 * volume[i1, j1, k1])
-    return a0 * low + b0 * high
-
-
-@compiled
-def _with_zeros(volume: NDArray[np.generic], x0: float, x1: float, x2: float) -> Any:
-    """A sample of a volume that is 0 beyond its voxels, less than a voxel from them."""
-    height, width, depth = volume.shape
+def _with_zeros(flat: NDArray[np.generic], height: int, width: int, depth: int, x0: float, x1: float, x2: float) -> Any:
+    """A sample of a flat volume that is 0 beyond its voxels."""
+    if not (-1 < x0 < height and -1 < x1 < width and -1 < x2 < depth):
+        return np.float32(0)
     i0, j0, k0 = int(np.floor(x0)), int(np.floor(x1)), int(np.floor(x2))
     b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
     a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
@@ -176,7 +236,7 @@ def _with_zeros(volume: NDArray[np.generic], x0: float, x1: float, x2: float) ->
         p, q, r = i0 + (corner >> 2), j0 + (corner >> 1 & 1), k0 + (corner & 1)
         if 0 <= p < height and 0 <= q < width and 0 <= r < depth:
             weight = (b0 if corner & 4 else a0) * (b1 if corner & 2 else a1) * (b2 if corner & 1 else a2)
-            here += weight * np.float32(volume[p, q, r])
+            here += weight * np.float32(flat[(p * width + q) * depth + r])
     return here
 
 
@@ -185,30 +245,20 @@ def _compose(rest: Floats, linear: Floats, before: Floats, turn: Floats, result:
     """Linear + turn·v + rest(p + v), v being ``before``: the rows ``[first, last)``."""
     _, height, width, depth = rest.shape
     size, plane = height * width * depth, width * depth
-    end0, end1, end2 = np.float32(height - 1), np.float32(width - 1), np.float32(depth - 1)
-    zero = np.float32(0)
     for i in range(first, last):
         for j in range(width):
             for k in range(depth):
                 v0, v1, v2 = before[0, i, j, k], before[1, i, j, k], before[2, i, j, k]
-                x0, x1, x2 = np.float32(i) + v0, np.float32(j) + v1, np.float32(k) + v2
-                if zero <= x0 < end0 and zero <= x1 < end1 and zero <= x2 < end2:
-                    i0, j0, k0 = int(x0), int(x1), int(x2)
-                    b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
-                    at = (i0 * width + j0) * depth + k0
-                    for axis in range(3):
-                        here = turn[axis, 0] * v0 + turn[axis, 1] * v1 + turn[axis, 2] * v2
-                        here += _between(rest, at + axis * size, depth, plane, b0, b1, b2)
-                        result[axis, i, j, k] = linear[axis, i, j, k] + here
-                else:
-                    i0, b0 = _within(x0, height)
-                    j0, b1 = _within(x1, width)
-                    k0, b2 = _within(x2, depth)
-                    i1, j1, k1 = min(i0 + 1, height - 1), min(j0 + 1, width - 1), min(k0 + 1, depth - 1)
-                    for axis in range(3):
-                        moved = turn[axis, 0] * v0 + turn[axis, 1] * v1 + turn[axis, 2] * v2
-                        here = _interpolate(rest[axis], i0, j0, k0, i1, j1, k1, b0, b1, b2)
-                        result[axis, i, j, k] = linear[axis, i, j, k] + moved + here
+                i0, b0 = _within(np.float32(i) + v0, height)
+                j0, b1 = _within(np.float32(j) + v1, width)
+                k0, b2 = _within(np.float32(k) + v2, depth)
+                at = (i0 * width + j0) * depth + k0
+                step0, step1 = plane if i0 < height - 1 else 0, depth if j0 < width - 1 else 0
+                step2 = 1 if k0 < depth - 1 else 0
+                for axis in range(3):
+                    here = turn[axis, 0] * v0 + turn[axis, 1] * v1 + turn[axis, 2] * v2
+                    here += _between(rest, at + axis * size, step0, step1, step2, b0, b1, b2)
+                    result[axis, i, j, k] = linear[axis, i, j, k] + here
 
 
 @compiled
