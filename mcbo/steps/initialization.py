@@ -293,7 +293,7 @@ def _spectra(features: Features, known: Tensor, sizes: Sequence[int]) -> Tensor:
     """
     weights = known / known.sum(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1)
     centered = (features - (features * weights).sum(dim=(2, 3, 4), keepdim=True)) * known
-    together = centered.unflatten(1, (-1, len(PAIRS))).sum(dim=1)
+    together = centered.view(len(centered), -1, len(PAIRS), *shape_of(centered)).sum(dim=1)
     stack = torch.cat([together, known, centered.square().sum(dim=1, keepdim=True)], dim=1)
     spectra: Tensor = torch.fft.rfftn(stack, s=list(sizes), dim=(2, 3, 4))
     return spectra

@@ -20,11 +20,18 @@ def sample_known(
     volume: Tensor, known: Tensor, displacement: Displacement, *, offset: Shape, share: float = 0.5
 ) -> tuple[Tensor, Tensor]:
     """Twin of ``field.sample_known``."""
-    if known.shape[1] > 1:  # as many images as masks
-        pairs = zip(volume.split(1, dim=1), known.split(1, dim=1), strict=True)
-        found = [sample_known(image, flags, displacement, offset=offset, share=share) for image, flags in pairs]
-        values, seen = (torch.cat(some, dim=1) for some in zip(*found, strict=True))
-        return values, seen
+    masks = known.shape[1]
+    if masks > 1:
+        parts = (
+            [volume[:, k : k + 1] for k in range(masks)]
+            if volume.shape[1] == masks
+            else [volume, *[volume[:, :1]] * (masks - 1)]
+        )
+        found = [
+            sample_known(part, known[:, k : k + 1], displacement, offset=offset, share=share) for k, part in enumerate(parts)
+        ]
+        values = torch.cat([one for one, _ in found], dim=1)[:, : volume.shape[1]]
+        return values, torch.cat([one for _, one in found], dim=1)
     shape, batch = shape_of(displacement), len(displacement)
     values = torch.empty((batch, volume.shape[1], *shape))
     seen = torch.empty((batch, 1, *shape), dtype=torch.bool)
