@@ -69,8 +69,9 @@ def in_threads(function: Callable[..., None], count: int, *arguments: object) ->
     try:
         work()
     finally:
-        wait(others)
-    for other in others:
+        begun = [other for other in others if not other.cancel()]  # the rest would find no part left
+        wait(begun)
+    for other in begun:
         other.result()
 
 
