@@ -91,7 +91,7 @@ def examine(
     for name, displacement in displacements.items():
         if id(displacement) not in regularity:
             check_finite(displacement, "result")
-            folded = folded_share(displacement, voxels=_VOXELS if kernels.batch == 1 else _MANY_VOXELS)
+            folded = folded_share(displacement, voxels=_VOXELS if displacement.device.type == "cpu" else _MANY_VOXELS)
             regularity[id(displacement)] = folded, largest(displacement)
         folded, longest = regularity[id(displacement)]
         moving = coarsen(movings[name], spacing, kernels)
