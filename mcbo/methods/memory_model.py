@@ -29,6 +29,8 @@ POSE_COPIES = 4.4
 """Tensors as large as the features of a pose that exist at a time while it is compared."""
 OVERVIEW_FLOATS = 3
 """Per cell of the overview and image: the image, where it is known, and its pooled features."""
+START_POSE_BYTES = 4e7
+"""Of a pose of the coarse search: its spectra, as often as they exist at a time. The grid has 32 cells along its longest side."""
 MASK_BYTES = 4
 """Per voxel: a mask, one byte, and what ``mask.field_of_view`` holds while it makes it."""
 MASKED_COST_FLOATS = 2.3
@@ -157,7 +159,7 @@ def cascade_bytes(
     at_once = min(kernels.batch, poses, max(int(BATCH_BYTES / each), 1))
     needed = max(needed, images + at_once * each + FLOAT_BYTES * OVERVIEW_FLOATS * (1 + movings) * _cells(overview))
     if has_start and kernels.batch > 1:
-        needed = max(needed, images + int(BATCH_BYTES))
+        needed = max(needed, images + int(min(BATCH_BYTES, kernels.batch * START_POSE_BYTES)))
     return needed
 
 

@@ -21,7 +21,7 @@ COMPILED = replace(
     name="numba",
     max_rows=8,  # a solve of 64³ cells, R = 4, takes 0.57, 0.48, 0.52 s with 4, 8, 16 (two cores, AMD EPYC, 2026-11-24)
     at_once=2,
-    batch=64,
+    batch=8,  # rows of all of them are shared out among threads; more take more memory than they save time
     lanes=LANES,
     both=side_by_side,
     cost_slabs=cost_slabs,
