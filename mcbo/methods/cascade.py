@@ -162,14 +162,17 @@ class CascadeConfig(Preset):
 
     def peak_bytes(self, shape: Shape, *, movings: int, kernels: Kernels) -> int:
         check_size(shape)
+        isotropic = 1.0, 1.0, 1.0
+        start = self.start
+        coarse = cells.cell_shape(shape, cells.isotropic_spacing(shape, isotropic, start.cells)) if start else None
         return cascade_bytes(
             shape,
             movings=movings,
             searches=self._searches,
             refinements=self.refinement.stages,
-            overview=cells.cell_shape(shape, cells.isotropic_spacing(shape, (1.0, 1.0, 1.0), self.hypotheses.closer.cells)),
+            overview=cells.cell_shape(shape, cells.isotropic_spacing(shape, isotropic, self.hypotheses.closer.cells)),
             poses=1 + 2 * len(self.hypotheses.mirrors) + self.start.kept if self.start else 1 + len(self.hypotheses.mirrors),
-            has_start=self.start is not None,
+            coarse=coarse,
             kernels=kernels,
         )
 

@@ -6,6 +6,7 @@ A process adds what Python and its libraries take (0.4 GB) and, on the CPU, what
 for the next ones: up to 1.6 GB in all were seen at 256³.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,8 +30,8 @@ POSE_COPIES = 4.4
 """Tensors as large as the features of a pose that exist at a time while it is compared."""
 OVERVIEW_FLOATS = 3
 """Per cell of the overview and image: the image, where it is known, and its pooled features."""
-START_POSE_BYTES = 4e7
-"""Of a pose of the coarse search: its spectra, as often as they exist at a time. The grid has 32 cells along its longest side."""
+SPECTRA_COPIES = 6
+"""Spectra of a pose of the coarse search that exist at a time; their grid is half as large again along each axis."""
 MASK_BYTES = 4
 """Per voxel: a mask, one byte, and what ``mask.field_of_view`` holds while it makes it."""
 MASKED_COST_FLOATS = 2.3
@@ -131,7 +132,7 @@ def cascade_bytes(
     refinements: Sequence[RefineStage],
     overview: Shape,
     poses: int,
-    has_start: bool,
+    coarse: Shape | None,
     kernels: Kernels,
 ) -> int:
     """Bytes of all tensors of a case of the cascade at their peak; ``movings`` share a displacement.
@@ -139,7 +140,8 @@ def cascade_bytes(
     Per voxel: the images, filled and masked; unless they are streamed, 12 features of the fixed image; four displacements. On
     top, whichever is most: the features of a moving image in the making; or, on a grid of cells, all features twice over and
     the costs of all candidates. Before all that, the rigid search has images and masks, and as many ``poses`` at once on the
-    grid of its ``overview`` as the kernels want and ``BATCH_BYTES`` allows.
+    grid of its ``overview`` as the kernels want and ``BATCH_BYTES`` allows; or as many spectra on
+    the ``coarse`` grid of the search before.
     """
     voxels = _cells(shape)
     streamed = kernels.streamed_mind is not None
@@ -158,8 +160,9 @@ def cascade_bytes(
     each = pose_bytes(overview)
     at_once = min(kernels.batch, poses, max(int(BATCH_BYTES / each), 1))
     needed = max(needed, images + at_once * each + FLOAT_BYTES * OVERVIEW_FLOATS * (1 + movings) * _cells(overview))
-    if has_start and kernels.batch > 1:
-        needed = max(needed, images + int(min(BATCH_BYTES, kernels.batch * START_POSE_BYTES)))
+    if coarse and kernels.batch > 1:
+        spectra = math.prod(n + n // 2 for n in coarse) * FLOAT_BYTES * (FEATURE_CHANNELS + 2)  # half of them, complex
+        needed = max(needed, images + int(min(BATCH_BYTES, kernels.batch * SPECTRA_COPIES * spectra)))
     return needed
 
 
@@ -197,12 +200,21 @@ def tile_grid(shape: Shape, level: Level) -> Shape:
     return height, width, depth
 
 
+def may_stream(kernels: Kernels) -> bool:
+    """Whether the multilevel method may stream features: on a GPU, whose memory is small.
+
+    On a CPU, means over cells of streamed features differ by rounding from those of whole ones, and there no memory budget may
+    change a result.
+    """
+    return kernels.streamed_mind is not None and kernels.is_ring
+
+
 def plan(
     shape: Shape, levels: Sequence[Level], *, passes: int, movings: int, budget_bytes: int, kernels: Kernels
 ) -> tuple[bool, list[Slabs]]:
     """Whether features are streamed: where the kernels can, and it is that or thinner slabs; and ``slabs_per_level``."""
     whole = solved_bytes(shape, levels, passes=passes, movings=movings, kernels=kernels)
-    streamed = kernels.streamed_mind is not None and whole > budget_bytes
+    streamed = may_stream(kernels) and whole > budget_bytes
     return streamed, slabs_per_level(
         shape, levels, passes=passes, movings=movings, budget_bytes=budget_bytes, kernels=kernels, streamed=streamed
     )

@@ -116,7 +116,7 @@ class MultilevelConfig(Preset):
 
     def least_bytes(self, shape: Shape, *, movings: int, kernels: Kernels) -> int:
         levels = self.fit(shape)[0].levels
-        streamed = kernels.streamed_mind is not None
+        streamed = memory_model.may_stream(kernels)
         slabs = [memory_model.in_turn(1, kernels)] * len(levels)
         return solved_bytes(shape, levels, passes=self.passes, movings=movings, kernels=kernels, slabs=slabs, streamed=streamed)
 
