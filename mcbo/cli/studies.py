@@ -51,15 +51,15 @@ def benchmark(
     json_file: cli.JsonFile = None,
 ) -> None:
     """Measure the time and peak memory of every stage on a phantom, file I/O included."""
-    counts = _parse_numbers("--threads", threads) if threads else []
+    counts = [] if threads is None else _parse_numbers("--threads", threads)
     if counts and min(counts) < 1:
         raise InputError(f"--threads: expected at least 1, got {min(counts)}")
     if len(counts) > 1 and (scaling or reference or select_device(device).type != "cpu"):
         raise InputError(
             "--threads: expected one number with --scaling, --reference or a GPU: the speed-up is of one size on a CPU"
         )
-    if len(counts) == 1:
-        torch.set_num_threads(counts[0])
+    if counts:
+        torch.set_num_threads(counts[-1])
     config = find_config(task, preset)
     sizes = _parse_numbers("--scaling", scaling) if scaling else [size]
     about = {
@@ -89,7 +89,7 @@ def benchmark(
         content["difference_from_cpu_voxels"] = {name: asdict(one) for name, one in differences.items()}
     if reference:
         torch_options = replace(options, reference=True)
-        plain = measure(sizes, config=config, options=torch_options, movings=modalities, repeat=repeat)
+        plain = measured(options=torch_options)
         ratios = ", ".join(f"{b.seconds / a.seconds:.1f}" for a, b in zip(measurements, plain, strict=True))
         typer.echo(f"\nplain torch:\n\n{to_text({}, plain)}\n\nplain torch takes {ratios} times as long")
         content["plain_torch"] = [to_content(one) for one in plain]

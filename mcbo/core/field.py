@@ -53,7 +53,7 @@ def sample(volume: Tensor, displacement: Displacement, *, offset: Shape, outside
 def sample_known(
     volume: Tensor, known: Tensor, displacement: Displacement, *, offset: Shape, share: float = 0.5
 ) -> tuple[Tensor, Tensor]:
-    """``sample`` of a volume that continues with its border, and of where more than a ``share`` of it is known: bool.
+    """``sample`` of a volume that continues with its border, and of where more than a ``share``, below 1, is known: bool.
 
     ``known``, ``(1, C, H, W, D)`` or B of them, is bool or from 0 to 1; beyond the volume, nothing is known.
     """

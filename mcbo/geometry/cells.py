@@ -83,10 +83,14 @@ def cover_of(shape: Shape, spacing: Spacing) -> Cover:
 
 
 def center_of(weights: Tensor) -> Tensor:
-    """The center of mass of ``(1, 1, h, w, d)`` weights, ``(3,)`` float64 cells, on their device; 0 if there is no mass."""
+    """The center of mass of ``(1, 1, h, w, d)`` weights, ``(3,)`` float64 cells, on their device; without mass, of the grid."""
     sums = [weights[0, 0].sum(dim=[other for other in range(3) if other != axis], dtype=torch.float64) for axis in range(3)]
-    places = (torch.arange(len(line), dtype=line.dtype, device=line.device) for line in sums)
-    return torch.stack([(line * place).sum() / line.sum().clamp(min=1e-6) for line, place in zip(sums, places, strict=True)])
+    centers = []
+    for line in sums:
+        middle = (len(line) - 1) / 2
+        place = torch.arange(len(line), dtype=line.dtype, device=line.device) - middle
+        centers.append((line * place).sum() / line.sum().clamp(min=1e-6) + middle)
+    return torch.stack(centers)
 
 
 def pool_sums(volume: Tensor, spacing: Spacing) -> Tensor:

@@ -110,7 +110,7 @@ def measure(
     """Registers phantoms of ``size``³ voxels, ``repeat`` times each, in this process, after a warm-up run.
 
     ``movings`` is 1 for the phantom's ceT1, 2 for ceT1 and T2; the fixed image is a wedge in its box, or fills it. ``options``
-    give device and kernels; their output is not used. Only errors are logged: what is registered is no one's case. On a GPU,
+    give device and kernels; their output is not used. On a CPU, only errors are logged: it is no one's case. On a GPU,
     the warm-up run is as large as the first size. Unless the options say to use plain torch, it is taken for the first case of
     the process, and every size is run once more to see what the GPU is asked to do.
 
@@ -171,7 +171,8 @@ class Benchmark:
     def register(self) -> CaseReport:
         """One run, from files to files."""
         level = log.level
-        log.setLevel(logging.ERROR)
+        if select_device(self.options.device).type == "cpu":  # a GPU may have reasons to warn that change what is measured
+            log.setLevel(logging.ERROR)
         try:
             outcome = run(self.cases, self.config, self.options)
         finally:

@@ -13,9 +13,11 @@ from mcbo.core.errors import InputError
 from mcbo.core.field import format_shape
 from mcbo.studies.benchmark import Measurement
 
+_LEAST_S = 0.01
+"""Of stages that take less, no speed-up is told."""
 CORES = 16
 """For which the run time is predicted."""
-_HASHES, _HASHED = 100, 2**21
+_HASHES, _HASHED = 2**14, 2**14
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class ThreadScaling:
     Attributes:
         threads: numbers of threads, ascending; the first is 1.
         measurements: with each.
-        loop_speedup: of a loop that computes in registers, with the most threads: what this machine can give.
+        loop_speedup: of a loop that stays in the cache of a core, with the most threads: what this machine can give.
     """
 
     threads: tuple[int, ...]
@@ -41,7 +43,7 @@ class ThreadScaling:
     def serial_share(self) -> float:
         """Of the run time with one thread, what more threads do not shorten, by Amdahl's law: 1/S = s + (1 − s)/n."""
         threads = self.threads[-1]
-        return max((threads / self.speedup - 1) / (threads - 1), 0.0)
+        return min(max((threads / self.speedup - 1) / (threads - 1), 0.0), 1.0)
 
     def predicted_speedup(self, cores: int) -> float:
         """With so many cores, by the same law."""
@@ -78,11 +80,13 @@ def to_text(scaling: ThreadScaling) -> str:
     rows = [(name, [one.stages[name].seconds for one in scaling.measurements]) for name in first.stages]
     for name, seconds in [*rows, ("all", [one.seconds for one in scaling.measurements])]:
         figures = "".join(f"{value:12.2f}" for value in seconds)
-        lines.append(f"{name:24}{figures}{seconds[0] / max(seconds[-1], 1e-9):10.2f}{seconds[0] / first.seconds:8.1%}")
+        speedup = f"{seconds[0] / seconds[-1]:.2f}" if min(seconds) >= _LEAST_S else ""
+        lines.append(f"{name:24}{figures}{speedup:>10}{seconds[0] / first.seconds:8.1%}")
     most = scaling.threads[-1]
     lines += [
         "",
-        f"a loop that computes in registers is {scaling.loop_speedup:.2f} times as fast with {most} threads on this machine",
+        "share: of the run with one thread",
+        f"a loop that stays in the cache of a core: {scaling.loop_speedup:.2f} times as fast with {most} threads on this machine",
         f"serial share by Amdahl's law: {scaling.serial_share:.1%}; {CORES} cores would be "
         f"{scaling.predicted_speedup(CORES):.1f} times as fast as one",
     ]
@@ -100,7 +104,7 @@ def to_content(scaling: ThreadScaling) -> dict[str, object]:
 
 
 def _loop_speedup(threads: int) -> float:
-    """Of as many hashes of a small buffer, which need no memory and let go of Python's lock, as there are threads."""
+    """Of hashes of a buffer that stays in a core's cache, without Python's lock."""
     data = bytes(_HASHED)
 
     def work() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcbo.core.types import Shape
-from mcbo.geometry.cells import cell_centers, cell_shape, pool, pool_sums, to_cells, to_voxels
+from mcbo.geometry.cells import cell_centers, cell_shape, center_of, pool, pool_sums, to_cells, to_voxels
 
 SHAPES = st.tuples(*[st.integers(1, 13)] * 3)
 SPACINGS = st.integers(1, 6)
@@ -102,3 +102,10 @@ def test_a_constant_displacement_is_in_the_unit_of_the_grid(device: torch.device
         expected = constant_field((5 / spacing, -10 / spacing, 2.5 / spacing), cell_shape(shape, spacing)).to(device)
         assert torch.allclose(to_cells(u, spacing), expected)
         assert torch.allclose(to_voxels(expected, shape, spacing), u)
+
+
+def test_the_center_of_nothing_is_that_of_the_grid() -> None:
+    weights = torch.zeros(1, 1, 5, 6, 9)
+    assert center_of(weights).tolist() == [2.0, 2.5, 4.0]
+    weights[0, 0, 1, 2, 3] = 0.5
+    assert torch.allclose(center_of(weights), torch.tensor([1.0, 2.0, 3.0]).double())

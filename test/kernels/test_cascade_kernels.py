@@ -67,6 +67,23 @@ def test_features_of_several_images(shape: Shape, radius: int, dilation: int, ba
     agree(lambda k: k.mind_ssc(volumes, radius=radius, dilation=dilation), tolerance=TOLERANCE["device"])
 
 
+def test_features_of_large_patches_and_of_tiny_values() -> None:
+    volume = random_tensor(1, 1, 9, 8, 32)
+    agree(lambda k: k.mind_ssc(volume, radius=20, dilation=1), tolerance=TOLERANCE["device"])
+    agree(lambda k: k.mind_ssc(1e-39 * volume, radius=1, dilation=1), tolerance=TOLERANCE["device"])
+
+
+def test_one_mask_for_several_images() -> None:
+    fixed, moved, known = random_tensor(1, 12, 5, 6, 20), random_tensor(3, 12, 5, 6, 20, seed=1), shares(1, 1, 5, 6, 20, seed=2)
+    agree(lambda k: k.similarities(fixed, moved, known), tolerance=TOLERANCE["device"])
+
+
+def test_other_numbers_than_float32_are_refused() -> None:
+    features = random_tensor(1, 12, 5, 6, 20).double()
+    with pytest.raises(Exception, match="expected an array of float32, got float64"):
+        COMPILED.data_terms(features, features)
+
+
 @given(shape=SHAPES, radius=st.integers(1, 3), spacing=SPACINGS, batch=st.integers(1, 2), seed=st.integers(0, 9))
 @few(max_examples=30)
 def test_pooled_features(shape: Shape, radius: int, spacing: int, batch: int, seed: int) -> None:

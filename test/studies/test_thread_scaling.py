@@ -35,8 +35,10 @@ def test_the_serial_share_is_that_of_amdahl() -> None:
     assert SCALING.predicted_speedup(16) == pytest.approx(4.0)
 
 
-def test_more_than_is_possible_is_no_negative_share() -> None:
-    assert replace(SCALING, measurements=(ONE, replace(FOUR, seconds=2.0))).serial_share == 0
+def test_what_is_impossible_is_no_share() -> None:
+    """Faster than four threads can be, or slower than one."""
+    for seconds, share in ((2.0, 0), (11.0, 1)):
+        assert replace(SCALING, measurements=(ONE, replace(FOUR, seconds=seconds))).serial_share == share
 
 
 def test_the_table() -> None:
@@ -44,8 +46,8 @@ def test_the_table() -> None:
     assert lines[2].split() == ["stage", "1", "thread", "4", "threads", "speed-up", "share"]
     assert lines[3].split() == ["start", "4.00", "2.50", "1.60", "40.0%"]
     assert lines[5].split() == ["all", "10.00", "4.00", "2.50", "100.0%"]
-    assert "3.90 times as fast with 4 threads" in lines[7]
-    assert lines[8] == "serial share by Amdahl's law: 20.0%; 16 cores would be 4.0 times as fast as one"
+    assert "3.90 times as fast with 4 threads" in lines[8]
+    assert lines[9] == "serial share by Amdahl's law: 20.0%; 16 cores would be 4.0 times as fast as one"
     assert to_content(SCALING)["threads"] == [1, 4]
 
 

@@ -1,9 +1,9 @@
 """MIND-SSC, compiled for the CPU: twin of ``mind.mind_ssc``, and features that are averaged over cells as they are made.
 
 Features are twelve times as large as their image, and writing and reading them takes longer than to make them. So they are
-made twice, line by line, and never held: once for the mean variance of the image, and once to be used. A line of voxels along
-axis 2 is finished in the caches of a core: the squared differences are summed along axis 0 as they are taken, for a few rows at
-once, then along axis 1 over a ring of columns, then along axis 2.
+made twice, line by line, and not held unless all of them are wanted: once for the mean variance of the image, and once to be
+used. A line of voxels along axis 2 is finished in the caches of a core: the squared differences are summed along axis 0 as they
+are taken, for a few rows at once, then along axis 1 over a ring of columns, then along axis 2.
 """
 
 from typing import Any
@@ -81,7 +81,7 @@ class _Images:
         self._shape, self._count = (height, width, depth), len(volumes)
         values = volumes.float().contiguous()[:, 0].numpy()
         largest = [max(-float(least), float(most)) for least, most in map(torch.aminmax, volumes.float())]
-        scales = np.ldexp(np.float32(1), -np.frexp(largest)[1]).astype(np.float32)
+        scales = np.ldexp(1.0, -np.frexp(largest)[1])  # float64: of tiny images they are beyond float32
         self._padded = width + 2 * dilation, depth + 2 * dilation
         size = (height + 2 * dilation) * self._padded[0] * self._padded[1]
         self._images = aligned_floats(self._count, size + round_up(depth) + LANES)  # loads reach so far beyond the last row
@@ -104,6 +104,8 @@ class _Images:
     def over(self, cover: Cover, known: Tensor | None, floor: float) -> tuple[Features, Tensor]:
         """Means over cells, each voxel weighted by what is ``known`` of it (all, if None) plus ``floor``; and known shares."""
         counts = tuple(len(starts) for starts in cover.starts)
+        if 0 in counts:
+            return torch.empty(self._count, _CHANNELS, *counts), torch.empty(self._count, 1, *counts)
         means = np.empty((self._count, _CHANNELS, *counts), dtype=np.float32)
         shares = np.empty((self._count, 1, *counts), dtype=np.float32)
         seen = torch.empty(1, 1, 0, 0, 0, dtype=torch.uint8) if known is None else known.contiguous()
@@ -117,7 +119,7 @@ class _Images:
 
 
 @compiled
-def _fill_padded(images: Floats, scales: Floats, padded: Floats, dilation: int, first: int, last: int) -> None:
+def _fill_padded(images: Floats, scales: NDArray[np.float64], padded: Floats, dilation: int, first: int, last: int) -> None:
     """Images ``(B, H, W, D)``, scaled, with a border of copies of their faces, to ``(B, …)``: some rows of all of them."""
     _, height, width, depth = images.shape
     rows, columns, pitch = height + 2 * dilation, width + 2 * dilation, depth + 2 * dilation
@@ -142,9 +144,9 @@ def _sum_variance(
 ) -> None:
     """Sums of the variance over groups of ``_ROWS`` rows, counted through all images."""
     height, width, depth, radius = sizes[0], sizes[1], sizes[2], sizes[5]
-    length = (depth + LANES - 1) // LANES * LANES
+    length = round_up(depth)
     ring = aligned_zeros((2 * radius + 1) * _ROWS * _CHANNELS * length)
-    lines = aligned_zeros(_CHANNELS * (length + 2 * LANES))
+    lines = aligned_zeros(_CHANNELS * (length + round_up(2 * radius) + LANES))
     block = aligned_zeros((_CHANNELS + 1) * LANES)
     groups = sums.shape[1]
     for number in range(first, last):
@@ -181,9 +183,9 @@ def _fill_features(
 ) -> None:
     """The features of groups of ``_ROWS`` rows, counted through all images, to ``(B, C, H, W, D)``."""
     height, width, depth, radius = sizes[0], sizes[1], sizes[2], sizes[5]
-    length = (depth + LANES - 1) // LANES * LANES
+    length = round_up(depth)
     ring = aligned_zeros((2 * radius + 1) * _ROWS * _CHANNELS * length)
-    lines = aligned_zeros(_CHANNELS * (length + 2 * LANES))
+    lines = aligned_zeros(_CHANNELS * (length + round_up(2 * radius) + LANES))
     block = aligned_zeros((_CHANNELS + 1) * LANES)
     groups = (height + _ROWS - 1) // _ROWS
     for number in range(first, last):
@@ -233,12 +235,12 @@ def _pool_features(
     A cell has the voxels from its start on along each axis, weighted by the product of ``taps``; those outside do not count.
     """
     height, width, depth, radius = sizes[0], sizes[1], sizes[2], sizes[5]
-    length = (depth + LANES - 1) // LANES * LANES
+    length = round_up(depth)
     reach0, reach1 = len(taps[0]), len(taps[1])
     rows0, rows1 = len(starts[0]), len(starts[1])
     most = starts[0][min(group, rows0) - 1] - starts[0][0] + reach0
     ring = aligned_zeros((2 * radius + 1) * most * _CHANNELS * length)
-    lines = aligned_zeros(_CHANNELS * (length + 2 * LANES))
+    lines = aligned_zeros(_CHANNELS * (length + round_up(2 * radius) + LANES))
     block = aligned_zeros((_CHANNELS + 2) * LANES)
     size = (_CHANNELS + 2) * length
     sums = aligned_zeros(2 * group * size)  # of two neighboring columns of cells, which may share a column of voxels
@@ -334,7 +336,7 @@ def _sum_along_axis_0(
     The ring is ``(2·radius + 1, rows, C, length)``; a column's place is the rest of its number by the first of these.
     """
     height, depth, step0, step1, radius = sizes[0], sizes[2], sizes[3], sizes[4], sizes[5]
-    length = (depth + LANES - 1) // LANES * LANES
+    length = round_up(depth)
     size = 2 * radius + 1
     place = j % size * (len(ring) // size)
     rows = np.empty(size + _ROWS - 1, np.int64)
@@ -411,10 +413,10 @@ def _squared(image: Floats, a: int, b: int, row: int) -> Any:
 
 @compiled
 def _sum_along_axis_1(sizes: NDArray[np.int64], ring: Floats, row: int, j: int, lines: Floats) -> None:
-    """Sums over windows along axis 1 of one of the rows of the ring: to ``(C, length + 2·LANES)``, ends repeated."""
+    """Sums over windows along axis 1 of one of the rows of the ring: to ``(C, pitch)``, ends repeated."""
     width, depth, radius = sizes[1], sizes[2], sizes[5]
-    length = (depth + LANES - 1) // LANES * LANES
-    pitch = length + 2 * LANES
+    length = round_up(depth)
+    pitch = len(lines) // _CHANNELS
     size = 2 * radius + 1
     around = np.empty(size, np.int64)
     for k in range(size):

@@ -12,7 +12,7 @@ from mcbo.kernels.simd import Floats, compiled, in_threads
 
 def fill_outside(volume: Volume, mask: Mask, *, reach: int) -> Volume:
     """Twin of ``mask.fill_outside``."""
-    image, known = volume[0, 0].contiguous().numpy(), mask[0, 0].contiguous().view(torch.uint8).numpy()
+    image, known = volume[0, 0].contiguous().numpy(), mask[0, 0].bool().contiguous().view(torch.uint8).numpy()
     rows = len(image)
     sums, counts = np.empty(rows), np.empty(rows, dtype=np.int64)
     in_threads(_sum_known, rows, image, known, sums, counts)

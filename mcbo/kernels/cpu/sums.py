@@ -14,7 +14,19 @@ from torch import Tensor
 
 from mcbo.core.field import shape_of
 from mcbo.core.types import Features
-from mcbo.kernels.simd import LANES, Floats, aligned_floats, aligned_zeros, compiled, in_threads, load, spread, store, total
+from mcbo.kernels.simd import (
+    LANES,
+    Floats,
+    aligned_floats,
+    aligned_zeros,
+    compiled,
+    in_threads,
+    load,
+    round_up,
+    spread,
+    store,
+    total,
+)
 from mcbo.steps import gauss_newton
 from mcbo.steps.gauss_newton import LAGS, Information
 from mcbo.steps.rigid_refinement import RigidTerms
@@ -29,6 +41,7 @@ def similarities(fixed: Features, moved: Features, known: Tensor) -> Tensor:
     height = shape_of(fixed)[0]
     sums = np.zeros((batch, height, channels, 5))
     weights = np.zeros((batch, height))
+    known = known.expand(batch, *known.shape[1:])
     fields = (one.contiguous().numpy() for one in (fixed[0], moved, known[:, 0]))
     in_threads(_sum_similarity, batch * height, *fields, sums, weights)
     weight = torch.from_numpy(weights).sum(dim=1)
@@ -40,7 +53,7 @@ def similarities(fixed: Features, moved: Features, known: Tensor) -> Tensor:
 def data_terms(fixed: Features, moved: Features) -> tuple[Tensor, Tensor, Tensor]:
     """Twin of ``gauss_newton.data_terms``."""
     height, width, depth = shape_of(fixed)
-    if depth < LANES:
+    if depth < LANES:  # shorter than a vector: too small to matter
         return gauss_newton.data_terms(fixed, moved)
     batch = len(moved)
     gradient, hessian, distance = (aligned_floats(batch, count, height, width, depth) for count in (3, 6, 1))
@@ -108,7 +121,7 @@ def _sum_similarity(
 ) -> None:
     """Weighted sums of f, m, f², m² and (f − m)² of each channel, and of the weights, of rows counted through all images."""
     channels, height, width, depth = fixed.shape
-    length = (depth + LANES - 1) // LANES * LANES
+    length = round_up(depth)
     w, a, b = aligned_zeros(width * length), aligned_zeros(length), aligned_zeros(length)
     for row in range(first, last):
         image, i = row // height, row % height
@@ -130,9 +143,9 @@ def _sum_similarity(
                     b[k] = moved[image, channel, i, j, k]
                 t0, t1, t2, t3, t4 = spread(0.0), spread(0.0), spread(0.0), spread(0.0), spread(0.0)
                 for z in range(0, length, LANES):
-                    f, m, k_ = load(a, z), load(b, z), load(w, j * length + z)
-                    kf, km, d = k_ * f, k_ * m, f - m
-                    t0, t1, t2, t3, t4 = t0 + kf, t1 + km, t2 + kf * f, t3 + km * m, t4 + k_ * (d * d)
+                    f, m, here = load(a, z), load(b, z), load(w, j * length + z)
+                    wf, wm, d = here * f, here * m, f - m
+                    t0, t1, t2, t3, t4 = t0 + wf, t1 + wm, t2 + wf * f, t3 + wm * m, t4 + here * (d * d)
                 s0 += total(t0)
                 s1 += total(t1)
                 s2 += total(t2)
@@ -149,7 +162,7 @@ def _fill_data_terms(
     """Gradient, Hessian and distance of the rows ``[first, last)``, counted through all images; d is at least ``LANES``."""
     channels, height, width, depth = fixed.shape
     size = height * width * depth
-    pitch = (depth + LANES - 1) // LANES * LANES + 2 * _MARGIN
+    pitch = round_up(depth) + 2 * _MARGIN
     lines = aligned_zeros(channels * pitch)
     half = spread(0.5)
     for row in range(first, last):
@@ -252,7 +265,7 @@ def _sum_lagged(
     height, width, depth = weights.shape
     size, plane, channels = height * width * depth, width * depth, len(means)
     lags = lagged.shape[2] - 1
-    pitch = (depth + LANES - 1) // LANES * LANES + 2 * _MARGIN
+    pitch = round_up(depth) + 2 * _MARGIN
     # Lines of weights and residuals at this cell, then 1 … lags further along axis 0, then along axis 1; zero beyond the grid.
     lines = 1 + 2 * lags
     w, c = aligned_zeros(lines * pitch), aligned_zeros(lines * pitch)
@@ -334,10 +347,10 @@ def _sum_equations(
     Along a line, J = J₀ + k·J₁. So the sums of Hessians, gradients and shares times k⁰, k¹, k² are all that it takes.
     """
     _, _, height, width, depth = hessian.shape
-    length = (depth + LANES - 1) // LANES * LANES
-    one, two, w, s = aligned_zeros(length), aligned_zeros(length), aligned_zeros(length), aligned_zeros(length)
+    length = round_up(depth)
+    index, square, w, s = aligned_zeros(length), aligned_zeros(length), aligned_zeros(length), aligned_zeros(length)
     for k in range(depth):
-        one[k], two[k] = k, k * k
+        index[k], square[k] = k, k * k
     line = aligned_zeros(length)
     h, g, m = np.zeros((6, 3)), np.zeros((3, 2)), np.zeros(3)  # times k⁰, k¹, k²
     slopes, growth = np.zeros((3, 6)), np.zeros((3, 6))
@@ -360,13 +373,13 @@ def _sum_equations(
                 values = hessian[image, entry, i, j]
                 for k in range(depth):
                     line[k] = w[k] * values[k]
-                h[entry, 0], h[entry, 1], h[entry, 2] = _moments(line, one, two)
+                h[entry, 0], h[entry, 1], h[entry, 2] = _moments(line, index, square)
             for entry in range(3):
                 values = gradient[image, entry, i, j]
                 for k in range(depth):
                     line[k] = w[k] * values[k]
-                g[entry, 0], g[entry, 1], _ = _moments(line, one, two)
-            m[0], m[1], m[2] = _moments(s, one, two)
+                g[entry, 0], g[entry, 1], _ = _moments(line, index, square)
+            m[0], m[1], m[2] = _moments(s, index, square)
             x = place[0, 0] * i + place[0, 1] * j + place[0, 3]
             y = place[1, 0] * i + place[1, 1] * j + place[1, 3]
             z = place[2, 0] * i + place[2, 1] * j + place[2, 3]
@@ -393,17 +406,17 @@ def _sum_equations(
 
 @compiled
 def _fill_turns(slopes: NDArray[np.float64], x: float, y: float, z: float, scale: NDArray[np.float64]) -> None:
-    """How a turn moves a point, ``(3, 3)``, in cells."""
+    """How a turn moves a point, in cells: the first three columns of ``(3, 6)``."""
     slopes[0, 1], slopes[0, 2] = z * scale[0], -y * scale[0]
     slopes[1, 0], slopes[1, 2] = -z * scale[1], x * scale[1]
     slopes[2, 0], slopes[2, 1] = y * scale[2], -x * scale[2]
 
 
 @compiled
-def _moments(line: Floats, one: Floats, two: Floats) -> tuple[Any, Any, Any]:
+def _moments(line: Floats, index: Floats, square: Floats) -> tuple[Any, Any, Any]:
     """Sums of a line of values times 1, k and k²."""
     zeroth, first, second = spread(0.0), spread(0.0), spread(0.0)
     for z in range(0, len(line), LANES):
         values = load(line, z)
-        zeroth, first, second = zeroth + values, first + values * load(one, z), second + values * load(two, z)
+        zeroth, first, second = zeroth + values, first + values * load(index, z), second + values * load(square, z)
     return total(zeroth), total(first), total(second)

@@ -23,7 +23,7 @@ _MARGIN = LANES
 def bent(hessian: Tensor, bending: float) -> Callable[[Displacement], Displacement]:
     """Twin of ``gauss_newton.bent``."""
     shape = shape_of(hessian)
-    if shape[2] < LANES:
+    if shape[2] < LANES:  # shorter than a vector: too small to matter
         return gauss_newton.bent(hessian, bending)
     matrix = hessian.contiguous().numpy()
     once = aligned_floats(3, *shape)
@@ -72,7 +72,7 @@ def _sum_products(a: Floats, b: Floats, sums: NDArray[np.float64], first: int, l
     for part in range(first, last):
         end = min((part + 1) * _PART, len(a))
         whole = part * _PART + (end - part * _PART) // LANES * LANES
-        one, other = spread(0.0), spread(0.0)
+        one, other = spread(0.0), spread(0.0)  # two sums, so that none waits for the one before
         for z in range(part * _PART, whole, LANES):
             one, other = other + load(a, z) * load(b, z), one
         amount = np.float64(total(one + other))
