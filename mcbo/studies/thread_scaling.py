@@ -86,7 +86,7 @@ def to_text(scaling: ThreadScaling) -> str:
     lines += [
         "",
         "share: of the run with one thread",
-        f"a loop that stays in the cache of a core: {scaling.loop_speedup:.2f} times as fast with {most} threads on this machine",
+        f"a loop that stays in the cache of a core: {scaling.loop_speedup:.2f} times as fast with {most} threads here",
         f"serial share by Amdahl's law: {scaling.serial_share:.1%}; {CORES} cores would be "
         f"{scaling.predicted_speedup(CORES):.1f} times as fast as one",
     ]

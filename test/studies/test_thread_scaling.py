@@ -46,7 +46,7 @@ def test_the_table() -> None:
     assert lines[2].split() == ["stage", "1", "thread", "4", "threads", "speed-up", "share"]
     assert lines[3].split() == ["start", "4.00", "2.50", "1.60", "40.0%"]
     assert lines[5].split() == ["all", "10.00", "4.00", "2.50", "100.0%"]
-    assert "3.90 times as fast with 4 threads" in lines[8]
+    assert "3.90 times as fast with 4 threads here" in lines[8]
     assert lines[9] == "serial share by Amdahl's law: 20.0%; 16 cores would be 4.0 times as fast as one"
     assert to_content(SCALING)["threads"] == [1, 4]
 
