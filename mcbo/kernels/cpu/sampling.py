@@ -10,6 +10,7 @@ import torch
 
 from mcbo.core.field import shape_of, stretch_factors
 from mcbo.core.types import Displacement, Features
+from mcbo.kernels.cpu.warping import channels_last
 from mcbo.kernels.simd import LANES, Floats, aligned_floats, compiled, in_threads, load, peek, spread, store, total
 
 
@@ -31,7 +32,7 @@ def make_consistent(
 
 def gradient_of(fixed: Features, moving: Features, *, stretch: bool) -> Callable[[Displacement], Displacement]:
     """Twin of ``adam.gradient_of``. Up to 16 channels."""
-    fixed_cells, moving_cells = _channels_last(fixed), _channels_last(moving)
+    fixed_cells, moving_cells = (channels_last(one.contiguous().numpy())[0] for one in (fixed, moving))
     shape = shape_of(fixed)
     factors = np.array(stretch_factors(shape) if stretch else (1.0, 1.0, 1.0), dtype=np.float32)
     scale = 2.0 / (shape[0] * shape[1] * shape[2])
@@ -43,16 +44,6 @@ def gradient_of(fixed: Features, moving: Features, *, stretch: bool) -> Callable
         return result
 
     return gradient
-
-
-def _channels_last(features: Features) -> Floats:
-    """``(1, C, h, w, d)`` features as ``(h, w, d, 16)``, filled with zeros."""
-    channels = features.shape[1]
-    cells = aligned_floats(*shape_of(features), LANES)
-    view = torch.from_numpy(cells)
-    view[..., :channels] = features[0].movedim(0, -1)
-    view[..., channels:] = 0
-    return cells
 
 
 @compiled

@@ -13,7 +13,7 @@ from torch import Tensor
 from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement, Shape
 from mcbo.geometry.cells import between_centers
-from mcbo.kernels.simd import LANES, Floats, aligned_floats, compiled, in_threads, load, peek, spread, store
+from mcbo.kernels.simd import LANES, Floats, aligned_floats, compiled, in_threads, load, peek, round_up, spread, store
 
 
 def sample_known(
@@ -21,7 +21,7 @@ def sample_known(
 ) -> tuple[Tensor, Tensor]:
     """Twin of ``field.sample_known``."""
     masks = known.shape[1]
-    if masks > 1:
+    if masks > 1:  # one by one: each with an image of its own, or all but the first with one that nobody asks for
         parts = (
             [volume[:, k : k + 1] for k in range(masks)]
             if volume.shape[1] == masks
@@ -41,10 +41,16 @@ def sample_known(
     if volume.shape[1] == 1:
         in_threads(_sample_known, batch * shape[0], image, *rest)
         return values, seen
-    cells = aligned_floats(len(image), *shape_of(volume), -(-image.shape[1] // LANES) * LANES)
-    in_threads(_lay_out, len(image) * image.shape[2], image, cells)
-    in_threads(_sample_channels, batch * shape[0], cells, *rest)
+    in_threads(_sample_channels, batch * shape[0], channels_last(image), *rest)
     return values, seen
+
+
+def channels_last(images: Floats) -> Floats:
+    """``(B, C, h, w, d)`` as ``(B, h, w, d, 16)``, or a multiple of 16, filled with zeros."""
+    batch, channels, *shape = images.shape
+    cells = aligned_floats(batch, *shape, round_up(channels))
+    in_threads(_lay_out, batch * shape[0], images, cells)
+    return cells
 
 
 def compose(displacement: Displacement, linear: Displacement, matrix: Tensor, first: Displacement) -> Displacement:
@@ -137,7 +143,7 @@ def _between(volume: Floats, at: int, step0: int, step1: int, step2: int, b0: An
 
 @compiled
 def _lay_out(images: Floats, cells: Floats, first: int, last: int) -> None:
-    """``(B, C, H, W, D)`` as ``(B, H, W, D, 16)`` or more, filled with zeros: some rows, counted through all images."""
+    """``channels_last`` of some rows, counted through all images."""
     _, channels, height, width, depth = images.shape
     padded = cells.shape[4]
     for row in range(first, last):
