@@ -45,10 +45,11 @@ class Kernels:
         max_rows: rows of the thickest slab that is worth its memory, over all solves that run at once.
         slab_cells: cells of the thickest slab that is worth its memory.
         is_ring: whether the costs of a solve lie in one ring of rows, each of which is dropped as soon as it can be.
-        at_once: how many of the two solves of a level, forward and backward, ``both`` runs at once.
+        at_once: how many of the two solves of a level, forward and backward, ``in_batches`` runs at once.
         batch: how many small images, such as one under many poses, are worth doing at once; ``mind_ssc`` takes so many.
         lanes: the layout of costs pads axis 2 to multiples of so many cells.
-        both: ``(one, other)`` calls both and returns both results.
+        in_batches: ``(function, items, most)`` calls a function for all items of a sequence, ``most`` of them at once, and
+            returns the results in order; perhaps side by side, so that calls must not depend on each other.
         as_slab: a whole cost volume ``(K, h, w, d)`` as one slab.
         solve: ``convex.solve`` on these kernels.
         box_mean, sample_known: as in ``core.field``.
@@ -69,7 +70,7 @@ class Kernels:
     at_once: int
     batch: int
     lanes: int
-    both: Callable[[Callable[[], Any], Callable[[], Any]], tuple[Any, Any]]
+    in_batches: Callable[..., list[Any]]
     cost_slabs: Callable[..., Iterator[CostSlab]]
     coupled_argmin: Callable[..., Tensor]
     as_slab: Callable[[Tensor], CostSlab]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from mcbo.core.field import box_mean, sample_known
 from mcbo.core.types import Kernels, Volume
@@ -24,9 +24,9 @@ from mcbo.steps.similarity import similarities
 Result = TypeVar("Result")
 
 
-def in_turn(one: Callable[[], Result], other: Callable[[], Result]) -> tuple[Result, Result]:
-    """Runs two calls one after the other; returns both results."""
-    return one(), other()
+def in_batches(function: Callable[[Any], Result], items: Any, most: int) -> list[Result]:
+    """Calls a function of several items for all of a sequence, at most so many at once; returns the results in order."""
+    return [function(items[first : first + most]) for first in range(0, len(items), most)]
 
 
 def features_source(volume: Volume, mind: MindSettings, kernels: Kernels, *, streamed: bool = True) -> FeatureSource:
@@ -49,7 +49,7 @@ REFERENCE = Kernels(
     at_once=1,
     batch=1,
     lanes=1,
-    both=in_turn,
+    in_batches=in_batches,
     cost_slabs=cost_slabs,
     coupled_argmin=coupled_argmin,
     as_slab=lambda cost: cost,

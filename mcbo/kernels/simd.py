@@ -6,11 +6,13 @@ Arithmetic on ``Lanes`` is one instruction of 512 bits, two of 256 or four of 12
 import inspect
 import math
 import operator
+import os
 import platform
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, wraps
+from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -20,6 +22,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 from numpy.typing import NDArray
+
+from mcbo.kernels import in_batches
 
 LANES = 16
 """Floats in a vector."""
@@ -33,7 +37,7 @@ _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _BITS = ir.IntType(LANES)
 _IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 _MAY_FUSE = ("contract",)  # a product and a sum may become one rounding
-_MAKING_HALVES = threading.Lock()
+_MAKING_GROUPS = threading.Lock()
 
 
 def compiled(function: Function) -> Function:
@@ -66,7 +70,7 @@ def in_threads(function: Callable[..., None], count: int, *arguments: object) ->
         for part in numbers:
             function(*arguments, count * part // parts, count * (part + 1) // parts)
 
-    others = [_pool(threads).submit(work) for _ in range(1, threads)]
+    others = [_pool().submit(work) for _ in range(1, threads)]
     try:
         work()
     finally:
@@ -77,40 +81,44 @@ def in_threads(function: Callable[..., None], count: int, *arguments: object) ->
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(2 * threads, thread_name_prefix="mcbo")  # enough for both halves of ``side_by_side``
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="mcbo")  # begun when needed, and used again
 
 
-def side_by_side(one: Callable[[], Result], other: Callable[[], Result]) -> tuple[Result, Result]:
-    """Runs two calls at once, each with half of torch's threads (in turn if there is only one); returns both results.
+def side_by_side(function: Callable[[Any], Result], items: Any, most: int) -> list[Result]:
+    """As ``kernels.in_batches``, in smaller batches on several threads, which share those of torch evenly.
 
-    Two long calls that never wait for each other keep two cores busier than two threads that meet after every short step.
+    Long calls that never wait for each other keep cores busier than threads that meet after every short step.
     """
     threads = torch.get_num_threads()
-    if threads < 2:
-        return one(), other()
-    with _MAKING_HALVES:  # two callers at once would take each other's temporary setting for torch's own
-        halves = _halves(threads)
-    calls = [half.submit(call) for half, call in zip(halves, (one, other), strict=True)]
-    wait(calls)  # for both, even if one fails
-    return calls[0].result(), calls[1].result()
+    count = min(threads, len(items), most)
+    if count < 2:
+        return in_batches(function, items, most)
+    rounds = -(-len(items) // (most // count * count))
+    edges = [len(items) * part // (count * rounds) for part in range(count * rounds + 1)]
+    batches = [items[first:last] for first, last in pairwise(edges) if first < last]
+    with _MAKING_GROUPS:  # two callers at once would take each other's temporary setting for torch's own
+        groups = _groups(threads, count)
+    calls = [groups[number % count].submit(function, batch) for number, batch in enumerate(batches)]
+    wait(calls)  # for all, even if one fails
+    return [call.result() for call in calls]
 
 
 @cache
-def _halves(threads: int) -> list[ThreadPoolExecutor]:
-    """Two threads, each of which gives torch half of the threads.
+def _groups(threads: int, count: int) -> list[ThreadPoolExecutor]:
+    """``count`` threads, to each of which torch gives its share of ``threads``.
 
     Torch keeps a number of threads per thread, copied at its first use there from a default. Setting either sets the default
-    too, so a third thread restores it; a thread that first uses torch in between gets too few.
+    too, so another thread restores it; a thread that first uses torch in between gets too few.
     """
-    halves = [ThreadPoolExecutor(1, thread_name_prefix="mcbo") for _ in range(2)]
+    groups = [ThreadPoolExecutor(1, thread_name_prefix="mcbo") for _ in range(count)]
     with ThreadPoolExecutor(1) as passing:
         number = passing.submit(torch.get_num_threads).result()
-        for half, its_threads in zip(halves, (threads - threads // 2, threads // 2), strict=True):
-            half.submit(torch.get_num_threads).result()
-            half.submit(torch.set_num_threads, its_threads).result()
+        for place, group in enumerate(groups):
+            group.submit(torch.get_num_threads).result()
+            group.submit(torch.set_num_threads, (threads + count - 1 - place) // count).result()
         passing.submit(torch.set_num_threads, number).result()
-    return halves
+    return groups
 
 
 def aligned_floats(*shape: int) -> Floats:

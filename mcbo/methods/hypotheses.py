@@ -261,9 +261,10 @@ class Overview:
 
     def refine(self, motions: rigid.Rigid) -> list[tuple[float, rigid.Rigid]]:
         """Improves B motions of the fixed points, mm of the whole volume: each one's best score, and its motion."""
-        size = min(self._kernels.batch, max(int(BATCH_BYTES / pose_bytes(self.shape)), 1))
-        parts = [motions[first : first + size] for first in range(0, len(motions.rotation), size)]
-        return [found for part in parts for found in self._refine(part)]
+        most = min(self._kernels.batch, max(int(BATCH_BYTES / pose_bytes(self.shape)), 1))
+        numbers = list(range(len(motions.rotation)))
+        batches = self._kernels.in_batches(lambda some: self._refine(motions[some]), numbers, most)
+        return [found for batch in batches for found in batch]
 
     def _refine(self, motions: rigid.Rigid) -> list[tuple[float, rigid.Rigid]]:
         motions = self._shifted(motions, -1)

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, Self
 
 import torch
@@ -12,8 +11,8 @@ import torch
 from mcbo.core.errors import InputError
 from mcbo.core.field import check_finite, format_shape, resize, shape_of
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Displacement, Kernels, Shape, Triple, Volume
-from mcbo.kernels import features_source, in_turn
+from mcbo.core.types import Displacement, Features, Kernels, Shape, Triple, Volume
+from mcbo.kernels import features_source
 from mcbo.methods import memory_model
 from mcbo.methods.config import MIN_CELLS, Group, Level, Preset, Registration, check_size
 from mcbo.methods.memory_model import Slabs, plan, solved_bytes
@@ -148,18 +147,17 @@ def _solve_level(fixed: FeatureSource, moving: FeatureSource, solver: _LevelSolv
     """Displacement of one level and one moving image, ``(1, 3, H, W, D)`` voxels."""
     config, level, timer, share = solver.config, solver.level, solver.timer, solver.share
     name, shape = f"level {level.grid_spacing}", solver.shape
+
+    def solve(pairs: Sequence[tuple[Features, Features]]) -> list[Displacement]:
+        settings = {"search_radius": level.search_radius, "coupling_weights": config.coupling_weights}
+        return [solver.kernels.solve(*pair, rows=solver.slabs.rows, **settings) for pair in pairs]
+
     field = torch.empty((1, 3, *shape), device=solver.device)
     for tile in tiles(shape, level.tiles):
         with timer.stage(f"{name} solve", work=share * _solve_work(shape_of(field[tile]), level)):
             f, m = (source.pooled(_box(tile), level.grid_spacing) for source in (fixed, moving))
-            solve_one = partial(
-                solver.kernels.solve,
-                search_radius=level.search_radius,
-                coupling_weights=config.coupling_weights,
-                rows=solver.slabs.rows,
-            )
-            both = solver.kernels.both if solver.slabs.at_once > 1 else in_turn
-            forward, backward = both(partial(solve_one, f, m), partial(solve_one, m, f))
+            solved = solver.kernels.in_batches(solve, [(f, m), (m, f)], solver.slabs.at_once)
+            forward, backward = itertools.chain.from_iterable(solved)
         with timer.stage(f"{name} consistency"):
             forward, _ = solver.kernels.make_consistent(
                 forward, backward, rounds=config.consistency_rounds, stretch=config.stretch

@@ -8,7 +8,7 @@ The grids are so coarse that a GPU takes longer to be told what to do than to do
 waits once for the scores of a batch. Where ``Kernels.batch`` is 1, each pose is done by itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,10 +142,10 @@ class Coarse:
         parts = torch.split(volumes, self._kernels.batch)
         return torch.cat([self._kernels.mind_ssc(part, radius=MIND_RADIUS, dilation=MIND_DILATION) for part in parts])
 
-    def _batches(self, poses: Sequence[Pose], *, bytes_each: float) -> Iterator[Sequence[Pose]]:
-        """As many poses at once as the kernels want and ``BATCH_BYTES`` allows."""
-        size = min(self._kernels.batch, max(int(BATCH_BYTES / bytes_each), 1))
-        return (poses[first : first + size] for first in range(0, len(poses), size))
+    def _in_batches(self, function: Callable[[Sequence[Pose]], Tensor], poses: Sequence[Pose], *, bytes_each: float) -> Tensor:
+        """Results of as many poses at once as the kernels want and ``BATCH_BYTES`` allows, joined along the last dimension."""
+        most = min(self._kernels.batch, max(int(BATCH_BYTES / bytes_each), 1))
+        return torch.cat(self._kernels.in_batches(function, poses, most), dim=-1)
 
     def _moved(self, poses: Sequence[Pose]) -> tuple[Features, Tensor]:
         """Features of the moving images under B poses, and where all are known.
@@ -164,15 +164,16 @@ class Coarse:
 
     def scores(self, poses: Sequence[Pose], *, min_overlap: float) -> list[float]:
         """Similarity times the root of the overlap, of each pose; −1 where they hardly overlap."""
-        found = []
-        for some in self._batches(poses, bytes_each=_COPIES * self._fixed.nbytes):
+        if not poses:
+            return []
+
+        def compare(some: Sequence[Pose]) -> Tensor:
             features, known = self._moved(some)
             both = self._known * known
-            found.append(
-                torch.stack([self._kernels.similarities(self._fixed, features, both), both.sum(dim=(1, 2, 3, 4)).double()])
-            )
+            return torch.stack([self._kernels.similarities(self._fixed, features, both), both.sum(dim=(1, 2, 3, 4)).double()])
+
         scores = []
-        for score, count in torch.cat(found, dim=1).T.tolist() if found else ():
+        for score, count in self._in_batches(compare, poses, bytes_each=_COPIES * self._fixed.nbytes).T.tolist():
             overlap = count / self._full
             scores.append(score * min(overlap, 1.0) ** 0.5 if overlap >= min_overlap else -1.0)
         return scores
@@ -237,14 +238,15 @@ class Coarse:
             spectra = _spectra(self._features(self._image.flip(dims)), self._known.flip(dims), sizes)
             spectra[:, -1] *= self._movings.shape[1]  # as it is compared with each moving image
             templates.append(spectra.conj().resolve_conj())
-        best = []
-        for some in self._batches(
-            [Pose(vector, (0.0, 0.0, 0.0)) for vector in rotations], bytes_each=_COPIES * templates[0].nbytes
-        ):
+
+        def compare(some: Sequence[Pose]) -> Tensor:
             spectra = _spectra(*self._moved(some), sizes)
-            best.append(torch.stack([best_shifts(template, spectra) for template in templates]))
+            return torch.stack([best_shifts(template, spectra) for template in templates])
+
+        turned = [Pose(vector, (0.0, 0.0, 0.0)) for vector in rotations]
+        best = self._in_batches(compare, turned, bytes_each=_COPIES * templates[0].nbytes)
         found = []
-        for mirror, values in zip(mirrors, torch.cat(best, dim=2).tolist(), strict=True):
+        for mirror, values in zip(mirrors, best.tolist(), strict=True):
             poses = []
             for rotation, score, place in zip(rotations, *values, strict=True):
                 index = np.unravel_index(int(place), far.shape)

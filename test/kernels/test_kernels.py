@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -171,21 +172,21 @@ def test_an_error_in_a_thread_is_not_lost() -> None:
         in_threads(fail, 4)
 
 
-@pytest.mark.parametrize(("threads", "halves"), [(1, (1, 1)), (2, (1, 1)), (5, (3, 2))])
-def test_two_calls_side_by_side_share_the_threads(threads: int, halves: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("threads", "shares"), [(1, [1]), (2, [1, 1]), (5, [3, 2])])
+def test_batches_side_by_side_share_the_threads(threads: int, shares: list[int]) -> None:
     """Each waits for the other, which only calls that run at a time survive; a call that torch computes for comes first."""
     before = torch.get_num_threads()
-    meeting = threading.Barrier(2 if threads > 1 else 1, timeout=60)
+    meeting = threading.Barrier(len(shares), timeout=60)
 
-    def count() -> int:
+    def count(_: Sequence[int]) -> int:
         torch.ones(10**6).mul_(2)
         meeting.wait()
         return torch.get_num_threads()
 
-    lanes._halves.cache_clear()  # tests before this one may have made them
+    lanes._groups.cache_clear()  # tests before this one may have made them
     try:
         torch.set_num_threads(threads)
-        assert side_by_side(count, count) == halves
+        assert side_by_side(count, [0, 1], 2) == shares
         assert torch.get_num_threads() == threads
         with ThreadPoolExecutor(1) as late:
             assert late.submit(torch.get_num_threads).result() == threads
@@ -193,20 +194,45 @@ def test_two_calls_side_by_side_share_the_threads(threads: int, halves: tuple[in
         torch.set_num_threads(before)
 
 
+@given(threads=st.integers(1, 5), count=st.integers(0, 20), most=st.integers(1, 9))
+@settings(deadline=None, max_examples=60)
+def test_batches_are_all_items_in_order_and_never_too_many_at_a_time(threads: int, count: int, most: int) -> None:
+    before = torch.get_num_threads()
+    lock, running, largest = threading.Lock(), [0], [0]
+
+    def call(items: Sequence[int]) -> list[int]:
+        with lock:
+            running[0] += len(items)
+            largest[0] = max(largest[0], running[0])
+        time.sleep(0.001)
+        with lock:
+            running[0] -= len(items)
+        return list(items)
+
+    try:
+        torch.set_num_threads(threads)
+        batches = side_by_side(call, range(count), most)
+    finally:
+        torch.set_num_threads(before)
+    assert [item for batch in batches for item in batch] == list(range(count))
+    assert largest[0] <= most
+    assert all(batches)
+
+
 def test_callers_at_a_time_leave_torch_its_number_of_threads() -> None:
-    """Each of them is the first, so that each would make the halves."""
+    """Each of them is the first, so that each would make the groups."""
     before = torch.get_num_threads()
     callers = 3
-    lanes._halves.cache_clear()
+    lanes._groups.cache_clear()
     try:
-        for threads in range(2, 42):  # each number once: the halves of one that was used before are there
+        for threads in range(2, 42):  # each number once: the groups of one that was used before are there
             torch.set_num_threads(threads)
             meeting = threading.Barrier(callers, timeout=60)
 
             def call(meeting: threading.Barrier = meeting) -> int:
                 number = torch.get_num_threads()
                 meeting.wait()
-                side_by_side(torch.get_num_threads, torch.get_num_threads)
+                side_by_side(lambda _: torch.get_num_threads(), [0, 1], 2)
                 return number
 
             with ThreadPoolExecutor(callers) as pool:
@@ -217,18 +243,17 @@ def test_callers_at_a_time_leave_torch_its_number_of_threads() -> None:
         torch.set_num_threads(before)
 
 
-def test_an_error_on_one_side_waits_for_the_other() -> None:
+def test_an_error_in_one_batch_waits_for_the_others() -> None:
     done = []
 
-    def fail() -> None:
-        raise ValueError("one side")
-
-    def work() -> None:
+    def call(items: Sequence[int]) -> None:
+        if 0 in items:
+            raise ValueError("one side")
         time.sleep(0.2)
         done.append(True)
 
     with pytest.raises(ValueError, match="one side"):
-        side_by_side(fail, work)
+        side_by_side(call, [0, 1], 2)
     assert done or torch.get_num_threads() == 1
 
 
