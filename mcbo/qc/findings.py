@@ -3,8 +3,10 @@
 ``evaluation`` computes the figures that the organizers compute, so that the page agrees with the score.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -164,9 +166,9 @@ def _make_views(
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     scale = Scale("cividis", 0.0, max(largest_mm(displacement, spacing_mm), 1e-6))
     planes = planes_through(_center(landmarks, images, displacement), shape=shape_of(displacement), affine=affine)
-    views = [
-        make_view(plane, displacement, images, landmarks, spacing_mm=spacing_mm, magnitude_scale=scale) for plane in planes
-    ]
+    make = partial(make_view, spacing_mm=spacing_mm, magnitude_scale=scale)
+    with ThreadPoolExecutor(len(planes)) as pool:
+        views = pool.map(lambda plane: make(plane, displacement, images, landmarks), planes)
     return scale, tuple(views)
 
 

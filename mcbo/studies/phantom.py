@@ -3,6 +3,8 @@
 A drawing, not a simulation of physics: results on it say little about patients. Shape and seed determine everything.
 """
 
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +57,7 @@ def make_phantom(shape: Shape, *, seed: int = 0, wedge: bool = False, amplitude:
     tissues = _draw_tissues(shape, rng)
     displacement = amplitude * _draw_displacement(shape, rng)
     positions = np.indices(shape) + displacement
-    moved = np.stack([ndimage.map_coordinates(t, positions, order=1, mode="nearest") for t in tissues])
+    moved = _stack(lambda tissue: ndimage.map_coordinates(tissue, positions, order=1, mode="nearest"), tissues)
 
     cet1 = _render(tissues, _CET1, rng)
     t2 = _render(tissues, _T2, rng)
@@ -74,10 +76,20 @@ def make_phantom(shape: Shape, *, seed: int = 0, wedge: bool = False, amplitude:
     )
 
 
-def _smooth_noise(shape: Shape, sigma: float, rng: np.random.Generator) -> Array:
-    """Gaussian noise smoothed with a standard deviation of ``sigma`` voxels, normalized to mean 0 and standard deviation 1."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma, mode="wrap")
-    return np.asarray((noise - noise.mean()) / noise.std())
+def _stack(function: Callable[..., Array], *items: Iterable[object]) -> Array:
+    """What a function makes of each item, in threads: most of scipy runs without Python's lock."""
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(function, *items)))
+
+
+def _smooth_noise(shape: Shape, sigmas: Sequence[float], rng: np.random.Generator) -> Array:
+    """Gaussian noises, each smoothed with a standard deviation in voxels, normalized to mean 0 and standard deviation 1."""
+
+    def smooth(noise: Array, sigma: float) -> Array:
+        noise = ndimage.gaussian_filter(noise, sigma, mode="wrap")
+        return np.asarray((noise - noise.mean()) / noise.std())
+
+    return _stack(smooth, [rng.standard_normal(shape) for _ in sigmas], sigmas)
 
 
 def _draw_tissues(shape: Shape, rng: np.random.Generator) -> Array:
@@ -85,11 +97,8 @@ def _draw_tissues(shape: Shape, rng: np.random.Generator) -> Array:
     size = float(np.mean(shape))
     axes = [np.linspace(-1, 1, n) for n in shape]
     radius = np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij")))
-    inside = (1.02 - radius) * size / 2 + 0.02 * size * _smooth_noise(
-        shape, 0.10 * size, rng
-    )  # depth below the surface, voxels
-    fold = _smooth_noise(shape, 0.035 * size, rng)  # sulci lie where it is near zero
-    deep = _smooth_noise(shape, 0.05 * size, rng)
+    rough, fold, deep = _smooth_noise(shape, (0.10 * size, 0.035 * size, 0.05 * size), rng)  # sulci lie where fold is near 0
+    inside = (1.02 - radius) * size / 2 + 0.02 * size * rough  # depth below the surface, voxels
     tumor_at = np.array([-0.25, 0.2, 0.15]).reshape(3, 1, 1, 1)
     from_tumor = np.linalg.norm(np.stack(np.meshgrid(*axes, indexing="ij")) - tumor_at, axis=0)
 
@@ -101,7 +110,9 @@ def _draw_tissues(shape: Shape, rng: np.random.Generator) -> Array:
     free = head & ~tumor & ~ventricles & ~sulci
     gray = free & ((cortex & (np.abs(fold) < 0.6)) | (inside < 0.05 * size) | (deep > 1.3))
     white = free & ~gray
-    return np.stack([ndimage.gaussian_filter(t.astype(np.float64), 0.6) for t in (white, gray, sulci, ventricles, tumor)])
+    return _stack(
+        lambda tissue: ndimage.gaussian_filter(tissue.astype(np.float64), 0.6), (white, gray, sulci, ventricles, tumor)
+    )
 
 
 def _draw_displacement(shape: Shape, rng: np.random.Generator) -> Array:
@@ -111,7 +122,7 @@ def _draw_displacement(shape: Shape, rng: np.random.Generator) -> Array:
     centered = np.indices(shape) - (np.array(shape).reshape(3, 1, 1, 1) - 1) / 2
     rotation = np.cross(angles, centered, axisb=0, axisc=0)
     shift = rng.uniform(0.02, 0.035, 3) * rng.choice([-1, 1], 3) * size
-    bend = np.stack([_smooth_noise(shape, 0.14 * size, rng) for _ in range(3)])
+    bend = _smooth_noise(shape, (0.14 * size,) * 3, rng)
     return np.asarray(rotation + shift.reshape(3, 1, 1, 1) + 0.012 * size * bend)
 
 
@@ -119,7 +130,7 @@ def _render(tissues: Array, intensities: tuple[float, ...], rng: np.random.Gener
     """An MR-like image: tissue intensities, a bias field, and noise."""
     shape = tissues.shape[1], tissues.shape[2], tissues.shape[3]
     image = np.tensordot(intensities, tissues, axes=1)
-    bias = 1 + 0.08 * _smooth_noise(shape, 0.2 * float(np.mean(shape)), rng)
+    bias = 1 + 0.08 * _smooth_noise(shape, [0.2 * float(np.mean(shape))], rng)[0]
     return np.asarray(np.maximum(image * bias + 0.015 * rng.standard_normal(shape), 0))
 
 
