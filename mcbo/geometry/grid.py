@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mcbo.core.errors import ShapeError
 from mcbo.core.types import Displacement, Shape, Triple
+from mcbo.geometry.units import Unit
 
 SLAB_VOXELS = 1 << 20
 """Voxels that are worked on at a time: 25 MB for each set of float64 coordinates."""
@@ -29,6 +30,7 @@ class Grid:
     Attributes:
         shape: voxels along axes 0, 1, 2.
         affine: voxel to world (RAS, mm), ``(4, 4)`` float64.
+        unit: in which the file that it comes from gives lengths, for reports and files; the affine is in mm nevertheless.
 
     Raises:
         ShapeError: if these are not three positive sizes and an affine that can be inverted.
@@ -36,6 +38,7 @@ class Grid:
 
     shape: Shape
     affine: NDArray[np.float64]
+    unit: Unit = "mm"
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
