@@ -1,4 +1,4 @@
-"""Units of length. Inside, every length is in millimeters; a file's own unit is kept for what people read and what is written."""
+"""Units of length. Inside, every length is in mm; a file's own unit is kept for what people read and for what is written."""
 
 from typing import Literal, TypeAlias, get_args
 
@@ -12,10 +12,25 @@ MM: dict[Unit, float] = {"nm": 1e-6, "um": 1e-3, "mm": 1.0, "cm": 10.0, "m": 100
 _SYMBOLS: dict[Unit, str] = {"um": "µm"}
 
 _NAMES: dict[str, Unit] = {
-    **{unit: unit for unit in UNITS},
-    **{"µm": "um", "μm": "um", "micron": "um", "microns": "um", "\\u00b5m": "um"},  # the micro sign, the Greek letter, ImageJ
-    **{"nanometer": "nm", "micrometer": "um", "millimeter": "mm", "centimeter": "cm", "meter": "m"},
-    **{"nanometre": "nm", "micrometre": "um", "millimetre": "mm", "centimetre": "cm", "metre": "m"},
+    "nm": "nm",
+    "nanometer": "nm",
+    "nanometre": "nm",
+    "um": "um",
+    "µm": "um",  # the micro sign
+    "μm": "um",  # the Greek letter
+    "\\u00b5m": "um",  # ImageJ
+    "micron": "um",
+    "micrometer": "um",
+    "micrometre": "um",
+    "mm": "mm",
+    "millimeter": "mm",
+    "millimetre": "mm",
+    "cm": "cm",
+    "centimeter": "cm",
+    "centimetre": "cm",
+    "m": "m",
+    "meter": "m",
+    "metre": "m",
 }
 
 
