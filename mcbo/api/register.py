@@ -22,6 +22,7 @@ from mcbo.geometry.resample import resample
 from mcbo.io.files import digest
 from mcbo.io.image_like import Geometry, ImageLike, name_of, to_intensities, to_volume
 from mcbo.io.initial_transform import check_matrix, read_initial
+from mcbo.io.nifti_header import Form
 from mcbo.methods.config import Preset, Registration, check_size
 from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
 from mcbo.methods.quality import Sanity
@@ -57,6 +58,7 @@ def register(
     expect: tuple[float, float] | None = None,
     affine: NDArray[np.generic] | None = None,
     spacing: Sequence[float] | None = None,
+    geometry: Form = "sform",
     fixed_mask: ImageLike | None = None,
     moving_masks: ImageLike | list[ImageLike | None] | None = None,
     initial: NDArray[np.generic] | str | Path | None = None,
@@ -75,6 +77,7 @@ def register(
             degrees; that of the task, if None.
         affine: of arrays without their own: voxel to world, RAS mm.
         spacing: instead of ``affine``, where only the voxel size along axes 0, 1, 2 is known, mm.
+        geometry: what to take where the sform and qform of a NIfTI file differ.
         fixed_mask: where the fixed image counts (not 0), on any grid; if None, its background is detected.
         moving_masks: the same for the moving image, or a list.
         initial: rough alignment: ``(4, 4)`` from fixed to moving world positions, RAS mm; or a file, see ``read_initial``.
@@ -103,7 +106,7 @@ def register(
         with timer.stage("read"):
             names = ["fixed image", *(f"moving image {number}" for number in range(1, len(several) + 1))]
             given = zip((fixed, *several), (fixed_mask, *masks), names, strict=True)
-            images = [_place(image, mask, name, Geometry(affine, spacing), on) for image, mask, name in given]
+            images = [_place(image, mask, name, Geometry(affine, spacing, geometry), on) for image, mask, name in given]
         motion = _initial(initial, center, images)
         kernels = ready_kernels(on)
         with naming(name_of(fixed, "fixed image")):
@@ -176,7 +179,7 @@ def _place(image: ImageLike, mask: ImageLike | None, name: str, geometry: Geomet
     if mask is None:
         return Placed(volume.to(device), grid)
     mask_name = name_of(mask, f"mask of the {name}")
-    given, its_grid = to_volume(mask, mask_name, Geometry(affine=grid.affine))
+    given, its_grid = to_volume(mask, mask_name, Geometry(affine=grid.affine, form=geometry.form))
     if isinstance(mask, np.ndarray | torch.Tensor) and its_grid.shape != grid.shape:
         raise InputError(
             f"{mask_name}: expected the shape of its image, {grid.shape}, or an affine beside it, got {its_grid.shape}"

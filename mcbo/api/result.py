@@ -200,7 +200,7 @@ def _write(path: Path, kind: str, transform: Transform, moving: Placed) -> None:
         volume = moving.volume.to(transform.tensor.device)
         write_any(path, resample(volume, moving.grid, transform.fixed, displacement=transform.tensor), transform.fixed)
     elif kind == "transform":
-        write_transform(path, transform.tensor, transform.fixed)
+        write_transform(path, transform.tensor, transform.fixed, transform.moving)
     else:
         shown = transform.inverse() if kind == "inverse" else transform
-        write_displacement(path, shown.tensor, shown.affine)
+        write_displacement(path, shown.tensor, shown.affine, shown.fixed.unit)

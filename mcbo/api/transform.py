@@ -122,4 +122,4 @@ class Transform:
 
     def to_itk(self) -> "sitk.DisplacementFieldTransform":
         """For SimpleITK: LPS mm, from fixed to moving, as ``sitk.Resample`` takes it."""
-        return to_transform(self.tensor, self.fixed)
+        return to_transform(self.tensor, self.fixed, self.moving)

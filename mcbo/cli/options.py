@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 import typer
 
@@ -19,6 +19,7 @@ from mcbo.dataset.learn2reg import SPLITS
 from mcbo.io.images import spacing_of
 from mcbo.io.itk_files import is_tiff
 from mcbo.io.nifti import FORMATS
+from mcbo.io.nifti_header import Form
 from mcbo.methods.memory_model import PROCESS_GB
 from mcbo.methods.presets import DEFAULT_TASK, TASKS
 from mcbo.progress import set_up_logging
@@ -77,6 +78,14 @@ TrustPaths: TypeAlias = Annotated[
 ]
 Spacing: TypeAlias = Annotated[
     str | None, typer.Option(metavar="X,Y,Z", help="Voxel size of TIFF files in mm: columns, rows, slices.")
+]
+
+Geometry: TypeAlias = Annotated[
+    Literal["sform", "qform"],
+    typer.Option(
+        metavar="|".join(get_args(Form)),
+        help="What to take where the sform and qform of a NIfTI header differ. ITK, 3D Slicer and ANTs often take the qform.",
+    ),
 ]
 
 # Where to run, and with which resources.

@@ -55,6 +55,7 @@ def register_files(
         list[Path] | None, typer.Option(metavar="FILE", help="The same for the moving images: once for each, in their order.")
     ] = None,
     spacing: cli.Spacing = None,
+    geometry: cli.Geometry = "sform",
     without: Annotated[
         list[str] | None, typer.Option(metavar="KIND", help=f"Do not write this result: {', '.join(KINDS)}. Repeatable.")
     ] = None,
@@ -90,6 +91,7 @@ def register_files(
         "center": center,
         "masks": [_digest(mask) for mask in masks],
         "spacing": spacing,
+        "geometry": geometry,
         "memory_gb": memory_gb if preset == AUTO else None,
     }
     inputs = {str(path): digest(path) for path in images}
@@ -108,6 +110,7 @@ def register_files(
             task=task,
             expect=expected,
             spacing=spacing_mm,
+            geometry=geometry,
             fixed_mask=fixed_mask,
             moving_masks=list(moving_mask) if moving_mask else None,
             initial=initial,

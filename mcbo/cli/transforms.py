@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
+import numpy as np
 import typer
 
 from mcbo.cli import options as cli
 from mcbo.core.errors import InputError, OutputError
 from mcbo.core.types import Displacement
 from mcbo.geometry import continuation as composition
-from mcbo.geometry.grid import Grid
+from mcbo.geometry.grid import Grid, apply_affine
 from mcbo.geometry.inverse import Inverse, MappedPoints, fixed_to_moving, moving_to_fixed
 from mcbo.geometry.inverse import invert as inverted
 from mcbo.geometry.resample import Mode, resample
@@ -29,6 +30,8 @@ EXPORTS = {
 """Formats of ``export``: the default suffix, and all suffixes it can write."""
 
 _NIFTI = (".nii.gz", ".nii")
+
+_ORIGINAL = "The {} image, if ITK and this program read its header differently. The export then fits what ITK reads."
 
 Field: TypeAlias = Annotated[Path, typer.Argument(metavar="FIELD", help="Displacement field written by MCBO, NIfTI.")]
 
@@ -71,6 +74,7 @@ def warp(
     ] = "label",
     outside: Annotated[float, typer.Option(metavar="X", help="Value outside the image.")] = 0.0,
     spacing: cli.Spacing = None,
+    geometry: cli.Geometry = "sform",
 ) -> None:
     """Warp an image or labels, or map landmarks, from one image to the other.
 
@@ -85,13 +89,13 @@ def warp(
     _check_name(output, SUFFIXES if points else SUFFIXES_WRITTEN)
     spacing_mm = cli.parse_spacing(spacing, image, labels, reference)
     displacement, fixed = read_field(field)
-    moving = None if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
+    moving = None if reference is None else read_any(reference, spacing_mm=spacing_mm, form=geometry)[1]
     if points:
         _warp_points(path, output, displacement, fixed, moving or fixed, direction or "fixed-to-moving", unit)
         return
     if unit is not None:
         raise InputError("--unit: expected with --points only, got it with an image")
-    volume, grid = (read_labels if labels else read_intensities)(path, spacing_mm=spacing_mm)
+    volume, grid = (read_labels if labels else read_intensities)(path, spacing_mm=spacing_mm, form=geometry)
     mode: Mode = interpolation if labels else "linear"
     onto = fixed
     if direction == "fixed-to-moving":
@@ -119,8 +123,11 @@ def _warp_points(
     in_voxels = landmarks.space == "table" and unit != "mm"
     start, end = (fixed, moving) if direction == "fixed-to-moving" else (moving, fixed)
     world = start.to_world(landmarks.points) if in_voxels else landmarks.to_ras()
+    if landmarks.space != "table":  # 3D Slicer places them where ITK has the image
+        world = apply_affine(np.linalg.inv(start.to_itk()), world)
     found = (fixed_to_moving if direction == "fixed-to-moving" else moving_to_fixed)(world, displacement, fixed)
-    text = landmarks.format_with(end.to_voxels(found.world)) if in_voxels else landmarks.format_ras(found.world)
+    ends = found.world if landmarks.space == "table" else apply_affine(end.to_itk(), found.world)
+    text = landmarks.format_with(end.to_voxels(found.world)) if in_voxels else landmarks.format_ras(ends)
     write_landmarks(output, text, like=path)
     typer.echo(f"{output}: {len(world)} points, {direction}, in {'voxels' if in_voxels else 'mm'}")
     _report_points(found)
@@ -163,6 +170,9 @@ def export(
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File to write. Default: beside FIELD, with the suffix of the format.")
     ] = None,
+    fixed: Annotated[Path | None, typer.Option(metavar="IMAGE", help=_ORIGINAL.format("fixed"))] = None,
+    moving: Annotated[Path | None, typer.Option(metavar="IMAGE", help=_ORIGINAL.format("moving"))] = None,
+    geometry: cli.Geometry = "sform",
 ) -> None:
     """Convert a displacement field for ITK, ANTs, 3D Slicer, or Learn2Reg.
 
@@ -175,9 +185,13 @@ def export(
         raise OutputError(f"{output}: expected another name than that of FIELD")
     displacement, grid = read_field(field)
     if to == "npz":
-        write_displacement(output, displacement, grid.affine)
+        write_displacement(output, displacement, grid.affine, grid.unit)
     else:
-        write_transform(output, displacement, grid)
+        images = (None if path is None else read_any(path, form=geometry)[1] for path in (fixed, moving))
+        original, end = images
+        if original is not None and not original.matches(grid):
+            raise InputError(f"{fixed}: expected the grid of {field}, {grid.shape}, found {original.shape} or another position")
+        write_transform(output, displacement, original or grid, end)
     typer.echo(str(output))
 
 
@@ -202,11 +216,12 @@ def import_(
         ),
     ] = None,
     spacing: cli.Spacing = None,
+    geometry: cli.Geometry = "sform",
 ) -> None:
     """Convert a transform of ITK, ANTs, or 3D Slicer, from fixed to moving, to a displacement field."""
     _check_name(output, _NIFTI)
     spacing_mm = cli.parse_spacing(spacing, reference)
-    fixed = None if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
+    fixed = None if reference is None else read_any(reference, spacing_mm=spacing_mm, form=geometry)[1]
     if transform.suffix == ".npz":
         if fixed is None:
             raise InputError(f"{transform}: expected --reference with the fixed image: an .npz has no affine")
@@ -217,7 +232,7 @@ def import_(
             )
     else:
         displacement, grid = read_transform(transform, fixed)
-    write_displacement(output, displacement, grid.affine)
+    write_displacement(output, displacement, grid.affine, grid.unit)
     typer.echo(str(output))
 
 
@@ -229,14 +244,15 @@ def invert(
         typer.Option(metavar="MOVING", help="The moving image, for the grid of the inverse. Default: the fixed grid."),
     ] = None,
     spacing: cli.Spacing = None,
+    geometry: cli.Geometry = "sform",
 ) -> None:
     """Invert a displacement field: from moving to fixed. Reports where it folds and has no unique inverse."""
     _check_name(output, _NIFTI)
     spacing_mm = cli.parse_spacing(spacing, reference)
     displacement, fixed = read_field(field)
-    onto = fixed if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
+    onto = fixed if reference is None else read_any(reference, spacing_mm=spacing_mm, form=geometry)[1]
     inverse = inverted(displacement, fixed, onto)
-    write_displacement(output, inverse.displacement, onto.affine)
+    write_displacement(output, inverse.displacement, onto.affine, onto.unit)
     typer.echo(str(output))
     _report_inverse(inverse)
 
@@ -254,7 +270,7 @@ def compose(
     _check_name(output, _NIFTI)
     (one, grid), (two, between) = read_field(first), read_field(second)
     total, beyond = composition.compose(one, grid, two, between)
-    write_displacement(output, total, grid.affine)
+    write_displacement(output, total, grid.affine, grid.unit)
     typer.echo(str(output))
     if beyond:
         typer.echo(

@@ -31,6 +31,7 @@ class Grid:
         shape: voxels along axes 0, 1, 2.
         affine: voxel to world (RAS, mm), ``(4, 4)`` float64.
         unit: in which the file that it comes from gives lengths, for reports and files; the affine is in mm nevertheless.
+        in_itk: the affine, also RAS and mm, by which ITK reads that file, if it is another one.
 
     Raises:
         ShapeError: if these are not three positive sizes and an affine that can be inverted.
@@ -39,6 +40,7 @@ class Grid:
     shape: Shape
     affine: NDArray[np.float64]
     unit: Unit = "mm"
+    in_itk: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
@@ -87,8 +89,20 @@ class Grid:
         """Whether two grids have one shape and their corners coincide, as far as a file's rounding lets them."""
         if self.shape != other.shape:
             return False
-        corners = torch.cartesian_prod(*(torch.tensor((0.0, size - 1.0), dtype=torch.float64) for size in self.shape))
+        corners = self.corners()
         return bool((self.to_voxels(other.to_world(corners)) - corners).abs().max() <= within_voxels)
+
+    def corners(self) -> Tensor:
+        """The eight outermost voxels, ``(8, 3)`` float64."""
+        return torch.cartesian_prod(*(torch.tensor((0.0, size - 1.0), dtype=torch.float64) for size in self.shape))
+
+    def seen_by_itk(self) -> "Grid":
+        """Where ITK places the same voxels."""
+        return self if self.in_itk is None else Grid(self.shape, self.in_itk, self.unit)
+
+    def to_itk(self) -> NDArray[np.float64]:
+        """From world positions, by this grid, to where ITK has the same voxels: ``(4, 4)``, RAS, mm."""
+        return np.eye(4) if self.in_itk is None else np.asarray(self.in_itk @ np.linalg.inv(self.affine))
 
     def slabs(self) -> Iterator[tuple[int, int]]:
         """Ranges of rows of axis 0 that cover the grid, each of about ``SLAB_VOXELS``."""
@@ -100,6 +114,18 @@ class Grid:
         """The voxels of the rows ``[first, last)`` of axis 0, in their order in memory: ``(N, 3)`` float64."""
         axes = [torch.arange(n, dtype=torch.float64) for n in self.shape]
         return torch.cartesian_prod(axes[0][first:last], axes[1], axes[2])
+
+
+def largest_gap_mm(one: Grid, other: Grid) -> float:
+    """How far apart two grids of one shape place a voxel, at most."""
+    corners = one.corners()
+    return float((one.to_world(corners) - other.to_world(corners)).norm(dim=1).max())
+
+
+def is_sheared(affine: NDArray[np.float64]) -> bool:
+    """Whether the axes of an affine ``(4, 4)`` are not at right angles, beyond what float32 rounds."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4)
 
 
 def voxel_size_mm(affine: NDArray[np.float64]) -> Triple:

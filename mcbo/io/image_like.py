@@ -1,7 +1,7 @@
 """Images as the Python API takes them: paths, arrays, tensors, images of nibabel and SimpleITK."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from mcbo.core.errors import InputError
 from mcbo.geometry.grid import Grid
+from mcbo.geometry.units import unit_of
 from mcbo.io.files import reading
 from mcbo.io.images import positive_sizes, read_any
 from mcbo.io.initial_transform import matrix_of
 from mcbo.io.itk import from_sitk
 from mcbo.io.itk_files import is_tiff
 from mcbo.io.nifti import check_finite, check_structure, to_tensor
+from mcbo.io.nifti_header import Form, in_mm
 
 ImageLike: TypeAlias = Any
 """A path; a numpy array or torch tensor ``(H, W, D)``; a pair of one of these and its affine (voxel to world, RAS mm); an image
@@ -28,11 +30,13 @@ of nibabel or SimpleITK."""
 class Geometry:
     """Of arrays without their own: the affine ``(4, 4)``, voxel to world, RAS mm, or the voxel size along axes 0, 1, 2.
 
-    The voxel size is also that of TIFF files, which do not store it: columns, rows, slices.
+    The voxel size is also that of TIFF files, which do not store it: columns, rows, slices. ``form`` is for NIfTI files whose
+    header has two of them.
     """
 
     affine: NDArray[np.generic] | None = None
     spacing_mm: Sequence[float] | None = None
+    form: Form = "sform"
 
     def matrix(self) -> NDArray[np.float64]:
         """The affine; raises ``InputError`` if both are given, or sizes are not three positive numbers."""
@@ -49,14 +53,18 @@ class Geometry:
 def to_volume(image: ImageLike, name: str, geometry: Geometry) -> tuple[Tensor, Grid]:
     """Any 3D image as ``(1, 1, H, W, D)`` on the CPU, integers as such, and its grid; raises ``InputError`` with its name."""
     if isinstance(image, str | Path):
-        return read_any(Path(image), spacing_mm=geometry.spacing_mm if is_tiff(Path(image)) else None)
+        spacing_mm = geometry.spacing_mm if is_tiff(Path(image)) else None
+        return read_any(Path(image), spacing_mm=spacing_mm, form=geometry.form)
     with reading(name, "an image", ()):
         if isinstance(image, tuple) and len(image) == 2:
             return _from_array(image[0], matrix_of(image[1], "beside an array (several images make a list) its affine as "))
         if hasattr(image, "GetDirection"):  # of SimpleITK
             return from_sitk(image)
-        if hasattr(image, "dataobj"):  # of nibabel
-            return _from_array(np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64))
+        if hasattr(image, "dataobj"):  # of nibabel, whose affine is in the unit of the file
+            unit = unit_of(image.header.get_xyzt_units()[0]) if hasattr(image.header, "get_xyzt_units") else None
+            affine = in_mm(image.affine, unit or "mm")
+            volume, grid = _from_array(np.asanyarray(image.dataobj), affine)
+            return volume, replace(grid, unit=unit or "mm")
         return _from_array(image, geometry.matrix())
 
 

@@ -1,6 +1,7 @@
 """Any 3D image or displacement with its grid; the suffix decides which library reads or writes it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from mcbo.io import itk_files, nifti
 from mcbo.io.files import reading
 from mcbo.io.itk import to_sitk
 from mcbo.io.itk_files import IMAGE_SUFFIXES, SUFFIXES_WRITTEN, suffix_of
-from mcbo.io.nifti_header import read_header
+from mcbo.io.nifti_header import Form, read_header
+from mcbo.io.nifti_place import place
 
 
-def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
+def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None, form: Form = "sform") -> tuple[Volume, Grid]:
     """Reads a 3D image: what nibabel reads (NIfTI, Analyze, MGH, MINC …), NRRD, MetaImage, TIFF stacks.
 
-    A folder holds TIFF files, one per slice. ``spacing_mm``, along columns, rows, slices, is for TIFF alone.
+    A folder holds TIFF files, one per slice. ``spacing_mm``, along columns, rows, slices, is for TIFF alone; ``form`` for NIfTI
+    headers with two of them.
 
     Returns:
         ``(1, 1, H, W, D)``, int32 or int64 where the file has whole numbers, else float32; and its grid, in RAS whatever the
@@ -33,21 +36,25 @@ def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[
     """
     if path.is_dir() or suffix_of(path) in IMAGE_SUFFIXES:
         return itk_files.read_image(path, spacing_mm=spacing_mm)
-    volume, affine = nifti.read_voxels(path)
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        header = read_header(path, form=form)
+        volume = nifti.read_voxels(header)
+        return volume, place(header)
+    volume, affine = nifti.read_otherwise(path)
     return volume, _grid(path, volume, affine)
 
 
-def read_intensities(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
+def read_intensities(path: Path, *, spacing_mm: Sequence[float] | None = None, form: Form = "sform") -> tuple[Volume, Grid]:
     """``read_any`` in float32; raises ``InputError`` also for intensities that are not finite."""
-    volume, grid = read_any(path, spacing_mm=spacing_mm)
+    volume, grid = read_any(path, spacing_mm=spacing_mm, form=form)
     volume = volume.float()
     nifti.check_finite(volume, path)
     return volume, grid
 
 
-def read_labels(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Tensor, Grid]:
+def read_labels(path: Path, *, spacing_mm: Sequence[float] | None = None, form: Form = "sform") -> tuple[Tensor, Grid]:
     """``read_any`` as ``as_labels`` converts it; raises ``InputError`` also for what that refuses."""
-    volume, grid = read_any(path, spacing_mm=spacing_mm)
+    volume, grid = read_any(path, spacing_mm=spacing_mm, form=form)
     try:
         return as_labels(volume), grid
     except InputError as error:
@@ -74,7 +81,7 @@ def write_any(path: Path, volume: Tensor, grid: Grid) -> None:
     if suffix_of(path) not in SUFFIXES_WRITTEN:
         raise OutputError(f"{path}: expected a name ending in {' or '.join(SUFFIXES_WRITTEN)}")
     if suffix_of(path).startswith(".nii"):
-        nifti.write_volume(path, volume, grid.affine)
+        nifti.write_volume(path, volume, grid.affine, grid.unit)
         return
     if not volume.is_floating_point():
         dtype = nifti.smallest_type(volume.numpy())
@@ -93,7 +100,8 @@ def read_field(path: Path) -> tuple[Displacement, Grid]:
     displacement = nifti.read_displacement(path)
     if not torch.isfinite(displacement).all():
         raise InputError(f"{path}: expected finite displacements, found some that are NaN or infinite")
-    return displacement, _grid(path, displacement, read_header(path).affine)
+    header = read_header(path)
+    return displacement, replace(_grid(path, displacement, header.affine), unit=header.unit)
 
 
 def spacing_of(text: str) -> Triple:

@@ -3,13 +3,15 @@
 SimpleITK is imported only where it is needed: registering NIfTI files works without it.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.errors import InputError, ShapeError
+from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid, check_lives_on
 from mcbo.io.nifti import to_tensor
@@ -17,12 +19,14 @@ from mcbo.io.nifti import to_tensor
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+Affine: TypeAlias = NDArray[np.float64]
+
 LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
 """Between RAS and LPS millimeters."""
 
 
-def grid_of(image: "sitk.Image") -> Grid:
-    """The grid of a SimpleITK image."""
+def grid_of(image: Any) -> Grid:
+    """The grid of a SimpleITK image, or of the header that a reader has read."""
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
@@ -57,15 +61,32 @@ def to_sitk(volume: Tensor, grid: Grid) -> "sitk.Image":
     return image
 
 
-def to_vectors(displacement: Displacement, grid: Grid, *, dtype: torch.dtype = torch.float32) -> "sitk.Image":
+def to_vectors(
+    displacement: Displacement, grid: Grid, moving: Grid | None = None, *, dtype: torch.dtype = torch.float32
+) -> "sitk.Image":
     """A displacement ``(1, 3, H, W, D)``, voxels of the fixed grid, as an image of vectors: LPS, mm, fixed to moving.
+
+    Where ITK reads the files of the grids otherwise, the vectors lead from where it has the fixed image to where it has the
+    moving one. Without the moving grid, that is taken to be read alike.
 
     Raises:
         ShapeError: if the grid has another shape.
     """
     check_lives_on(displacement, grid)
-    matrix = torch.from_numpy((LPS @ grid.affine)[:3, :3]).to(displacement)
-    return to_sitk(torch.einsum("ij,bjhwd->bihwd", matrix, displacement).to(dtype), grid)
+    seen = grid.seen_by_itk()
+    to_moving = LPS @ (np.eye(4) if moving is None else moving.to_itk()) @ grid.affine
+    return to_sitk(_moved(displacement, to_moving, LPS @ seen.affine, dtype=dtype), seen)
+
+
+def _moved(displacement: Displacement, to_end: Affine, from_start: Affine, *, dtype: torch.dtype) -> Tensor:
+    """``E·(p + u) − S·p``, for the voxels p of a displacement u, ``(1, 3, H, W, D)``, and two affines ``(4, 4)``."""
+    result = torch.einsum("ij,bjhwd->bihwd", torch.from_numpy(to_end[:3, :3]).to(displacement), displacement).to(dtype)
+    rest = torch.from_numpy(to_end - from_start)
+    if rest.any():
+        for axis, size in enumerate(shape_of(displacement)):
+            places = torch.arange(size, dtype=rest.dtype) * rest[:3, axis, None] + (rest[:3, 3, None] if axis == 0 else 0)
+            result += places.to(result).view(1, 3, *(size if a == axis else 1 for a in range(3)))
+    return result
 
 
 def from_vectors(image: "sitk.Image") -> tuple[Displacement, Grid]:
@@ -77,15 +98,17 @@ def from_vectors(image: "sitk.Image") -> tuple[Displacement, Grid]:
     return torch.einsum("ij,bjhwd->bihwd", matrix, vectors.float()), grid
 
 
-def to_transform(displacement: Displacement, grid: Grid) -> "sitk.DisplacementFieldTransform":
-    """A displacement ``(1, 3, H, W, D)``, voxels of the fixed grid, as an ITK transform."""
+def to_transform(displacement: Displacement, grid: Grid, moving: Grid | None = None) -> "sitk.DisplacementFieldTransform":
+    """A displacement ``(1, 3, H, W, D)``, voxels of the fixed grid, as an ITK transform; see ``to_vectors``."""
     import SimpleITK as sitk
 
-    return sitk.DisplacementFieldTransform(to_vectors(displacement, grid, dtype=torch.float64))
+    return sitk.DisplacementFieldTransform(to_vectors(displacement, grid, moving, dtype=torch.float64))
 
 
 def from_transform(transform: "sitk.Transform", fixed: Grid | None) -> tuple[Displacement, Grid]:
     """Any 3D ITK transform, fixed to moving, as a displacement on the fixed grid; a displacement field may keep its own.
+
+    It is taken to lead from where ITK has the fixed image to where both have the moving one.
 
     Raises:
         InputError: if it is not 3D, or needs a grid.
@@ -101,9 +124,17 @@ def from_transform(transform: "sitk.Transform", fixed: Grid | None) -> tuple[Dis
         if not isinstance(simple, sitk.DisplacementFieldTransform):
             raise InputError(f"a {simple.GetName()} has no grid of its own: expected --reference with the fixed image")
         return from_vectors(simple.GetDisplacementField())
-    like = to_sitk(torch.zeros((1, 1, 1, 1, 1)), Grid((1, 1, 1), fixed.affine))
+    seen = fixed.seen_by_itk()
+    like = to_sitk(torch.zeros((1, 1, 1, 1, 1)), Grid((1, 1, 1), seen.affine))
     sampler = sitk.TransformToDisplacementFieldFilter()
     sampler.SetReferenceImage(like)
     sampler.SetSize(fixed.shape)
     sampler.SetOutputPixelType(sitk.sitkVectorFloat64)
-    return from_vectors(sampler.Execute(transform))[0], fixed
+    return on_grid(from_vectors(sampler.Execute(transform))[0], fixed), fixed
+
+
+def on_grid(displacement: Displacement, grid: Grid) -> Displacement:
+    """A displacement in voxels of a grid as ITK has it, in voxels of the grid itself: to the same places in the world."""
+    if grid.in_itk is None:
+        return displacement
+    return _moved(displacement, np.linalg.inv(grid.affine) @ grid.in_itk, np.eye(4), dtype=displacement.dtype)

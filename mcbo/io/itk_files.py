@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from mcbo.core.errors import InputError, OutputError
+from mcbo.core.errors import InputError, OutputError, ShapeError
 from mcbo.core.types import Displacement
-from mcbo.geometry.grid import Grid
+from mcbo.geometry.grid import Grid, is_sheared
 from mcbo.io.files import reading, reason_of, regular_size, write_whole
-from mcbo.io.itk import from_sitk, from_transform, from_vectors, to_transform, to_vectors
+from mcbo.io.itk import from_sitk, from_transform, from_vectors, grid_of, on_grid, to_transform, to_vectors
 from mcbo.io.nifti_header import MAX_VOXELS
+from mcbo.io.source import File
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -46,28 +47,46 @@ def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
         if suffix_of(path) in TRANSFORM_SUFFIXES:
             return from_transform(sitk.ReadTransform(str(path)), fixed)
         displacement, grid = from_vectors(_read(path))
-    if fixed is not None and not grid.matches(fixed):
+    if fixed is None:
+        return displacement, grid
+    if not grid.matches(fixed.seen_by_itk()):
         raise InputError(f"{path}: expected the grid of --reference, {fixed.shape}, found {grid.shape} or another position")
-    return displacement, grid
+    return on_grid(displacement, fixed), fixed
 
 
-def write_transform(path: Path, displacement: Displacement, grid: Grid) -> None:
-    """Writes a displacement as an ITK transform or image of LPS vectors in mm, by suffix; raises ``OutputError`` on failure."""
+def write_transform(path: Path, displacement: Displacement, grid: Grid, moving: Grid | None = None) -> None:
+    """Writes a displacement as an ITK transform or image of LPS vectors in mm, by suffix; raises ``OutputError`` on failure.
+
+    See ``itk.to_vectors`` for what ``moving`` is good for.
+    """
     import SimpleITK as sitk
 
     suffix = suffix_of(path)
     if suffix in SUFFIXES_WRITTEN:
-        directions = grid.affine[:3, :3] / np.array(grid.spacing_mm)
-        if suffix.startswith(".nii") and not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4):
+        if suffix.startswith(".nii") and is_sheared(grid.affine):
             raise OutputError(f"{path}: expected a name ending in .h5 or .nrrd: ITK does not store sheared axes in NIfTI")
-        write_image(path, to_vectors(displacement, grid))
+        write_image(path, to_vectors(displacement, grid, moving))
     elif suffix in (".h5", ".tfm"):
         if suffix == ".tfm" and displacement[0, 0].numel() > MAX_TEXT_VOXELS:
             raise OutputError(f"{path}: expected a name ending in .h5 for a displacement of {grid.shape}: .tfm is text")
-        transform = to_transform(displacement, grid)
+        transform = to_transform(displacement, grid, moving)
         write_whole(path, lambda file: _beside(file, lambda name: sitk.WriteTransform(transform, name)))
     else:
         raise OutputError(f"{path}: expected a name ending in {', '.join(('.h5', '.tfm', *SUFFIXES_WRITTEN))}")
+
+
+def read_grid(path: File) -> Grid | None:
+    """The grid of a 3D image as ITK reads its header; None if it refuses it."""
+    import SimpleITK as sitk
+
+    shows = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it would print what is asked for here
+    try:
+        return grid_of(_header(Path(path)))
+    except (RuntimeError, ShapeError):
+        return None
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shows)
 
 
 def read_image(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Tensor, Grid]:

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.errors import InputError
+from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement, Shape, Volume
+from mcbo.geometry.grid import Grid, is_sheared
+from mcbo.geometry.units import MM, Unit
 from mcbo.io.files import Digesting, digest, reading, regular_size, write_whole
 from mcbo.io.nifti_header import BLOCK_VALUES, MAX_VOXELS, UNREADABLE, Header, copy_reordered, read_header, read_values
 from mcbo.io.npz import read_array
@@ -33,13 +36,28 @@ MAX_THREADS = 8
 """That compress a file: they take its values as fast as one thread can hand them out."""
 
 
+_UNIT_NAMES: dict[Unit, str] = {"um": "micron", "mm": "mm", "m": "meter"}
+
+_ALIGNED = 2
+"""The code of a form: coordinates aligned to another file's."""
+
+
 @dataclass(frozen=True)
 class Image:
-    """A volume as in its file: ``(1, 1, H, W, D)`` float32 on the CPU; the affine, voxel to world (mm), is ``(4, 4)``."""
+    """A volume as in its file: ``(1, 1, H, W, D)`` float32 on the CPU; the affine, voxel to world (mm), is ``(4, 4)``.
+
+    ``unit`` is that of its file.
+    """
 
     path: File
     volume: Volume
     affine: NDArray[np.float64]
+    unit: Unit = "mm"
+
+    @property
+    def grid(self) -> Grid:
+        """Where it lies."""
+        return Grid(shape_of(self.volume), self.affine, self.unit)
 
 
 def read_image(path: File) -> Image:
@@ -53,7 +71,7 @@ def read_image(path: File) -> Image:
     volume = torch.from_numpy(read_values(header))[None, None]
     check_finite(volume, path)
     check_structure(volume, path)
-    return Image(path, volume, header.affine)
+    return Image(path, volume, header.affine, header.unit)
 
 
 def check_finite(volume: Volume, name: object) -> None:
@@ -82,16 +100,17 @@ def check_image(header: Header) -> Shape:
     return header.shape
 
 
-def read_grid(path: File) -> tuple[Shape, NDArray[np.float64]]:
-    """Shape ``(H, W, D)`` and affine ``(4, 4)`` float64 of an image, from its header alone; raises as ``read_image``."""
+def read_grid(path: File) -> Grid:
+    """The grid of an image, from its header alone; raises as ``read_image``."""
     header = read_header(path)
-    return check_image(header), header.affine
+    return Grid(check_image(header), header.affine, header.unit)
 
 
-def write_displacement(path: Path, displacement: Displacement, affine: NDArray[np.float64]) -> str | None:
+def write_displacement(path: Path, displacement: Displacement, affine: NDArray[np.float64], unit: Unit = "mm") -> str | None:
     """Writes a displacement ``(1, 3, H, W, D)`` in voxels as the challenge wants it: ``(H, W, D, 3)`` float32 voxels.
 
-    ``.nii.gz`` and ``.nii`` get the affine of the fixed image; ``.npz`` has one array and no affine.
+    ``.nii.gz`` and ``.nii`` get the affine of the fixed image, mm, in the unit of its file; ``.npz`` has one array and no
+    affine.
 
     Returns:
         The digest of the file.
@@ -103,7 +122,7 @@ def write_displacement(path: Path, displacement: Displacement, affine: NDArray[n
     if path.suffix == ".npz":
         return write_whole(path, lambda file: _save_npz(file, np.moveaxis(array, 0, -1)))
     shape = (*array.shape[1:], 3)
-    return write_whole(path, lambda file: _save(file, list(array), _head(shape, array.dtype, affine)))
+    return write_whole(path, lambda file: _save(file, list(array), _head(shape, array.dtype, affine, unit)))
 
 
 def in_file_order(tensor: Tensor) -> Tensor:
@@ -125,25 +144,22 @@ def read_displacement(path: Path) -> Displacement:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).movedim(-1, 0)[None]
 
 
-def read_voxels(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
+def read_voxels(header: Header) -> Tensor:
     """Reads any 3D image, even a constant one, to be warped rather than registered.
 
     Returns:
-        ``(1, 1, H, W, D)``, integers if the file has them without scaling, else float32; and the affine.
+        ``(1, 1, H, W, D)``, integers if the file has them without scaling, else float32.
 
     Raises:
         InputError: if it cannot be read, is not 3D, or does not have one number per voxel.
     """
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return _read_otherwise(path)
-    header = read_header(path)
     check_image(header)
     whole = header.dtype.kind in "iu" and (header.slope, header.intercept) == (1, 0)
     values = read_values(header, dtype=_whole_type(header.dtype) if whole else np.float32)
-    return torch.from_numpy(values)[None, None], header.affine
+    return torch.from_numpy(values)[None, None]
 
 
-def _read_otherwise(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
+def read_otherwise(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
     """Reads what nibabel knows besides NIfTI: Analyze, MGH, MINC and others."""
     regular_size(path, "an image")
     with reading(path, "a whole image", UNREADABLE):
@@ -170,14 +186,15 @@ def _whole_type(dtype: np.dtype[Any]) -> type[np.int32 | np.int64]:
     return np.int32 if dtype.itemsize < 4 or dtype == np.int32 else np.int64
 
 
-def write_volume(path: Path, volume: Volume, affine: NDArray[np.float64]) -> str:
+def write_volume(path: Path, volume: Volume, affine: NDArray[np.float64], unit: Unit = "mm") -> str:
     """Writes an image ``(1, 1, H, W, D)`` as NIfTI, float32 or in the smallest integer type; raises ``OutputError``.
 
-    Returns the digest of the file.
+    The affine is in mm; ``unit`` is that of the file. Returns the digest of the file.
     """
     array = volume[0, 0].cpu().numpy()
     dtype = np.dtype(np.float32) if array.dtype.kind == "f" else smallest_type(array)
-    return write_whole(path, lambda file: _save(file, [array.astype(dtype, copy=False)], _head(array.shape, dtype, affine)))
+    head = _head(array.shape, dtype, affine, unit)
+    return write_whole(path, lambda file: _save(file, [array.astype(dtype, copy=False)], head))
 
 
 def smallest_type(labels: NDArray[np.generic]) -> np.dtype[np.generic]:
@@ -187,10 +204,18 @@ def smallest_type(labels: NDArray[np.generic]) -> np.dtype[np.generic]:
     return np.dtype(next(fits, np.int64))
 
 
-def _head(shape: tuple[int, ...], dtype: np.dtype[Any], affine: NDArray[np.float64]) -> bytes:
-    """What precedes the values of a NIfTI file."""
-    image = nibabel.Nifti1Image(np.broadcast_to(np.zeros((), dtype), shape), affine, dtype=dtype)
+def _head(shape: tuple[int, ...], dtype: np.dtype[Any], affine: NDArray[np.float64], unit: Unit) -> bytes:
+    """What precedes the values of a NIfTI file.
+
+    Both forms are the affine, so that every reader takes the same; of sheared axes, only the sform: a qform has none.
+    """
+    unit = "um" if unit == "nm" else "mm" if unit == "cm" else unit  # NIfTI has no others
+    scaled = np.diag([1 / MM[unit]] * 3 + [1.0]) @ affine
+    image = nibabel.Nifti1Image(np.broadcast_to(np.zeros((), dtype), shape), scaled, dtype=dtype)
     image.header.set_slope_inter(1, 0)
+    image.header.set_xyzt_units(_UNIT_NAMES[unit])
+    if not is_sheared(affine):
+        image.header.set_qform(scaled, code=_ALIGNED)
     head = io.BytesIO()
     image.header.write_to(head)
     return head.getvalue()

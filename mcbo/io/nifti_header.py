@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, TypeAlias, cast
 
 import nibabel
 import numpy as np
@@ -17,6 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError
+from mcbo.geometry.units import MM, Unit
 from mcbo.io.files import reading, regular_size
 from mcbo.io.source import File
 
@@ -48,6 +49,12 @@ _GZIP_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # it
 UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, _GZIP_ERROR)
 """Errors of the libraries at broken files."""
 
+Form: TypeAlias = Literal["sform", "qform"]
+"""The two ways in which a header may say where its image lies."""
+
+_UNITS: dict[int, Unit] = {1: "m", 2: "mm", 3: "um"}
+"""By the lowest three bits of ``xyzt_units``."""
+
 _GZIP = b"\x1f\x8b"
 _FORMATS: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 
@@ -60,7 +67,10 @@ class Header:
         path: the file.
         shape: one to seven sizes; trailing axes of size 1 behind the third are left out.
         dtype: of the values on disk, in their byte order.
-        affine: voxel to world (mm), ``(4, 4)`` float64, invertible.
+        affine: voxel to world (mm), ``(4, 4)`` float64, invertible: the sform, the qform, or a guess where neither is set.
+        unit: in which the file gives lengths; mm, if it does not tell.
+        forms: sform and qform (mm), each None where its code is 0.
+        sizes_mm: of a voxel, as ``pixdim`` has them, which ITK takes.
         slope, intercept: an intensity is ``slope·value + intercept``.
         offset: bytes before the first value, uncompressed.
     """
@@ -69,13 +79,18 @@ class Header:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     affine: NDArray[np.float64]
+    unit: Unit
+    forms: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]
+    sizes_mm: tuple[float, float, float]
     slope: float
     intercept: float
     offset: int
 
 
-def read_header(path: File) -> Header:
+def read_header(path: File, *, form: Form = "sform") -> Header:
     """Reads a header of NIfTI-1 or NIfTI-2, compressed or not, and refuses impossible claims.
+
+    ``form`` is the one that is taken where both are set.
 
     Raises:
         InputError: if the file is missing, none of these, or claims more than it can hold; the message names it.
@@ -88,7 +103,7 @@ def read_header(path: File) -> Header:
         if compressed:
             with igzip.IGzipFile("", "rb", fileobj=io.BytesIO(block)) as stream:
                 block = stream.read(540)
-        header = _parse(path, block)
+        header = _parse(path, block, form)
         claimed = header.offset + math.prod(header.shape) * header.dtype.itemsize
         if claimed > (size * MAX_RATIO + _STREAM_BYTES if compressed else size):
             raise InputError(
@@ -161,7 +176,7 @@ def _open(path: File) -> Iterator[IO[bytes]]:
             yield cast(IO[bytes], stream)
 
 
-def _parse(path: File, block: bytes) -> Header:
+def _parse(path: File, block: bytes, form: Form) -> Header:
     length = next((n for n in _FORMATS if block[:4] in (n.to_bytes(4, "little"), n.to_bytes(4, "big"))), None)
     magic = block[344:348] if length == 348 else block[4:8]
     if length is None or len(block) < length or magic[:3] not in (b"n+1", b"n+2"):
@@ -171,11 +186,15 @@ def _parse(path: File, block: bytes) -> Header:
     try:
         with np.errstate(all="ignore"):
             fields = _FORMATS[length](block[:length], endianness=order, check=False)
-            affine = np.asarray(fields.get_best_affine(), dtype=np.float64)
+            unit = _UNITS.get(int(fields["xyzt_units"]) & 7, "mm")
+            forms = _form(fields, "sform", unit), _form(fields, "qform", unit)
+            guess = in_mm(fields.get_base_affine(), unit)
         dtype = fields.get_data_dtype()
     except KeyError as error:
         raise InputError(f"expected one number per voxel, found data of an unknown type, number {error}") from error
     shape = _checked_shape([int(size) for size in fields["dim"]])
+    chosen = next((one for one in (forms if form == "sform" else forms[::-1]) if one is not None), None)
+    affine = guess if chosen is None else chosen
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
         raise InputError(f"expected an affine that can be inverted, found {affine.tolist()}")
     slope = _checked_finite("slope", float(fields["scl_slope"]))
@@ -185,7 +204,26 @@ def _parse(path: File, block: bytes) -> Header:
         raise InputError(
             f"expected a header with voxels that begin {least} to {MAX_OFFSET} bytes into the file, found {offset:g}"
         )
-    return Header(path, shape, dtype, affine, slope or 1.0, intercept, int(offset))  # a slope of 0 means "not scaled"
+    x, y, z = (abs(float(size)) * MM[unit] for size in fields["pixdim"][1:4])
+    slope = slope or 1.0  # a slope of 0 means "not scaled"
+    return Header(path, shape, dtype, affine, unit, forms, (x, y, z), slope, intercept, int(offset))
+
+
+def _form(fields: Any, name: Form, unit: Unit) -> NDArray[np.float64] | None:
+    """The sform or qform, mm; None if its code is 0, or if it is a quaternion of an impossible length beside an sform."""
+    if int(fields[f"{name}_code"]) <= 0:
+        return None
+    try:
+        return in_mm(getattr(fields, f"get_{name}")(), unit)
+    except ValueError:
+        if int(fields["sform_code"]) <= 0:
+            raise
+        return None
+
+
+def in_mm(affine: Any, unit: Unit) -> NDArray[np.float64]:
+    """An affine ``(4, 4)`` to another unit, as one to millimeters."""
+    return np.asarray(np.diag([MM[unit]] * 3 + [1.0]) @ np.asarray(affine, dtype=np.float64))
 
 
 def _checked_shape(dim: list[int]) -> tuple[int, ...]:

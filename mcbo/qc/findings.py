@@ -191,8 +191,8 @@ def _read_images(
             read_intensities(Path(path), spacing_mm=spacing_mm) for path in (pair.fixed, pair.moving)
         )
         _check_shape(pair.fixed, grid.shape, displacement)
-        fixed = Image(pair.fixed, volume, grid.affine)
-        moving = Image(pair.moving, resample(other, its_grid, grid), grid.affine)
+        fixed = Image(pair.fixed, volume, grid.affine, grid.unit)
+        moving = Image(pair.moving, resample(other, its_grid, grid), grid.affine, grid.unit)
         warped = resample(other, its_grid, grid, displacement=displacement)
         if not its_grid.matches(grid):
             notes.append("The moving image has another grid; it is shown on that of the fixed image, in world coordinates.")
@@ -200,7 +200,7 @@ def _read_images(
         fixed, moving = read_image(pair.fixed), read_image(pair.moving)
         for image in (fixed, moving):
             _check_shape(image.path, shape_of(image.volume), displacement)
-        if not np.allclose(fixed.affine, moving.affine, atol=1e-3):
+        if not moving.grid.matches(fixed.grid):
             notes.append("The affines of the two images differ and were ignored: voxels correspond by index, as in Learn2Reg.")
     for path in (pair.fixed, pair.moving):
         if digest(path) not in case.inputs.values():

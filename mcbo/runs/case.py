@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mcbo.core.errors import DiskSpaceError, InputError, McboError, MemoryBudgetError
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Masks, Volume
 from mcbo.dataset.learn2reg import Case, Pair, wanted
+from mcbo.geometry.grid import Grid
 from mcbo.io.nifti import Image
 from mcbo.report import CaseReport, stages_of
 from mcbo.runs.options import Setup
@@ -66,7 +66,7 @@ class CaseRun:
         masks: where these images are known, on the CPU; None if the preset does not use masks.
         displacements: ``(1, 3, H, W, D)`` voxels on the CPU, by name.
         warped: moving images ``(1, 1, H, W, D)`` on the CPU, by name, if requested.
-        affine: of the fixed image.
+        grid: of the fixed image.
         spans: start and end of each step, by ``time.perf_counter``, s.
         waited_s: how long computing paused before this case because reading or writing was not finished.
     """
@@ -79,7 +79,7 @@ class CaseRun:
     masks: Masks | None = None
     displacements: dict[str, Displacement] = field(default_factory=dict)
     warped: dict[str, Volume] = field(default_factory=dict)
-    affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
+    grid: Grid = field(default_factory=lambda: Grid((1, 1, 1), np.eye(4)))
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)
     waited_s: float = 0.0
 

@@ -6,7 +6,6 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from typing import Any, Self, TypeVar
 
-import numpy as np
 import torch
 
 from mcbo.core.errors import InputError, MemoryBudgetError, naming
@@ -130,7 +129,7 @@ def _read(run: CaseRun, here: Case, shape: Shape, threads: Executor, timer: Stag
             with timer.stage("masks"):
                 known, *others_known = [mask.result() for mask in masks]
             run.masks = Masks(known, tuple(others_known))
-    run.fixed, run.movings, run.affine = fixed, movings, fixed.affine
+    run.fixed, run.movings, run.grid = fixed, movings, fixed.grid
 
 
 class _Beginning:
@@ -166,7 +165,7 @@ def _read_moving(path: File, fixed: File, expected: Shape) -> Image:
 
 def _note_affine(image: Image, fixed: Image, result: CaseResult) -> None:
     """Warns if an image lies elsewhere than the fixed one."""
-    if not np.allclose(image.affine, fixed.affine, atol=1e-3):
+    if not image.grid.matches(fixed.grid):
         result.note(
             f"{image.path.name}: its affine differs from that of {fixed.path.name}; the images are registered voxel by "
             "voxel, as in the challenge",

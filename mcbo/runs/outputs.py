@@ -5,14 +5,13 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError, MemoryBudgetError
 from mcbo.core.log import log
 from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.dataset.learn2reg import Case, Pair, wanted
+from mcbo.geometry.grid import Grid
 from mcbo.io.files import check_room, format_bytes, free_disk_bytes, write_whole
 from mcbo.io.nifti import read_grid, write_displacement, write_volume
 from mcbo.io.source import File
@@ -61,7 +60,7 @@ def warn_of_room(cases: Iterable[Case], options: Options) -> None:
         missing = [pair for pair in wanted(case, options.movings) if not output_files(pair, options)[0].exists()]
         with contextlib.suppress(InputError):  # reported when the case is read
             if missing:
-                needed += result_bytes(read_grid(case.fixed)[0], pairs=len(missing), warped=options.warped)
+                needed += result_bytes(read_grid(case.fixed).shape, pairs=len(missing), warped=options.warped)
     free = free_disk_bytes(options.output)
     if needed > free:
         log.warning(
@@ -76,7 +75,7 @@ def write_pair(
     pair: Pair,
     displacement: Displacement,
     warped: Volume | None,
-    affine: NDArray[np.float64],
+    grid: Grid,
     options: Options,
     *,
     same: tuple[Path, str | None] | None,
@@ -95,9 +94,9 @@ def write_pair(
     path, *warped_path = output_files(pair, options)
     digests: dict[Path, str | None] = {}
     if warped is not None:
-        digests[warped_path[0]] = write_volume(warped_path[0], warped, affine)
+        digests[warped_path[0]] = write_volume(warped_path[0], warped, grid.affine, grid.unit)
     if same is None:
-        digests[path] = write_displacement(path, displacement, affine)
+        digests[path] = write_displacement(path, displacement, grid.affine, grid.unit)
     else:
         source, digests[path] = same
         write_whole(path, lambda file: shutil.copyfile(source, file))
@@ -110,20 +109,20 @@ def write_placeholder(pair: Pair, options: Options, *, budget_bytes: int) -> Pat
     Its grid is that of the fixed image's header or, if that is unreadable, of the moving image's; ``InputError`` if both are,
     ``MemoryBudgetError`` if what the header claims does not fit into memory, ``OutputError`` if it cannot be written.
     """
-    shape, affine = _grid_of(pair)
-    check_case_room(1, shape, options)
-    needed = result_bytes(shape, pairs=1, warped=False)
+    grid = _grid_of(pair)
+    check_case_room(1, grid.shape, options)
+    needed = result_bytes(grid.shape, pairs=1, warped=False)
     if needed > budget_bytes:
         raise MemoryBudgetError(
             f"{pair.fixed}: a zero displacement would take {format_bytes(needed)} of memory, "
             f"but the run may use {format_bytes(budget_bytes)}"
         )
     path = output_files(pair, options)[0]
-    write_displacement(path, torch.zeros((1, 3, *shape)), affine)
+    write_displacement(path, torch.zeros((1, 3, *grid.shape)), grid.affine, grid.unit)
     return path
 
 
-def _grid_of(pair: Pair) -> tuple[Shape, NDArray[np.float64]]:
+def _grid_of(pair: Pair) -> Grid:
     try:
         return read_grid(pair.fixed)
     except InputError as fixed_error:

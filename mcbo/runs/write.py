@@ -31,7 +31,7 @@ def write(run: CaseRun, *, timer: StageTimer) -> CaseResult:
                     displacement, path = run.displacements[name], output_files(pair, options)[0]
                     try:
                         digests |= write_pair(
-                            pair, displacement, run.warped.get(name), run.affine, options, same=there.get(id(displacement))
+                            pair, displacement, run.warped.get(name), run.grid, options, same=there.get(id(displacement))
                         )
                     except OutputError as error:
                         result.failed[name] = str(error)
