@@ -19,6 +19,7 @@ from mcbo.cli import options as cli
 from mcbo.cli.program import ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED, Command, run_app
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
+from mcbo.core.types import Choice
 from mcbo.dataset.learn2reg import SPLITS, Dataset, open_input, select_cases, single_pair
 from mcbo.dataset.remote import locate, open_url
 from mcbo.io.nifti import FORMATS
@@ -68,6 +69,7 @@ def process(
     task: cli.DatasetTask = None,
     preset: cli.Preset = None,
     expect: cli.Expect = None,
+    accept: cli.Accept = None,
     split: cli.Split = "val",
     case: cli.Cases = None,
     moving: cli.Movings = None,
@@ -119,15 +121,16 @@ def process(
         case_timeout_s=case_timeout,
     )
     if demo:
-        outcome = _demo(inputs or [], options, _expecting(find_config(task or DEFAULT_TASK, preset), expected))
+        outcome = _demo(inputs or [], options, _adapted(find_config(task or DEFAULT_TASK, preset), expected, accept))
     else:
         dataset, options = _open(inputs or [input_folder], options, split=split, trust_paths=trust_paths)
-        config = _expecting(_choose_config(dataset, task, preset, optional=len(inputs or []) == 3), expected)
+        config = _adapted(_choose_config(dataset, task, preset, optional=len(inputs or []) == 3), expected, accept)
         outcome = run(select_cases(dataset.cases, names=cli.split_commas(case), movings=options.movings), config, options)
     context.obj.append(_conclude(outcome))
 
 
-def _expecting(config: Preset, expected: tuple[float, float] | None) -> Preset:
+def _adapted(config: Preset, expected: tuple[float, float] | None, accept: Choice | None) -> Preset:
+    config = config if accept is None else config.accepting(accept)
     return config if expected is None else config.expecting(*expected)
 
 

@@ -16,7 +16,7 @@ from mcbo.core.errors import InputError, naming
 from mcbo.core.field import format_shape
 from mcbo.core.log import log
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Kernels
+from mcbo.core.types import Choice, Kernels
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.resample import resample
 from mcbo.io.files import digest
@@ -56,6 +56,7 @@ def register(
     preset: str = DEFAULT_PRESET,
     task: str = DEFAULT_TASK,
     expect: tuple[float, float] | None = None,
+    accept: Choice | None = None,
     affine: NDArray[np.generic] | None = None,
     spacing: Sequence[float] | None = None,
     geometry: Form = "sform",
@@ -75,6 +76,8 @@ def register(
         task: ``ReMIND2Reg`` or ``COMULIS3DCLEM``.
         expect: how far apart such images usually are, after ``initial`` or ``center``: the shift, mm, and the rotation,
             degrees; that of the task, if None.
+        accept: the result to return whatever the judgement is, ``full``, ``rigid`` or ``identity``;
+            ``judgement.overruled`` then says what it was.
         affine: of arrays without their own: voxel to world, RAS mm.
         spacing: instead of ``affine``, where only the voxel size along axes 0, 1, 2 is known, mm.
         geometry: what to take where the sform and qform of a NIfTI file differ.
@@ -94,7 +97,7 @@ def register(
     masks = list(moving_masks) if isinstance(moving_masks, list) else [moving_masks] * len(several)
     if not several or len(masks) != len(several):
         raise InputError(f"expected one or more moving images, and a mask for each, got {len(several)} and {len(masks)}")
-    config = wanted_config(preset, task, expect)
+    config = wanted_config(preset, task, expect, accept)
     _check_options(config, masks=(fixed_mask, *masks), both_starts=initial is not None and center, memory_gb=memory_gb)
     on = select_device(device)
     warm_up(on)
@@ -149,12 +152,14 @@ def register(
     return Result(tuple(transforms), registration.judgements, registration.config, report, movings, tuple(labels), on)
 
 
-def wanted_config(preset: str, task: str, expect: tuple[float, float] | None) -> Preset:
-    """The config of a preset's name, ``auto`` included; ``expect`` as in ``register``. ``InputError`` for an unknown name."""
+def wanted_config(preset: str, task: str, expect: tuple[float, float] | None, accept: Choice | None = None) -> Preset:
+    """The config of a preset's name, ``auto`` included; the rest as in ``register``. ``InputError`` for an unknown name."""
     try:
         config = find_config(task, None if preset == AUTO else preset)
     except InputError as error:
         raise InputError(f"{error}{'' if task not in TASKS else f', {AUTO}'}") from error
+    if accept is not None:
+        config = config.accepting(accept)
     if expect is None:
         return config
     try:

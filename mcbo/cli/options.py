@@ -14,7 +14,7 @@ import typer
 
 from mcbo._version import __version__
 from mcbo.core.errors import InputError
-from mcbo.core.types import Triple
+from mcbo.core.types import Choice, Triple
 from mcbo.dataset.learn2reg import SPLITS
 from mcbo.io.images import spacing_of
 from mcbo.io.itk_files import is_tiff
@@ -60,6 +60,13 @@ Expect: TypeAlias = Annotated[
         metavar="MM,DEG",
         help="How far apart the images usually are before registration: the shift in mm and the rotation in degrees. Default: "
         "that of the task.",
+    ),
+]
+Accept: TypeAlias = Annotated[
+    Choice | None,
+    typer.Option(
+        metavar="|".join(get_args(Choice)),
+        help="Write this result, whatever the judgement is. The report says what was overruled.",
     ),
 ]
 Split: TypeAlias = Annotated[str, typer.Option(metavar="|".join(SPLITS), help="Split of the dataset.")]

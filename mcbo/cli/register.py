@@ -35,6 +35,7 @@ def register_files(
     ] = DEFAULT_PRESET,
     task: cli.Task = DEFAULT_TASK,
     expect: cli.Expect = None,
+    accept: cli.Accept = None,
     initial: Annotated[
         Path | None,
         typer.Option(
@@ -87,6 +88,7 @@ def register_files(
         "preset": preset,
         "task": task,
         "expect": expect,
+        "accept": accept,
         "initial": _digest(initial),
         "center": center,
         "masks": [_digest(mask) for mask in masks],
@@ -97,7 +99,7 @@ def register_files(
     inputs = {str(path): digest(path) for path in images}
     kinds = [kind for kind in KINDS if kind not in (without or ())]
     labels = labels_of([str(path) for path in movings])
-    config = wanted_config(preset, task, expected)
+    config = wanted_config(preset, task, expected, accept)
     prepare_folder(output)
     with hold(output / f".{REPORT}.lock"):
         if not overwrite and is_written(output, config, inputs, settings, labels, kinds):
@@ -109,6 +111,7 @@ def register_files(
             preset=preset,
             task=task,
             expect=expected,
+            accept=accept,
             spacing=spacing_mm,
             geometry=geometry,
             fixed_mask=fixed_mask,

@@ -10,7 +10,7 @@ Everything is float32 unless a name says otherwise. The batch axis is 1 (the uni
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -108,6 +108,10 @@ class Masks:
     movings: tuple[Mask, ...]
 
 
+Choice: TypeAlias = Literal["full", "rigid", "identity"]
+"""Results that a user may demand."""
+
+
 @dataclass(frozen=True)
 class Judgement:
     """Which candidate was written, and its confidence.
@@ -116,14 +120,27 @@ class Judgement:
         chosen: ``full``, ``rigid``, ``identity``, or ``cautious``: one small rigid step where there is no evidence for more.
         similarity: of each candidate (``similarity.py``), from about 0 for unrelated images to 1.
         confidence: the probability that the images were aligned by more than chance.
+        reason: why it is not the full result, with the numbers that decided; empty if it is.
+        overruled: what would have been chosen, if the user demanded another choice; else empty.
     """
 
     chosen: str
     similarity: dict[str, float]
     confidence: float
+    reason: str = ""
+    overruled: str = ""
+
+    @property
+    def explanation(self) -> str:
+        """Why it is not the full result, or what was overruled, as a sentence without a full stop; or nothing."""
+        if not self.overruled:
+            return self.reason
+        why = f": {self.reason}" if self.reason else ""
+        return f"the user demanded it; the judgement was {self.overruled}{why}"
 
     @property
     def summary(self) -> str:
         """One line for the log."""
         before, after = (self.similarity[name] for name in ("identity", self.chosen))
-        return f"{self.chosen} result, confidence {self.confidence:.2f}; similarity {before:.2f} before, {after:.2f} after"
+        what = f"{self.chosen} result, confidence {self.confidence:.2f}; similarity {before:.2f} before, {after:.2f} after"
+        return f"{what}; {self.explanation}" if self.explanation else what

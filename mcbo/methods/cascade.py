@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from torch.nn import functional
 from mcbo.core.errors import InputError
 from mcbo.core.field import check_finite, shape_of
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Displacement, Judgement, Kernels, Masks, Shape, Triple, Volume
+from mcbo.core.types import Choice, Displacement, Judgement, Kernels, Masks, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.mask import field_of_view
 from mcbo.methods.cascade_case import CascadeCase, prepare
 from mcbo.methods.config import MIN_CELLS, Group, Preset, Registration, check_size
 from mcbo.methods.hypotheses import Expected, HypothesisSettings, Overview, find_hypotheses
-from mcbo.methods.judgement import JudgementSettings, judge, judge_cautious, mean_length_mm, shortened
+from mcbo.methods.judgement import JudgementSettings, judge, judge_cautious, mean_length_mm, overruled, shortened
 from mcbo.methods.memory_model import cascade_bytes, check_budget
 from mcbo.steps.appearance import predict
 from mcbo.steps.deformable_search import COST_BOX_ROUNDS, DeformStage, solve_stretched
@@ -108,6 +108,7 @@ class CascadeConfig(Preset):
         consistency_rounds: of the inverse consistency.
         margin: voxels around the field of view that are worked on.
         modality_fusion: the displacements of all moving modalities are one from the start.
+        accept: the result that the user demands, whatever the judgement is.
     """
 
     name: str
@@ -122,6 +123,7 @@ class CascadeConfig(Preset):
     consistency_rounds: int
     margin: int
     modality_fusion: Literal["joint"] | None
+    accept: Choice | None = None
     uses_masks: ClassVar[bool] = True
 
     @property
@@ -193,6 +195,11 @@ class CascadeConfig(Preset):
             )
         return replace(self, expected=replace(self.expected, mm=float(mm), degrees=float(degrees)))
 
+    def accepting(self, choice: Choice) -> "CascadeConfig":
+        if choice not in get_args(Choice):
+            raise InputError(f"accept: expected one of {', '.join(get_args(Choice))}, got {choice!r:.40}")
+        return replace(self, accept=choice)
+
     def doubt(self, judgement: Judgement) -> str | None:
         if judgement.confidence >= self.judgement.doubtful:
             return None
@@ -257,11 +264,13 @@ def register_cascade(
     linear = case.rigid_displacement()
     check_finite(linear, "search")
     candidates = {"identity": torch.zeros_like(linear), "rigid": linear}
-    if config.judgement.is_found(hypotheses):
+    if config.judgement.is_found(hypotheses) or config.accept == "full":
         candidates["full"] = refine(case, search_deformed(case, linear, config), config)
         check_finite(candidates["full"], "refine")
     with timer.stage("judge", work=2 * share):
         judgement = judge(case, candidates, hypotheses, config.judgement)
+        if config.accept:
+            judgement = overruled(judgement, config.accept)
     extent = 1.0
     if judgement.chosen == "cautious":
         case.motion = rigid.identity()

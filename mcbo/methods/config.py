@@ -11,7 +11,7 @@ from typing import ClassVar
 from mcbo.core.errors import InputError
 from mcbo.core.field import format_shape
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Displacement, Judgement, Kernels, Masks, Shape, Triple, Volume
+from mcbo.core.types import Choice, Displacement, Judgement, Kernels, Masks, Shape, Triple, Volume
 from mcbo.steps.adam import AdamSettings
 
 MIN_CELLS = 5
@@ -132,6 +132,15 @@ class Preset(ABC):
         """
         del mm, degrees
         raise InputError(f"preset {self.name} does not use an expected motion (--expect): expected none, or preset cascade")
+
+    def accepting(self, choice: Choice) -> "Preset":
+        """The preset that writes what the user demands, whatever its judgement is.
+
+        Raises:
+            InputError: if the preset does not judge its result, or for another word.
+        """
+        del choice
+        raise InputError(f"preset {self.name} does not judge its result (--accept): expected none, or preset cascade")
 
     def doubt(self, judgement: Judgement) -> str | None:
         """Why the confidence in a result is low, as a sentence; None if it is not."""

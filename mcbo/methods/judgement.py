@@ -1,7 +1,7 @@
 """The judgement of the cascade: how probable it is that something was found, and which result to write."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,14 +67,42 @@ def judge(
     scores = dict(zip(candidates, compared.tolist(), strict=True))
     found, _ = settings.probability(hypotheses)
     if not settings.is_found(hypotheses):
-        return Judgement(chosen="cautious", similarity=scores, confidence=found)
-    chosen = "full" if scores["full"] > scores["rigid"] + settings.full_gain else "rigid"
+        reason = _why_not_found(hypotheses, found, settings)
+        return Judgement(chosen="cautious", similarity=scores, confidence=found, reason=reason)
+    chosen, reason = "full", ""
+    if scores["full"] <= scores["rigid"] + settings.full_gain:
+        chosen, reason = "rigid", _compared("the deformation", scores, "full", "rigid", "the rigid motion alone")
     gain = scores[chosen] - scores["identity"]
-    room = 1 - scores["identity"]
-    is_small = mean_length(case, candidates[chosen]) < settings.small_motion and gain < settings.small_gain * room
-    if gain <= 0 or is_small:
+    least = settings.small_gain * (1 - scores["identity"])
+    length = mean_length(case, candidates[chosen])
+    if gain <= 0:
+        chosen, reason = "identity", _compared(f"the {chosen} result", scores, chosen, "identity", "no motion")
+    elif length < settings.small_motion and gain < least:
+        reason = (
+            f"the {chosen} result moves the image by {length:.2f} voxels on average, below the {settings.small_motion:g} that "
+            f"can be told from none, and gains {gain:.3f} in similarity, less than the {least:.3f} that would make up for it"
+        )
         chosen = "identity"
-    return Judgement(chosen=chosen, similarity=scores, confidence=found)
+    return Judgement(chosen=chosen, similarity=scores, confidence=found, reason=reason)
+
+
+def _compared(who: str, scores: dict[str, float], name: str, other: str, than: str) -> str:
+    return f"{who} makes the images no more similar, {scores[name]:.3f}, than {than}, {scores[other]:.3f}"
+
+
+def _why_not_found(hypotheses: Hypotheses, found: float, settings: JudgementSettings) -> str:
+    score = hypotheses.scores[hypotheses.best]
+    return (
+        f"the best rigid motion scores {score:.2f}, {abs(hypotheses.deviations):.1f} standard deviations "
+        f"{'above' if hypotheses.deviations >= 0 else 'below'} the best that the search finds in mirrored images, where "
+        f"nothing fits: probability {found:.2f}, below {settings.doubtful:g} ({settings.even:g} deviations, or a score of "
+        f"{settings.even_similarity:g}, are as likely as not), so no deformation was sought"
+    )
+
+
+def overruled(judgement: Judgement, choice: str) -> Judgement:
+    """A judgement with the choice that the user demands."""
+    return replace(judgement, chosen=choice, overruled="" if choice == judgement.chosen else judgement.chosen)
 
 
 def judge_cautious(
@@ -83,8 +111,10 @@ def judge_cautious(
     """The cautious result if it is more similar than no motion."""
     score = float(_similarity(case, displacement, settings))
     scores = judgement.similarity | {"cautious": score}
-    chosen = "cautious" if score > scores["identity"] else "identity"
-    return Judgement(chosen=chosen, similarity=scores, confidence=judgement.confidence)
+    chosen, reason = "cautious", judgement.reason
+    if score <= scores["identity"]:
+        chosen, reason = "identity", f"{reason}; {_compared('the cautious step', scores, 'cautious', 'identity', 'no motion')}"
+    return replace(judgement, chosen=chosen, similarity=scores, reason=reason)
 
 
 def shortened(length: float, *, probability: float, expected: float) -> float:

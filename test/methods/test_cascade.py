@@ -5,11 +5,13 @@ import torch
 from helpers import cascade_config, mean_length
 from torch import Tensor
 
+from mcbo.core.errors import InputError
 from mcbo.core.field import warp
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Judgement, Triple
 from mcbo.methods.cascade import CascadeConfig, register_cascade
 from mcbo.methods.config import Group
+from mcbo.methods.presets import find_config
 from mcbo.runtime import select_kernels
 from mcbo.studies.phantom import Phantom, make_phantom
 
@@ -87,6 +89,49 @@ def test_unrelated_images_move_by_less_than_two_voxels() -> None:
 
 def test_intensities_of_any_size(head: Phantom, found: Displacement) -> None:
     assert torch.equal(run(head.fixed * 2.0**110, head.cet1 * 2.0**-110)[0], found)
+
+
+def test_a_result_that_is_not_the_full_one_has_a_reason_with_the_numbers_that_decided(head: Phantom) -> None:
+    noise = torch.rand((2, 1, 1, 32, 36, 40), generator=torch.Generator().manual_seed(0))
+    _, judgement = run(noise[0], noise[1])
+    assert "standard deviations" in judgement.reason
+    assert f"probability {judgement.confidence:.2f}, below 0.5" in judgement.reason
+    assert judgement.reason in judgement.summary
+    _, judgement = run(head.cet1, head.cet1)
+    assert judgement.chosen == "identity"
+    assert "no motion" in judgement.reason or "on average, below the 1.5" in judgement.reason
+    _, judgement = run(head.fixed, head.cet1)
+    assert (judgement.chosen, judgement.reason, judgement.explanation) == ("full", "", "")
+
+
+def test_the_user_overrules_the_judgement(head: Phantom, found: Displacement) -> None:
+    """The full result where the search was not believed; no motion, and the rigid one alone, where it was."""
+    noise = torch.rand((2, 1, 1, 32, 36, 40), generator=torch.Generator().manual_seed(0))
+    displacement, judgement = run(noise[0], noise[1], config=cascade_config().accepting("full"))
+    assert (judgement.chosen, judgement.overruled) == ("full", "cautious")
+    assert "the judgement was cautious: the best rigid motion scores" in judgement.summary
+    assert set(judgement.similarity) == {"identity", "rigid", "full"}
+    assert second_derivative(displacement) > 3e-4
+    displacement, judgement = run(head.fixed, head.cet1, config=cascade_config().accepting("identity"))
+    assert (judgement.chosen, judgement.overruled, mean_length(displacement)) == ("identity", "full", 0)
+    displacement, judgement = run(head.fixed, head.cet1, config=cascade_config().accepting("rigid"))
+    assert (judgement.chosen, judgement.overruled) == ("rigid", "full")
+    assert second_derivative(displacement) < 1e-4 < mean_length(displacement)
+    displacement, judgement = run(head.fixed, head.cet1, config=cascade_config().accepting("full"))
+    assert (judgement.chosen, judgement.overruled) == ("full", "")
+    assert torch.equal(displacement, found)
+
+
+def second_derivative(field: Displacement) -> float:
+    """Largest along axis 0: 0 for a rigid motion, which is linear."""
+    return float(field.diff(n=2, dim=2).abs().max())
+
+
+def test_only_a_preset_that_judges_can_be_overruled() -> None:
+    with pytest.raises(InputError, match="preset mcbo2024 does not judge its result"):
+        find_config("ReMIND2Reg", "mcbo2024").accepting("full")
+    with pytest.raises(InputError, match="expected one of full, rigid, identity, got 'best'"):
+        cascade_config().accepting("best")  # type: ignore[arg-type]
 
 
 def test_identical_images_do_not_move(head: Phantom) -> None:
