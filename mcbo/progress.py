@@ -6,9 +6,10 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from html import escape
 from typing import TextIO
 
 from rich.console import Console
@@ -81,6 +82,42 @@ class _LineView(ProgressView):
         self._share = 0.0
 
 
+class _NotebookView(ProgressView):
+    """A bar in a cell's output, which goes away at the end."""
+
+    def __init__(self, cases: int, show: Callable[[str], None]) -> None:
+        super().__init__(cases)
+        self._show = show
+        self._share = 0.0
+        self._start = time.monotonic()
+
+    def stage(self, name: str, share: float) -> None:
+        self._share += share
+        done = min((self._ended + self._share) / self._cases, 1.0)
+        left = f", about {(time.monotonic() - self._start) * (1 - done) / done:.0f} s left" if done else ""
+        self._show(f'<progress value="{done:.3f}"></progress> {escape(printable(f"{self._case}: {name}"))}{left}')
+
+    def end_case(self) -> None:
+        super().end_case()
+        self._share = 0.0
+
+
+@contextmanager
+def _in_notebook(cases: int) -> Iterator[ProgressView | None]:
+    """The view of a notebook; None elsewhere."""
+    python = sys.modules.get("IPython")
+    if python is None or not hasattr(python.get_ipython(), "kernel"):
+        yield None
+        return
+    from IPython.display import HTML, display
+
+    handle = display(HTML(""), display_id=True)
+    try:
+        yield _NotebookView(cases, lambda text: handle.update(HTML(text)))
+    finally:
+        handle.update(HTML(""))
+
+
 class _PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -99,10 +136,11 @@ class _StreamHandler(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def show_progress(cases: int) -> Iterator[ProgressView]:
-    """The view that fits the output: a bar if it is a terminal, else lines in the log."""
+    """The view that fits the output: a bar if it is a terminal or a notebook, else lines in the log."""
     handler = next((h for h in log.handlers if isinstance(h, RichHandler)), None)
     if handler is None:
-        yield _LineView(cases)
+        with _in_notebook(cases) as view:
+            yield view or _LineView(cases)
         return
     columns = (
         TextColumn("{task.description}", markup=False),

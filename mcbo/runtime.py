@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mcbo._version import __version__
-from mcbo.core.errors import DeviceError, DeviceMemoryError, KernelError
+from mcbo.core.errors import DeviceError, DeviceMemoryError, InputError, KernelError
 from mcbo.core.log import log
 from mcbo.core.timing import PeakMeter
 from mcbo.core.types import Kernels
@@ -299,6 +299,21 @@ def _gb(count: int) -> str:
 def budget_bytes(device: torch.device, memory_gb: float | None) -> int:
     """Memory that a case may use: the given limit, or a share of what is free now."""
     return int(MEMORY_SHARE * free_bytes(device) if memory_gb is None else memory_gb * 1e9)
+
+
+_USERS: list[int] = []
+"""The process that first used threads here; a forked one has a copy."""
+
+
+def refuse_forked() -> None:
+    """Raises ``InputError`` in a process that was forked from one that has used threads, as it would wait for them forever."""
+    if not _USERS:
+        _USERS.append(os.getpid())
+    if _USERS[0] != os.getpid():
+        raise InputError(
+            "expected a process of its own, found one forked from a process that has used MCBO's threads, which it does not "
+            'have: start processes with multiprocessing.get_context("spawn")'
+        )
 
 
 def use_available_cores() -> None:

@@ -35,6 +35,7 @@ from mcbo.runtime import (
     describe_device,
     peak_meter,
     ready_kernels,
+    refuse_forked,
     select_device,
     tidy_memory,
     wait_for,
@@ -92,6 +93,7 @@ def register(
         InputError: for images, masks, alignments or names that cannot be used.
         McboError: if the registration fails; see ``pipeline.register``.
     """
+    refuse_forked()
     start = time.perf_counter()
     several = list(movings) if isinstance(movings, list) else [movings]
     masks = list(moving_masks) if isinstance(moving_masks, list) else [moving_masks] * len(several)
@@ -148,8 +150,9 @@ def register(
     report.device = describe_device(on)
     report.seconds = round(time.perf_counter() - start, 3)
     report.stages = stages_of(timer)
-    movings = tuple(replace(image, volume=image.volume.cpu(), mask=None) for image in images[1:])
-    return Result(tuple(transforms), registration.judgements, registration.config, report, movings, tuple(labels), on)
+    first, *others = (replace(image, volume=image.volume.cpu(), mask=None) for image in images)
+    config, judgements = registration.config, registration.judgements
+    return Result(tuple(transforms), judgements, config, report, first, tuple(others), tuple(labels), on)
 
 
 def wanted_config(preset: str, task: str, expect: tuple[float, float] | None, accept: Choice | None = None) -> Preset:

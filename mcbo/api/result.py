@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from mcbo.api.transform import Direction, Transform, Unit
+from mcbo.api.transform import Direction, Transform, Unit, sentence_of
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.core.types import Judgement
@@ -112,15 +112,34 @@ class Result:
         judgements: of each, where the preset judges its result; else empty.
         config: the preset, as used.
         report: the contents of ``report.json``.
+        fixed_image, moving_images: as they were read, on their grids.
     """
 
     transforms: tuple[Transform, ...]
     judgements: tuple[Judgement, ...]
     config: Preset
     report: CaseReport
-    _movings: tuple[Placed, ...]
+    fixed_image: Placed
+    moving_images: tuple[Placed, ...]
     _labels: tuple[str, ...]
     _device: torch.device
+
+    def __repr__(self) -> str:
+        return f"<mcbo.Result: {self.summary}>"
+
+    def _repr_html_(self) -> str:
+        from mcbo.api.notebook import html_of  # here, as it imports matplotlib
+
+        return html_of(self.transforms[0], self.fixed_image, self.moving_images[0], text=self.summary)
+
+    @property
+    def summary(self) -> str:
+        """What was chosen, how sure it is, why it is not the full result, and how far it moves: one line for each transform."""
+        lines = []
+        for number, transform in enumerate(self.transforms):
+            judged = [self.judgements[number].summary] if self.judgements else []
+            lines.append("; ".join([*judged, sentence_of(transform.tensor, transform.fixed)]))
+        return "\n".join(dict.fromkeys(lines))
 
     @property
     def displacement(self) -> NDArray[np.float32]:
@@ -142,7 +161,7 @@ class Result:
         """From about 0 for unrelated images to 1; None for presets that do not judge their result."""
         return self.judgements[0].confidence if self.judgements else None
 
-    def warp(self, image: ImageLike, *, labels: bool = False, outside: float = 0.0) -> NDArray[np.generic]:
+    def warp(self, image: ImageLike, *, labels: bool = False, outside: float = 0.0) -> Any:
         """Warps an image in the space of the moving image onto the fixed grid; see ``Transform.warp``."""
         return self.transforms[0].warp(image, labels=labels, outside=outside)
 
@@ -182,7 +201,7 @@ class Result:
         names = file_names(self._labels, shared=_shared(self.transforms))
         _remove_earlier(folder, {name[kind] for name in names for kind in kinds})
         written: dict[str, str | None] = {}
-        for transform, moving, name in zip(self.transforms, self._movings, names, strict=True):
+        for transform, moving, name in zip(self.transforms, self.moving_images, names, strict=True):
             due = [kind for kind in kinds if name[kind] not in written]
             for kind in reversed(due):  # the displacement last, so that the result is complete where it exists
                 _write(folder / name[kind], kind, transform, moving)

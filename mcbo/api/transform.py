@@ -1,19 +1,21 @@
 """A displacement between two grids, as Python users get it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from mcbo.core.errors import InputError, naming
+from mcbo.core.field import lengths
 from mcbo.core.log import log
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.inverse import fixed_to_moving, invert, moving_to_fixed
 from mcbo.geometry.resample import resample
-from mcbo.io.image_like import Geometry, ImageLike, name_of, to_volume
+from mcbo.geometry.units import MM, symbol_of
+from mcbo.io.image_like import Geometry, ImageLike, like_given, name_of, to_volume
 from mcbo.io.images import as_labels
 from mcbo.io.itk import to_transform
 
@@ -49,7 +51,10 @@ class Transform:
         """Of the fixed image: voxel to world, RAS mm, ``(4, 4)``."""
         return self.fixed.affine
 
-    def warp(self, image: ImageLike, *, labels: bool = False, outside: float = 0.0) -> NDArray[np.generic]:
+    def __repr__(self) -> str:
+        return f"<mcbo.Transform: {sentence_of(self.tensor, self.fixed)}>"
+
+    def warp(self, image: ImageLike, *, labels: bool = False, outside: float = 0.0) -> Any:
         """Warps an image in the space of the moving image onto the fixed grid.
 
         Args:
@@ -58,7 +63,8 @@ class Transform:
             outside: the value outside of the image.
 
         Returns:
-            ``(H, W, D)``, float32, or int32 or int64 for labels.
+            ``(H, W, D)``, float32, or int32 or int64 for labels: a tensor for a tensor, an image of nibabel or SimpleITK for
+            one of these, and an array for anything else.
 
         Raises:
             InputError: if it is no image, a bare array of another shape than the moving image, or no labels; or if ``outside``
@@ -75,8 +81,7 @@ class Transform:
         with naming(name):
             volume = as_labels(volume) if labels else volume
             warped = resample(volume, grid, self.fixed, displacement=self.tensor, mode=mode, outside=outside)
-        array: NDArray[np.generic] = warped[0, 0].numpy()
-        return array
+        return like_given(warped, self.fixed, image)
 
     def warp_points(
         self, points: ArrayLike, *, unit: Unit = "voxel", direction: Direction = "fixed-to-moving"
@@ -123,3 +128,12 @@ class Transform:
     def to_itk(self) -> "sitk.DisplacementFieldTransform":
         """For SimpleITK: LPS mm, from fixed to moving, as ``sitk.Resample`` takes it."""
         return to_transform(self.tensor, self.fixed, self.moving)
+
+
+def sentence_of(displacement: Displacement, grid: Grid) -> str:
+    """``96×80×88 voxels of 1×1×1 mm, moved by 3.1 mm on average, 7.4 mm at most``, in the unit of the fixed image."""
+    scale, unit = MM[grid.unit], symbol_of(grid.unit)
+    spacing = [size / scale for size in grid.spacing_mm]
+    moved = lengths(displacement * displacement.new_tensor(spacing).view(1, 3, 1, 1, 1))
+    shape, sizes = ("×".join(f"{number:.3g}" for number in numbers) for numbers in (grid.shape, spacing))
+    return f"{shape} voxels of {sizes} {unit}, moved by {moved.mean():.3g} {unit} on average, {moved.max():.3g} {unit} at most"

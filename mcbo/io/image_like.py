@@ -16,9 +16,9 @@ from mcbo.geometry.units import unit_of
 from mcbo.io.files import reading
 from mcbo.io.images import positive_sizes, read_any
 from mcbo.io.initial_transform import matrix_of
-from mcbo.io.itk import from_sitk
+from mcbo.io.itk import from_sitk, to_sitk
 from mcbo.io.itk_files import is_tiff
-from mcbo.io.nifti import check_finite, check_structure, to_tensor
+from mcbo.io.nifti import check_finite, check_structure, to_nibabel, to_tensor
 from mcbo.io.nifti_header import Form, in_mm
 
 ImageLike: TypeAlias = Any
@@ -75,6 +75,15 @@ def to_intensities(image: ImageLike, name: str, geometry: Geometry) -> tuple[Ten
     check_finite(volume, name)
     check_structure(volume, name)
     return volume, grid
+
+
+def like_given(volume: Tensor, grid: Grid, image: ImageLike) -> Any:
+    """A volume ``(1, 1, H, W, D)`` as the type that an image has: of nibabel, SimpleITK or torch; else an array."""
+    if hasattr(image, "GetDirection"):
+        return to_sitk(volume, grid.seen_by_itk())
+    if hasattr(image, "dataobj"):
+        return to_nibabel(volume[0, 0].numpy(), grid.affine, grid.unit)
+    return volume[0, 0] if isinstance(image, Tensor) else volume[0, 0].numpy()
 
 
 def name_of(image: ImageLike, other: str) -> str:

@@ -205,20 +205,25 @@ def smallest_type(labels: NDArray[np.generic]) -> np.dtype[np.generic]:
 
 
 def _head(shape: tuple[int, ...], dtype: np.dtype[Any], affine: NDArray[np.float64], unit: Unit) -> bytes:
-    """What precedes the values of a NIfTI file.
+    """What precedes the values of a NIfTI file."""
+    head = io.BytesIO()
+    to_nibabel(np.broadcast_to(np.zeros((), dtype), shape), affine, unit).header.write_to(head)
+    return head.getvalue()
+
+
+def to_nibabel(array: NDArray[Any], affine: NDArray[np.float64], unit: Unit) -> nibabel.Nifti1Image:
+    """An array as an image of nibabel; the affine is in mm, that of the image in ``unit``.
 
     Both forms are the affine, so that every reader takes the same; of sheared axes, only the sform: a qform has none.
     """
     unit = "um" if unit == "nm" else "mm" if unit == "cm" else unit  # NIfTI has no others
     scaled = np.diag([1 / MM[unit]] * 3 + [1.0]) @ affine
-    image = nibabel.Nifti1Image(np.broadcast_to(np.zeros((), dtype), shape), scaled, dtype=dtype)
+    image = nibabel.Nifti1Image(array, scaled, dtype=array.dtype)
     image.header.set_slope_inter(1, 0)
     image.header.set_xyzt_units(_UNIT_NAMES[unit])
     if not is_sheared(affine):
         image.header.set_qform(scaled, code=_ALIGNED)
-    head = io.BytesIO()
-    image.header.write_to(head)
-    return head.getvalue()
+    return image
 
 
 def _save(path: Path, volumes: Sequence[NDArray[Any]], head: bytes) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +104,21 @@ def edge_png(image: Slice, plane: Plane, *, seen: NDArray[np.bool_]) -> bytes:
     picture = Image.fromarray((edges + 2 * rim).astype(np.uint8)).convert("P")
     picture.putpalette(bytes(part for color in _EDGE_COLORS.values() for part in color[:3]))
     return _png(picture, opacity=bytes(color[3] for color in _EDGE_COLORS.values()))
+
+
+def overlaid(pairs: Sequence[tuple[bytes, bytes]], *, height: int, gap: int = 4) -> bytes:
+    """Pictures side by side, each with a transparent one over it, scaled to a height in pixels."""
+    shown = []
+    for pair in pairs:
+        below, above = (Image.open(io.BytesIO(png)).convert("RGBA") for png in pair)
+        size = max(1, round(height * below.width / below.height)), height
+        shown.append(Image.alpha_composite(below.resize(size), above.resize(size)))
+    whole = Image.new("RGB", (sum(picture.width + gap for picture in shown) - gap, height))
+    left = 0
+    for picture in shown:
+        whole.paste(picture, (left, 0))
+        left += picture.width + gap
+    return _png(whole)
 
 
 def color_steps(scale: Scale, *, count: int = 9) -> list[str]:
