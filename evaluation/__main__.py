@@ -10,8 +10,9 @@ from typing import Annotated, cast, get_args
 import typer
 
 from evaluation.errors import EvaluationError, printable
-from evaluation.leaderboard import build_board
+from evaluation.leaderboard import build_board, default_metrics
 from evaluation.pairs import SPLITS, read_pairs
+from evaluation.ranking import SCHEMES
 from evaluation.render import BOARD_WRITERS, board_markdown, scores_page
 from evaluation.settings import from_config, from_options
 from evaluation.submission import check, write_zero
@@ -191,10 +192,17 @@ def leaderboard(
     output: Annotated[Path, typer.Option(metavar="FILE", help="Ending in .html, .md, .csv or .json.")],
     split: Split = "val",
     metrics: Metrics = None,
-    published: Annotated[bool, typer.Option("--published", help="Also show published results; they are not ranked.")] = False,
+    ranking: Annotated[
+        str,
+        typer.Option(metavar="|".join(SCHEMES), callback=_listed, help="Whose rules: those of Learn2Reg 2022–25, or of 2026."),
+    ] = "2022",
+    baseline: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The method that others have to beat (2026); it is not ranked itself.")
+    ] = None,
+    published: Annotated[bool, typer.Option("--published", help="Also show published results, apart and unranked.")] = False,
     trust_paths: TrustPaths = False,
 ) -> None:
-    """Rank several methods on the same pairs, as the challenge does. Status 2 if a pair has no score."""
+    """Rank several methods on the same cases, as the challenge does. Status 2 if a pair has no score."""
     if output.suffix not in BOARD_WRITERS:
         raise EvaluationError(f"--output: expected a name ending in {', '.join(BOARD_WRITERS)}, found {output.name!r}")
     folders: dict[str, Path] = {}
@@ -208,16 +216,20 @@ def leaderboard(
         _check_folder(path)
     chosen = _names(metrics)
     task = find_task(task_name(dataset))
-    settings = from_options(task.ranked_by if chosen is None else chosen)
+    settings = from_options(default_metrics(task, ranking) if chosen is None else chosen)
     scores = {name: score(dataset, folder, settings, split=split, trust_paths=trust_paths) for name, folder in folders.items()}
-    board = build_board(scores, metrics=chosen, published=split if published else None)
+    board = build_board(
+        scores, metrics=chosen, published=split if published else None, ranking=ranking, baseline=baseline
+    )
     _write(output, BOARD_WRITERS[output.suffix](board))
     failed = [(name, pair) for name, method in scores.items() for pair in method.pairs if pair.error is not None]
     context.obj.append(SOME_FAILED if failed else ALL_SCORED)
     for name, pair in failed:
         _say(f"ERROR: {name}: {pair.pair.field_name} has no score: {pair.error}", err=True)
     if published and not board.published:
-        _say(f"there are no published results of {task.name} for --split {split}", err=True)
+        simulated = any(method.simulated for method in scores.values())
+        why = "the images are simulated; published results come from others, and are left out"
+        _say(why if simulated else f"there are no published results of {task.name} for --split {split}", err=True)
     _say_lines(board_markdown(board))
 
 

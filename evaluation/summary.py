@@ -25,11 +25,15 @@ OFFICIAL_FOLDINGS = 0.0
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a submission, one per pair, with the task whose conventions apply."""
+    """Scores of a submission, one per pair, with the task whose conventions apply.
+
+    ``simulated`` says whether the dataset JSON calls the images simulated, as that of the demo does.
+    """
 
     task: Task
     settings: Settings
     pairs: tuple[PairScore, ...]
+    simulated: bool = False
 
     @property
     def scored(self) -> list[PairScore]:
@@ -60,9 +64,14 @@ def score(
         EvaluationError: if the dataset JSON cannot be read.
     """
     pairs = read_pairs(dataset, split=split, trust_paths=trust_paths) if settings.pairs is None else settings.pairs
+    return gather(dataset, [score_pair(pair, predictions, settings) for pair in pairs], settings, program=program)
+
+
+def gather(dataset: Path, pairs: Sequence[PairScore], settings: Settings, *, program: Program | None = None) -> Scores:
+    """Scores of single pairs as those of a submission; the arguments are those of ``score``."""
     task = find_task(settings.name or task_name(dataset))
     task = replace(task, program=program or task.program)
-    return Scores(task, settings, tuple(score_pair(pair, predictions, settings) for pair in pairs))
+    return Scores(task, settings, tuple(pairs), simulated=read_json(dataset).get("simulated") is True)
 
 
 def task_name(dataset: Path) -> str:
@@ -179,7 +188,7 @@ def _case(score: PairScore, methods: Sequence[Method]) -> dict[str, object]:
             values = score.values[name]
             entry: dict[str, object] = {
                 "mean": score.mean(name),
-                "detailed": values[0] if method.metric == "sdlogj" else values,
+                "detailed": values[0] if METRICS[method.metric].component == "regularity" else values,
             }
             if name in score.initial:
                 initial = np.array(score.initial[name])
