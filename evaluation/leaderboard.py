@@ -15,6 +15,7 @@ from evaluation.ranking import (
     FEWEST_CASES,
     SCHEMES,
     Scheme,
+    can_win,
     lead_means,
     passes_gate,
     rank,
@@ -109,6 +110,11 @@ class Board:
     def ranked(self) -> bool:
         """Whether there are enough cases for ranks and scores."""
         return len(self.cases) >= FEWEST_CASES
+
+    @property
+    def decisive(self) -> bool:
+        """Whether there are enough cases for any difference between its methods to be significant."""
+        return can_win(len(self.rows) - (self.baseline is not None), len(self.cases), self.scheme)
 
 
 def default_metrics(task: Task, ranking: str) -> list[str]:

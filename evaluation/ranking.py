@@ -120,7 +120,7 @@ def stand(
         name: np.where(complete[name], lowest + (1 - lowest) * won / max(methods - 1, 1), lowest) for name, won in wins.items()
     }
     if scheme.weights is None:
-        return Standing(tests, wins, scores, {}, np.exp(np.mean([np.log(score) for score in scores.values()], axis=0)))
+        return Standing(tests, wins, scores, {}, _geometric_mean(list(scores.values()), [1.0] * len(scores)))
     components = {
         component: np.mean([scores[name] for name in scores if METRICS[name].component == component], axis=0)
         for component in scheme.weights
@@ -132,8 +132,12 @@ def stand(
             if gate is not None:
                 components[component] = np.where(gate, components[component], lowest)
     weights = [scheme.weights[component] for component in components]
-    logarithms = [np.log(score) for score in components.values()]
-    return Standing(tests, wins, scores, components, np.exp(np.average(logarithms, axis=0, weights=weights)))
+    return Standing(tests, wins, scores, components, _geometric_mean(list(components.values()), weights))
+
+
+def _geometric_mean(scores: Sequence[Array], weights: Sequence[float]) -> Array:
+    total = sum(weights)
+    return np.asarray(np.prod([score ** (weight / total) for score, weight in zip(scores, weights, strict=True)], axis=0))
 
 
 def can_win(methods: int, cases: int, scheme: Scheme) -> bool:

@@ -86,12 +86,15 @@ def board_page(board: Board) -> str:
     return _pages.get_template("board.html").render(
         board=board,
         metrics=_metric_titles(board),
+        notice=_notice(board),
         rules=_rules(board),
+        meanings=[(METRICS[name], title) for name, title in _metric_titles(board).items()],
         significance=SIGNIFICANCE,
         fewest=FEWEST_CASES,
         methods=[row.method for row in board.rows if row.method != board.baseline],
         counted={row.method: _counted(row, board) for row in board.rows},
         strips={name: _strip(board, name) for name in _metric_titles(board)},
+        largest={name: _largest(board, name) for name in _metric_titles(board)},
         published_note=PUBLISHED_NOTE,
     )
 
@@ -99,8 +102,7 @@ def board_page(board: Board) -> str:
 def _strip(board: Board, metric: str) -> list[dict[str, Any]]:
     """Per method, where its cases, their mean and its interval lie, in percent of the largest number of all."""
     results = {row.method: row.results[metric] for row in board.rows}
-    known = [x for result in results.values() for x in result.per_case if not math.isnan(x)]
-    scale = 100 / max(known, default=1) if max(known, default=0) > 0 else 1
+    scale = 100 / (_largest(board, metric) or 1)
 
     def place(value: float) -> float | None:
         return None if math.isnan(value) else round(value * scale, 2)
@@ -144,7 +146,7 @@ def board_markdown(board: Board) -> str:
     for row in board.rows:
         results = [_spread(r.mean, r.std) + _interval(r) for r in row.results.values()]
         lines.append(_line([_rank(row), row.method, *results, _number(row.score), _measured(row, board)]))
-    lines += ["", *_rules(board)]
+    lines += ["", *filter(None, (_notice(board),)), *_rules(board)]
     if board.published:
         lines += ["", PUBLISHED_NOTE, "", _line(["method", f"TRE, {board.unit}", "source"]), _line(["---"] * 3)]
         lines += [_line([p.method, _spread(p.mean, p.std), _published(p)]) for p in board.published]
@@ -166,6 +168,11 @@ BOARD_WRITERS: dict[str, Callable[[Board], str]] = {
     ".json": board_json,
 }
 """By the suffix of the file."""
+
+
+def _largest(board: Board, metric: str) -> float:
+    """The largest number of any case; 0 if there is none."""
+    return max((float(x) for row in board.rows for x in row.results[metric].per_case if not math.isnan(x)), default=0.0)
 
 
 PUBLISHED_NOTE = (
@@ -230,15 +237,26 @@ def _named_p_values(board: Board) -> dict[str, dict[str, float]]:
     }
 
 
+def _notice(board: Board) -> str | None:
+    """What to know before reading a rank."""
+    if not board.ranked:
+        return (
+            f"No ranks and no scores: with fewer than {FEWEST_CASES} cases no difference can be significant. The rows are ordered "
+            "by fewer missing cases, then by the mean of the first metric."
+        )
+    if not board.decisive:
+        return (
+            f"With {len(board.cases)} cases no difference between so many methods can be significant: the ranks follow the means "
+            "alone."
+        )
+    return None
+
+
 def _rules(board: Board) -> list[str]:
     """How the rows come about: a sentence or two for each step."""
     cases = "A case is a patient: its pairs are averaged, so a displacement that two modalities share counts once."
     if not board.ranked:
-        return [
-            f"No ranks and no scores: with fewer than {FEWEST_CASES} cases no difference can be significant. The rows are ordered by "
-            "fewer missing cases, then by the mean of the first metric.",
-            f"{cases} Means and standard deviations are over cases.",
-        ]
+        return [f"{cases} Means and standard deviations are over cases."]
     scheme = board.scheme
     adjusted = f", the p of all {len(board.rows) * (len(board.rows) - 1)} comparisons adjusted together (Holm)"
     if board.baseline is not None:
