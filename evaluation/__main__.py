@@ -1,4 +1,4 @@
-"""``python -m evaluation score | validate | leaderboard | zero``: evaluate displacement fields in challenge format."""
+"""``python -m evaluation score | validate | leaderboard | zero | grand-challenge | codabench``: evaluate displacements."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import typer
 from evaluation.errors import EvaluationError, printable
 from evaluation.leaderboard import build_board, default_metrics
 from evaluation.pairs import SPLITS, read_pairs
+from evaluation.platforms import codabench, grand_challenge
 from evaluation.ranking import SCHEMES
 from evaluation.render import BOARD_WRITERS, board_markdown, scores_page
 from evaluation.settings import from_config, from_options
@@ -218,9 +219,7 @@ def leaderboard(
     task = find_task(task_name(dataset))
     settings = from_options(default_metrics(task, ranking) if chosen is None else chosen)
     scores = {name: score(dataset, folder, settings, split=split, trust_paths=trust_paths) for name, folder in folders.items()}
-    board = build_board(
-        scores, metrics=chosen, published=split if published else None, ranking=ranking, baseline=baseline
-    )
+    board = build_board(scores, metrics=chosen, published=split if published else None, ranking=ranking, baseline=baseline)
     _write(output, BOARD_WRITERS[output.suffix](board))
     failed = [(name, pair) for name, method in scores.items() for pair in method.pairs if pair.error is not None]
     context.obj.append(SOME_FAILED if failed else ALL_SCORED)
@@ -244,6 +243,70 @@ def zero(
     pairs = read_pairs(dataset, split=split, trust_paths=trust_paths)
     write_zero(pairs, output)
     _say(f"{len(pairs)} zero displacement(s) written to {output}")
+
+
+@app.command(name="grand-challenge")
+def grand_challenge_command(
+    source: Annotated[
+        Path, typer.Option("--input", metavar="DIR", help="Folder with predictions.json and the outputs of the jobs.")
+    ] = grand_challenge.INPUT,
+    ground_truth: Annotated[
+        Path, typer.Option("--ground-truth", metavar="DIR", help="Folder with a *_dataset.json, its images and landmarks.")
+    ] = grand_challenge.GROUND_TRUTH,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder that receives metrics.json.")] = grand_challenge.OUTPUT,
+    split: Split = "val",
+    metrics: Metrics = None,
+    socket: Annotated[
+        str | None,
+        typer.Option(metavar="SLUG", help="Socket of the displacement. Default: the only output, or that called displacement."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=64, help=f"Processes. Default: one per core, at most {grand_challenge.MOST_WORKERS}."
+        ),
+    ] = None,
+    trust_paths: TrustPaths = False,
+) -> None:
+    """Score an algorithm's jobs on grand-challenge.org. Whatever a job wrote, the status is 0 and the others are scored."""
+    result = output / "metrics.json"
+    _check_writable(result)
+    dataset = grand_challenge.find_dataset(ground_truth)
+    evaluation = grand_challenge.evaluate(
+        *(source, dataset, from_options(_names(metrics))),
+        split=split,
+        socket=socket,
+        workers=workers,
+        trust_paths=trust_paths,
+    )
+    _write(result, json.dumps(grand_challenge.to_metrics(evaluation), indent=1, allow_nan=False) + "\n")
+    for problem in evaluation.problems:
+        _say(f"WARNING: {problem}", err=True)
+    _print_scores(evaluation.scores)
+
+
+@app.command(name="codabench")
+def codabench_command(
+    source: Annotated[
+        Path, typer.Option("--input", metavar="DIR", help="Folder with ref (the dataset) and res (the displacements).")
+    ] = codabench.INPUT,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder that receives scores.json and detailed_results.html.")
+    ] = codabench.OUTPUT,
+    split: Split = "val",
+    metrics: Metrics = None,
+    trust_paths: TrustPaths = False,
+) -> None:
+    """Score a submission on Codabench. Pairs without a score are named and counted; the status is 0."""
+    flat, details = output / codabench.SCORES, output / codabench.DETAILS
+    _check_writable(flat, details)
+    dataset = grand_challenge.find_dataset(source / "ref")
+    _check_folder(source / "res")
+    settings = from_options(_names(metrics))
+    scores = codabench.score_submission(source / "res", dataset, settings, split=split, trust_paths=trust_paths)
+    _write(flat, json.dumps(codabench.to_flat(scores), indent=1, allow_nan=False) + "\n")
+    _write(details, scores_page(scores))
+    _print_scores(scores)
 
 
 def _names(metrics: str | None) -> list[str] | None:

@@ -18,7 +18,7 @@ SIGNIFICANCE = 0.05
 FEWEST_CASES = 5
 """With fewer, no difference can be significant: the smallest p of four cases is 1/16."""
 EXACT_UP_TO, EXACT_IN_RESAMPLES = 50, 25
-"""Differences, in a signed-rank test by all signs; above, the normal approximation. 50 is scipy's; a thousand times 50 are slow."""
+"""Cases for which the test looks at all signs; above, the normal approximation. 50 is scipy's, and slow a thousand times."""
 BOOTSTRAPS, CONFIDENCE = 1000, 0.95
 _SEED = 0
 _ROWS = 64  # resamples at a time, whose distributions then fit into the cache

@@ -241,13 +241,13 @@ def _notice(board: Board) -> str | None:
     """What to know before reading a rank."""
     if not board.ranked:
         return (
-            f"No ranks and no scores: with fewer than {FEWEST_CASES} cases no difference can be significant. The rows are ordered "
-            "by fewer missing cases, then by the mean of the first metric."
+            f"No ranks and no scores: with fewer than {FEWEST_CASES} cases no difference can be significant. The rows are "
+            "ordered by fewer missing cases, then by the mean of the first metric."
         )
     if not board.decisive:
         return (
-            f"With {len(board.cases)} cases no difference between so many methods can be significant: the ranks follow the means "
-            "alone."
+            f"With {len(board.cases)} cases no difference between so many methods can be significant: the ranks follow the "
+            "means alone."
         )
     return None
 
@@ -258,15 +258,15 @@ def _rules(board: Board) -> list[str]:
     if not board.ranked:
         return [f"{cases} Means and standard deviations are over cases."]
     scheme = board.scheme
-    adjusted = f", the p of all {len(board.rows) * (len(board.rows) - 1)} comparisons adjusted together (Holm)"
-    if board.baseline is not None:
-        adjusted = ", the p of all comparisons adjusted together (Holm)"
+    adjusted = ", the p of all comparisons adjusted together (Holm)"
     tests = (
-        f"Ranked as in Learn2Reg {scheme.years}: per metric, methods are compared by paired one-sided Wilcoxon signed-rank tests "
-        f"over cases{adjusted if scheme.holm else ''}; p < {SIGNIFICANCE:g} is a win. "
+        f"Ranked as in Learn2Reg {scheme.years}: per metric, methods are compared by paired one-sided Wilcoxon signed-rank "
+        f"tests over cases{adjusted if scheme.holm else ''}; p < {SIGNIFICANCE:g} is a win. "
     )
     if scheme.weights is None:
-        tests += "Wins are mapped to scores from 0.1 (none) to 1 (over all others); the score is their geometric mean over metrics."
+        tests += (
+            "Wins are mapped to scores from 0.1 (none) to 1 (over all others); the score is their geometric mean over metrics."
+        )
     else:
         tests += f"A metric scores (wins + 1) / {len(board.rows) - (board.baseline is not None)}. " + _components(board)
     order = "Equal scores are ordered by fewer missing cases, then by the mean of the first metric; a method that lacks a case "
@@ -282,8 +282,8 @@ def _components(board: Board) -> str:
         return f"The score is {board.scheme.full_score:g} times the mean over metrics."
     listed = " and ".join(f"{name} ({weight:g})" for name, weight in present.items())
     negligible = [m for name in board.rows[0].results if (m := METRICS[name]).negligible]
-    text = f"The score is {board.scheme.full_score:g} times the weighted geometric mean of {listed}, each the mean of its metrics. "
-    text += "Regularity counts no more than accuracy, since doing nothing is perfectly regular"
+    text = f"The score is {board.scheme.full_score:g} times the weighted geometric mean of {listed}, each the mean of its "
+    text += "metrics. Regularity counts no more than accuracy, since doing nothing is perfectly regular"
     if board.baseline is not None:
         text += f", and only for methods that beat {board.baseline} by at least half of the metrics of accuracy"
     return text + "." + "".join(f" {m.name} below {m.negligible:g} {m.unit} counts as 0." for m in negligible)

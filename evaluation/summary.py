@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from evaluation.files import read_json
-from evaluation.images import Array
+from evaluation.images import Array, Shape
 from evaluation.metrics import Regularity
 from evaluation.pairs import read_pairs
-from evaluation.scoring import PairScore, score_pair
+from evaluation.scoring import PairScore, score_field, score_pair
 from evaluation.settings import MAX_NAME, Method, Settings
 from evaluation.tasks import METRICS, REMIND2REG_QUANTILE_30, Program, Task, find_task
 
@@ -134,6 +135,24 @@ def to_official(scores: Scores) -> dict[str, object]:
         "eval_version": EVAL_VERSION,
         "failed": {score.pair.key: score.error for score in scores.pairs if score.error is not None},
     }
+
+
+def means_with_failures_as_identity(scores: Scores) -> dict[str, float]:
+    """Per metric of accuracy the mean over all pairs, those without a score as if they had not been moved.
+
+    So that a method does not gain by leaving out a difficult pair. Regularity has none: not moving is perfectly regular.
+    """
+    filled = [score if score.error is None else score_field(score.pair, _zero, scores.settings) for score in scores.pairs]
+    means: dict[str, float] = {}
+    for method in scores.settings.methods:
+        known = [mean for score in filled if not math.isnan(mean := score.mean(method.name))]
+        if known and METRICS[method.metric].component == "accuracy":
+            means[method.name] = float(np.mean(known))
+    return means
+
+
+def _zero(shape: Shape) -> NDArray[np.float32]:
+    return np.zeros((*shape, 3), dtype=np.float32)
 
 
 def _aggregate(known: Sequence[PairScore], method: Method, program: Program) -> dict[str, object]:

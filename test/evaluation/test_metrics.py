@@ -102,8 +102,7 @@ def test_a_voxel_that_jumps_over_its_neighbor_by_hand() -> None:
     """By 1.5 along an axis; det J of central differences sees nothing at the voxel itself.
 
     Of the cubes' corners, those at the voxel toward its neighbor (four) and at the neighbor toward the voxel (four) have the
-    volume −0.5 / 6. Of the middles, those with the voxel among their corners: v0 + 1.5 e changes the determinant 2 by ±1.5, four
-    by −1.5, so none turns over. Eight times 0.5 / 12 of 10 · 10 · 10 voxels.
+    determinant −0.5. Those in the middle of a cube have 2 ± 1.5, so none turns over: 8 · 0.5 / 12 of 10 · 10 · 10 voxels.
     """
     field = np.zeros((12, 12, 12, 3), dtype=np.float32)
     field[5, 5, 5, 1] = 1.5

@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 
 from evaluation import ranking
-from evaluation.ranking import EXACT_UP_TO, SCHEMES, Standing, can_win, holm, passes_gate, rank, rank_intervals, signed_rank, stand
+from evaluation.ranking import (
+    EXACT_UP_TO,
+    SCHEMES,
+    Standing,
+    can_win,
+    holm,
+    passes_gate,
+    rank,
+    rank_intervals,
+    signed_rank,
+    stand,
+)
 
 Table = dict[str, NDArray[np.float64]]
 
@@ -45,7 +56,7 @@ HAND: Table = {"tre": TRE, "ndv": NDV}
 
 
 def complete(table: Table) -> dict[str, NDArray[np.bool_]]:
-    return {name: ~np.isnan(values).any(axis=1) for name, values in table.items()}
+    return {name: np.asarray(~np.isnan(values).any(axis=1)) for name, values in table.items()}
 
 
 def test_a_table_by_hand_before_the_adjustment() -> None:
