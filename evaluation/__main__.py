@@ -16,7 +16,7 @@ from evaluation.platforms import codabench, grand_challenge
 from evaluation.ranking import SCHEMES
 from evaluation.render import BOARD_WRITERS, board_markdown, scores_page
 from evaluation.settings import from_config, from_options
-from evaluation.submission import check, write_zero
+from evaluation.submission import examine, fix, unexpected, write_zero
 from evaluation.summary import Scores, score, task_name, to_official, to_table
 from evaluation.tasks import METRICS, Program, find_task
 
@@ -171,16 +171,33 @@ def validate(
     dataset: Dataset,
     predictions: Predictions,
     split: Split = "val",
+    output: Annotated[
+        Path | None,
+        typer.Option("--fix", metavar="DIR", help="Write the submission there, corrected where nothing is lost by it."),
+    ] = None,
     trust_paths: TrustPaths = False,
 ) -> None:
     """List everything for which the organizers would refuse a submission, each with its remedy. Status 1 if there is any."""
     _check_folder(predictions)
+    if output is not None and output.exists() and output.samefile(predictions):
+        raise EvaluationError(f"--fix: expected another folder than that of the submission, found {output}")
     pairs = read_pairs(dataset, split=split, trust_paths=trust_paths)
-    problems = check(pairs, predictions)
-    context.obj.append(BAD_INPUT if problems else ALL_SCORED)
-    for problem in problems:
+    count = 0
+    for pair in pairs:
+        checked = examine(pair, predictions)
+        for problem in checked.problems:
+            _say(problem)
+        count += len(checked.problems)
+        if output is not None and not fix(checked, output):
+            _say(f"NOT FIXED: {pair.field_name}: it cannot be corrected without loss")
+        elif output is not None and checked.problems:
+            _say(f"fixed: {output / checked.path.name if checked.path else pair.field_name}")
+    strangers = unexpected(pairs, predictions)
+    for problem in strangers:
         _say(problem)
-    _say(f"{len(pairs)} pair(s), {len(problems)} problem(s)")
+    count += len(strangers)
+    context.obj.append(BAD_INPUT if count else ALL_SCORED)
+    _say(f"{len(pairs)} pair(s), {count} problem(s)")
 
 
 @app.command()
