@@ -1,4 +1,4 @@
-"""``python -m evaluation score | validate | leaderboard | zero``: evaluate displacement fields in challenge format."""
+"""``python -m evaluation score | validate | leaderboard | zero | grand-challenge | codabench``: evaluate displacements."""
 
 import json
 import os
@@ -10,11 +10,13 @@ from typing import Annotated, cast, get_args
 import typer
 
 from evaluation.errors import EvaluationError, printable
-from evaluation.leaderboard import build_board
+from evaluation.leaderboard import build_board, default_metrics
 from evaluation.pairs import SPLITS, read_pairs
+from evaluation.platforms import codabench, grand_challenge
+from evaluation.ranking import SCHEMES
 from evaluation.render import BOARD_WRITERS, board_markdown, scores_page
 from evaluation.settings import from_config, from_options
-from evaluation.submission import check, write_zero
+from evaluation.submission import examine, fix, unexpected, write_zero
 from evaluation.summary import Scores, score, task_name, to_official, to_table
 from evaluation.tasks import METRICS, Program, find_task
 
@@ -169,16 +171,33 @@ def validate(
     dataset: Dataset,
     predictions: Predictions,
     split: Split = "val",
+    output: Annotated[
+        Path | None,
+        typer.Option("--fix", metavar="DIR", help="Write the submission there, corrected where nothing is lost by it."),
+    ] = None,
     trust_paths: TrustPaths = False,
 ) -> None:
     """List everything for which the organizers would refuse a submission, each with its remedy. Status 1 if there is any."""
     _check_folder(predictions)
+    if output is not None and output.exists() and output.samefile(predictions):
+        raise EvaluationError(f"--fix: expected another folder than that of the submission, found {output}")
     pairs = read_pairs(dataset, split=split, trust_paths=trust_paths)
-    problems = check(pairs, predictions)
-    context.obj.append(BAD_INPUT if problems else ALL_SCORED)
-    for problem in problems:
+    count = 0
+    for pair in pairs:
+        checked = examine(pair, predictions)
+        for problem in checked.problems:
+            _say(problem)
+        count += len(checked.problems)
+        if output is not None and not fix(checked, output):
+            _say(f"NOT FIXED: {pair.field_name}: it cannot be corrected without loss")
+        elif output is not None and checked.problems:
+            _say(f"fixed: {output / checked.path.name if checked.path else pair.field_name}")
+    strangers = unexpected(pairs, predictions)
+    for problem in strangers:
         _say(problem)
-    _say(f"{len(pairs)} pair(s), {len(problems)} problem(s)")
+    count += len(strangers)
+    context.obj.append(BAD_INPUT if count else ALL_SCORED)
+    _say(f"{len(pairs)} pair(s), {count} problem(s)")
 
 
 @app.command()
@@ -191,10 +210,17 @@ def leaderboard(
     output: Annotated[Path, typer.Option(metavar="FILE", help="Ending in .html, .md, .csv or .json.")],
     split: Split = "val",
     metrics: Metrics = None,
-    published: Annotated[bool, typer.Option("--published", help="Also show published results; they are not ranked.")] = False,
+    ranking: Annotated[
+        str,
+        typer.Option(metavar="|".join(SCHEMES), callback=_listed, help="Whose rules: those of Learn2Reg 2022–25, or of 2026."),
+    ] = "2022",
+    baseline: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The method that others have to beat (2026); it is not ranked itself.")
+    ] = None,
+    published: Annotated[bool, typer.Option("--published", help="Also show published results, apart and unranked.")] = False,
     trust_paths: TrustPaths = False,
 ) -> None:
-    """Rank several methods on the same pairs, as the challenge does. Status 2 if a pair has no score."""
+    """Rank several methods on the same cases, as the challenge does. Status 2 if a pair has no score."""
     if output.suffix not in BOARD_WRITERS:
         raise EvaluationError(f"--output: expected a name ending in {', '.join(BOARD_WRITERS)}, found {output.name!r}")
     folders: dict[str, Path] = {}
@@ -208,16 +234,18 @@ def leaderboard(
         _check_folder(path)
     chosen = _names(metrics)
     task = find_task(task_name(dataset))
-    settings = from_options(task.ranked_by if chosen is None else chosen)
+    settings = from_options(default_metrics(task, ranking) if chosen is None else chosen)
     scores = {name: score(dataset, folder, settings, split=split, trust_paths=trust_paths) for name, folder in folders.items()}
-    board = build_board(scores, metrics=chosen, published=split if published else None)
+    board = build_board(scores, metrics=chosen, published=split if published else None, ranking=ranking, baseline=baseline)
     _write(output, BOARD_WRITERS[output.suffix](board))
     failed = [(name, pair) for name, method in scores.items() for pair in method.pairs if pair.error is not None]
     context.obj.append(SOME_FAILED if failed else ALL_SCORED)
     for name, pair in failed:
         _say(f"ERROR: {name}: {pair.pair.field_name} has no score: {pair.error}", err=True)
     if published and not board.published:
-        _say(f"there are no published results of {task.name} for --split {split}", err=True)
+        simulated = any(method.simulated for method in scores.values())
+        why = "the images are simulated; published results come from others, and are left out"
+        _say(why if simulated else f"there are no published results of {task.name} for --split {split}", err=True)
     _say_lines(board_markdown(board))
 
 
@@ -232,6 +260,70 @@ def zero(
     pairs = read_pairs(dataset, split=split, trust_paths=trust_paths)
     write_zero(pairs, output)
     _say(f"{len(pairs)} zero displacement(s) written to {output}")
+
+
+@app.command(name="grand-challenge")
+def grand_challenge_command(
+    source: Annotated[
+        Path, typer.Option("--input", metavar="DIR", help="Folder with predictions.json and the outputs of the jobs.")
+    ] = grand_challenge.INPUT,
+    ground_truth: Annotated[
+        Path, typer.Option("--ground-truth", metavar="DIR", help="Folder with a *_dataset.json, its images and landmarks.")
+    ] = grand_challenge.GROUND_TRUTH,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder that receives metrics.json.")] = grand_challenge.OUTPUT,
+    split: Split = "val",
+    metrics: Metrics = None,
+    socket: Annotated[
+        str | None,
+        typer.Option(metavar="SLUG", help="Socket of the displacement. Default: the only output, or that called displacement."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=64, help=f"Processes. Default: one per core, at most {grand_challenge.MOST_WORKERS}."
+        ),
+    ] = None,
+    trust_paths: TrustPaths = False,
+) -> None:
+    """Score an algorithm's jobs on grand-challenge.org. Whatever a job wrote, the status is 0 and the others are scored."""
+    result = output / "metrics.json"
+    _check_writable(result)
+    dataset = grand_challenge.find_dataset(ground_truth)
+    evaluation = grand_challenge.evaluate(
+        *(source, dataset, from_options(_names(metrics))),
+        split=split,
+        socket=socket,
+        workers=workers,
+        trust_paths=trust_paths,
+    )
+    _write(result, json.dumps(grand_challenge.to_metrics(evaluation), indent=1, allow_nan=False) + "\n")
+    for problem in evaluation.problems:
+        _say(f"WARNING: {problem}", err=True)
+    _print_scores(evaluation.scores)
+
+
+@app.command(name="codabench")
+def codabench_command(
+    source: Annotated[
+        Path, typer.Option("--input", metavar="DIR", help="Folder with ref (the dataset) and res (the displacements).")
+    ] = codabench.INPUT,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder that receives scores.json and detailed_results.html.")
+    ] = codabench.OUTPUT,
+    split: Split = "val",
+    metrics: Metrics = None,
+    trust_paths: TrustPaths = False,
+) -> None:
+    """Score a submission on Codabench. Pairs without a score are named and counted; the status is 0."""
+    flat, details = output / codabench.SCORES, output / codabench.DETAILS
+    _check_writable(flat, details)
+    dataset = grand_challenge.find_dataset(source / "ref")
+    _check_folder(source / "res")
+    settings = from_options(_names(metrics))
+    scores = codabench.score_submission(source / "res", dataset, settings, split=split, trust_paths=trust_paths)
+    _write(flat, json.dumps(codabench.to_flat(scores), indent=1, allow_nan=False) + "\n")
+    _write(details, scores_page(scores))
+    _print_scores(scores)
 
 
 def _names(metrics: str | None) -> list[str] | None:

@@ -50,6 +50,21 @@ def read_text(path: Path, expected: str) -> str:
 
 def read_json(path: Path) -> dict[str, object]:
     """A JSON object, within the limits above; a key that appears twice in an object is an error."""
+    content = _read_json(path)
+    if not isinstance(content, dict):
+        raise EvaluationError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+    return content
+
+
+def read_json_list(path: Path) -> list[object]:
+    """A JSON list, likewise."""
+    content = _read_json(path)
+    if not isinstance(content, list):
+        raise EvaluationError(f"{path}: expected a JSON list, found a {type(content).__name__}")
+    return content
+
+
+def _read_json(path: Path) -> object:
     text = read_text(path, "a JSON file")
     try:
         content = json.loads(text, object_pairs_hook=_without_repeats)
@@ -60,9 +75,8 @@ def read_json(path: Path) -> dict[str, object]:
         raise EvaluationError(f"{path}: expected a JSON file, but it cannot be read: {error}") from error
     if too_deep:
         raise EvaluationError(f"{path}: expected a JSON file of at most {MAX_DEPTH} levels of brackets, found more")
-    if not isinstance(content, dict):
-        raise EvaluationError(f"{path}: expected a JSON object, found a {type(content).__name__}")
-    return content
+    parsed: object = content
+    return parsed
 
 
 def _without_repeats(items: list[tuple[str, object]]) -> dict[str, object]:

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -121,18 +122,65 @@ def load_field(file: FieldFile) -> NDArray[np.float32]:
     return field
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How the array of a displacement lies that is not ``(H, W, D, 3)``, and what to do about it.
+
+    Attributes:
+        remedy: for an error message.
+        components_first: whether the components are the first axis.
+        axes: order of the other axes, as for ``numpy.transpose``, that gives those of the fixed image; None if none does.
+        itk: whether there is an axis too many before that of the components, as ITK writes vectors: in millimeters and LPS.
+    """
+
+    remedy: str
+    components_first: bool = False
+    axes: tuple[int, int, int] | None = None
+    itk: bool = False
+
+    def arrange(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array as ``(H, W, D, 3)``; ``axes`` is not None."""
+        if self.itk:
+            array = array[..., 0, :]
+        if self.components_first:
+            array = np.moveaxis(array, 0, -1)
+        return array if self.axes is None else array.transpose(*self.axes, 3)
+
+
+def find_layout(found: tuple[int, ...], shape: Shape) -> Layout | None:
+    """How an array of one shape lies for a fixed image of another; None if as the challenge wants it."""
+    kept = (0, 1, 2)
+    if found == (*shape, 3):
+        return None
+    if found == (*shape, 1, 3):
+        remedy = "ITK writes fields like this, in millimeters and LPS: convert it to (H, W, D, 3) voxels"
+        return Layout(remedy, axes=kept, itk=True)
+    if found == (3, *shape):
+        remedy = "move the components to the last axis: numpy.moveaxis(field, 0, -1); it is channel first"
+        return Layout(remedy, components_first=True, axes=kept)
+    for first in (False, True):
+        sizes = found[1:] if first else found[:-1]
+        if len(found) != 4 or (found[0] if first else found[-1]) != 3:
+            continue
+        also = ", and its components are first (channel first)" if first else ""
+        if sizes != shape and sorted(sizes) == sorted(shape):
+            orders = [order for order in permutations(kept) if tuple(sizes[axis] for axis in order) == shape]
+            # Reversed, if that fits, is what arrays of SimpleITK are.
+            axes = (2, 1, 0) if (2, 1, 0) in orders else orders[0]
+            called = "reversed (z, y, x, as in arrays of SimpleITK)" if axes == (2, 1, 0) else "in another order"
+            moved = f"numpy.transpose(field, {(*(axis + 1 for axis in axes), 0) if first else (*axes, 3)})"
+            return Layout(f"its axes are {called}{also}: {moved}", first, (axes[0], axes[1], axes[2]))
+        if all(n in (size // 2, -(-size // 2)) for n, size in zip(sizes, shape, strict=True)) and sizes != shape:
+            scaled = "resample it to the grid of the fixed image, and double its values, which count its own voxels"
+            return Layout(f"it is at half resolution{also}: {scaled}", first)
+    return Layout("resample it to the grid of the fixed image, and scale its values with it")
+
+
 def field_problems(file: FieldFile, shape: Shape) -> list[str]:
     """Why the challenge would refuse an array of this shape and type for a fixed image of that shape, with remedies."""
     problems = []
-    if file.shape != (*shape, 3):
-        remedy = "resample it to the grid of the fixed image, and scale its values with it"
-        if file.shape == (3, *shape):
-            remedy = "move the components to the last axis: numpy.moveaxis(field, 0, -1)"
-        elif file.shape == (*shape, 1, 3):
-            remedy = "ITK writes fields like this, in millimeters and LPS: convert it to (H, W, D, 3) voxels"
-        elif sorted(file.shape) == sorted((*shape, 3)):
-            remedy = "its axes are in another order: transpose it to that of the fixed image"
-        problems.append(f"{file.path}: expected shape {(*shape, 3)}, found {file.shape}; {remedy}")
+    if layout := find_layout(file.shape, shape):
+        problems.append(f"{file.path}: expected shape {(*shape, 3)}, found {file.shape}; {layout.remedy}")
     if file.dtype.newbyteorder("=") not in FIELD_DTYPES:
         problems.append(f"{file.path}: expected float32, found {file.dtype}; convert it with astype('float32')")
     return problems

@@ -1,6 +1,7 @@
 """The pairs of a dataset, and the files that belong to them."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,9 +109,9 @@ def pairs_of(listed: object, dataset: Path, where: str, *, trust_paths: bool = F
     return list(dict.fromkeys(pairs))
 
 
-def find_field(folder: Path, pair: Pair) -> Path:
-    """The file of a pair's displacement, under any accepted name; EvaluationError if there is none."""
-    candidates = [folder / name for name in pair.field_files]
+def find_field(folder: Path, pair: Pair, names: Sequence[str] = ()) -> Path:
+    """The file of a pair's displacement, under any accepted name, or one of ``names``; EvaluationError if there is none."""
+    candidates = [folder / name for name in (*pair.field_files, *names)]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         raise EvaluationError(f"{candidates[0]}: expected a displacement, found no such file")

@@ -1,6 +1,7 @@
 """Scores one pair, with every metric that its data allow."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,9 +10,20 @@ import numpy as np
 from evaluation.errors import EvaluationError
 from evaluation.images import Array, Shape, read_field, read_grid, read_volume
 from evaluation.landmarks import read_landmarks
-from evaluation.metrics import Field, Regularity, dice, displaced, hd95, landmark_errors, regularity, warp_labels
+from evaluation.metrics import (
+    Field,
+    Regularity,
+    dice,
+    displaced,
+    hd95,
+    landmark_errors,
+    non_diffeomorphic_volume,
+    regularity,
+    warp_labels,
+)
 from evaluation.pairs import Pair, find_field
 from evaluation.settings import Method, Settings
+from evaluation.tasks import METRICS
 
 _OVERLAPS = {"dice": dice, "hd95": hd95}
 
@@ -51,14 +63,19 @@ class PairScore:
 
 def score_pair(pair: Pair, predictions: Path, settings: Settings) -> PairScore:
     """Scores a pair. It raises no EvaluationError: the message becomes the ``error`` of the score."""
+    return score_field(pair, lambda shape: read_field(find_field(predictions, pair), shape=shape), settings)
+
+
+def score_field(pair: Pair, read: Callable[[Shape], Field], settings: Settings) -> PairScore:
+    """As ``score_pair``; ``read`` returns the displacement ``(H, W, D, 3)`` for a fixed image of a shape."""
     score = PairScore(pair)
     try:
         shape, _ = read_grid(pair.fixed)
-        displacement = read_field(find_field(predictions, pair), shape=shape)
+        displacement = read(shape)
         for method in settings.methods:
             if method.metric == "tre":
                 _score_points(score, method, displacement, shape, settings)
-        if any(method.metric == "sdlogj" for method in settings.methods):
+        if any(METRICS[method.metric].component == "regularity" for method in settings.methods):
             _score_regularity(score, displacement, settings)
         if any(method.metric in _OVERLAPS for method in settings.methods):
             _score_overlaps(score, displacement, shape, settings)
@@ -96,13 +113,15 @@ def _score_regularity(score: PairScore, displacement: Field, settings: Settings)
     if settings.masked and mask_path.exists():
         mask = read_volume(mask_path, displacement.shape[:3]) != 0
     elif settings.masked:
-        score.notes.append(f"SDlogJ of the whole volume: there is no mask {mask_path.name}")
-    score.regularity = regularity(displacement, mask)
-    if math.isnan(score.regularity.sd_log_jacobian):
-        score.notes.append("no SDlogJ: no voxel (inside the mask, if there is one) lies at least two voxels from every face")
+        score.notes.append(f"SDlogJ and NDV of the whole volume: there is no mask {mask_path.name}")
     for method in settings.methods:
         if method.metric == "sdlogj":
+            score.regularity = regularity(displacement, mask)
             score.values[method.name] = [score.regularity.sd_log_jacobian]
+        elif method.metric == "ndv":
+            score.values[method.name] = [non_diffeomorphic_volume(displacement, mask)]
+    if score.regularity and math.isnan(score.regularity.sd_log_jacobian):
+        score.notes.append("no SDlogJ: no voxel (inside the mask, if there is one) lies at least two voxels from every face")
 
 
 def _score_overlaps(score: PairScore, displacement: Field, shape: Shape, settings: Settings) -> None:

@@ -1,13 +1,11 @@
-"""Checks a submission as the organizers would, and writes the submission of zero displacements."""
+"""Checks a submission as the organizers would, corrects what can be corrected, and writes zero displacements."""
 
-import math
-from collections.abc import Callable, Iterator
-from functools import partial
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel
 import numpy as np
-from scipy.ndimage import map_coordinates
 
 from evaluation.errors import EvaluationError, reason
 from evaluation.images import (
@@ -15,131 +13,130 @@ from evaluation.images import (
     Array,
     Shape,
     field_problems,
+    find_layout,
     load_field,
     open_field,
     read_affine,
     read_grid,
-    read_volume,
 )
-from evaluation.metrics import Field, displaced, landmark_errors
+from evaluation.metrics import Field
+from evaluation.misreadings import fits_better, in_itk_convention, leaves_volume, likely_readings, suspect
 from evaluation.pairs import Pair, find_field
-from evaluation.scoring import read_point_pairs
+
+MOSTLY_OUTSIDE = 0.5
+"""A displacement that takes more of the voxels out of the volume is none in voxels."""
 
 
-def _reorder(order: tuple[int, ...], field: Field, _: Array) -> Field:
-    return field[..., list(order)]
+@dataclass
+class Checked:
+    """What was found about the displacement of a pair.
+
+    Attributes:
+        pair: the pair.
+        path: its file, if there is one.
+        problems: a line each, with remedies.
+        corrected: the displacement without these problems; None if there are none, or if it cannot be had without loss.
+    """
+
+    pair: Pair
+    path: Path | None = None
+    problems: list[str] = field(default_factory=list)
+    corrected: Field | None = None
 
 
-MISREADINGS: dict[str, Callable[[Field, Array], Field]] = {
-    "in millimeters: the challenge wants voxels, so divide component a by the spacing along axis a (unless it is simply too "
-    "small by that factor)": lambda field, spacing: field / spacing.astype(field.dtype),
-    "from moving to fixed: the challenge samples moving(p + u(p)), so write the inverse field": lambda field, _: -field,
-} | {
-    "with its components in another order: component a has to move along array axis a, so take components "
-    f"{order} of the last axis": partial(_reorder, order)
-    for order in ((2, 1, 0), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1))
-}
-"""How a displacement may have been written by mistake, and the function of it and the spacing that corrects it."""
-
-LANDMARKS_DECIDE, IMAGES_DECIDE = 0.6, 0.85
-"""A mistake is suspected if correcting it gives less than this fraction of the error as written and of the initial error.
-Images show less than landmarks: on simulated ultrasound a wrong reading of the truth makes a difference of 0.70 to 0.82."""
-
-_STEP, _BINS = 4, 32
-"""For mutual information: every so many voxels along each axis, and bins of the histogram along each."""
-
-
-def check(pairs: list[Pair], predictions: Path) -> list[str]:
-    """Everything for which the organizers would refuse a folder of displacements, or score it badly: a line each."""
-    problems: list[str] = []
-    for pair in pairs:
-        try:
-            shape, spacing = read_grid(pair.fixed)
-            if read_grid(pair.moving)[0] != shape:
-                problems.append(f"{pair.moving}: expected the grid of {pair.fixed.name}; resample it before registration")
-        except EvaluationError as error:
-            problems.append(f"{error}; complete the data set: {pair.field_name} cannot be checked without it")
-            continue
-        try:
-            path = find_field(predictions, pair)
-        except EvaluationError as error:
-            problems.append(f"{error}; write it, with zeros if there is nothing better")
-            continue
-        try:
-            problems.extend(_field_problems(pair, path, shape, spacing))  # keeps those before an error
-        except EvaluationError as error:
-            problems.append(f"{error}; correct it and write it again")
+def unexpected(pairs: list[Pair], predictions: Path) -> list[str]:
+    """Displacements of a folder that no pair asks for: a line each."""
     accepted = {name for pair in pairs for name in pair.field_files}
-    problems += [
+    return [
         f"{path}: expected no displacement of that name; rename it or remove it: no pair of the data set asks for it"
         for path in sorted(predictions.iterdir())
         if path.name.startswith("disp") and path.name not in accepted
     ]
-    return problems
 
 
-def _field_problems(pair: Pair, path: Path, shape: Shape, spacing: Array) -> Iterator[str]:
-    """Yields what is wrong with a displacement file; shape and spacing (mm) are the fixed image's."""
+def examine(pair: Pair, predictions: Path) -> Checked:
+    """Looks for everything for which the organizers would refuse the displacement of a pair, or score it badly."""
+    found = Checked(pair)
+    try:
+        shape, spacing = read_grid(pair.fixed)
+        affine = read_affine(pair.fixed)
+        moving_shape, _ = read_grid(pair.moving)
+    except EvaluationError as error:
+        found.problems.append(f"{error}; complete the data set: {pair.field_name} cannot be checked without it")
+        return found
+    try:
+        found.path = find_field(predictions, pair)
+    except EvaluationError as error:
+        found.problems.append(f"{error}; write it, with zeros if there is nothing better")
+        return found
+    try:
+        _examine_field(found, found.path, shape, spacing, affine)
+    except EvaluationError as error:  # what was found before it remains
+        found.problems.append(f"{error}; correct it and write it again")
+        found.corrected = None
+    if moving_shape != shape:
+        found.problems.append(f"{pair.moving}: expected the grid of {pair.fixed.name}; resample it before registration")
+        found.corrected = None
+    return found
+
+
+def _examine_field(found: Checked, path: Path, shape: Shape, spacing: Array, affine: Array) -> None:
+    """Checks a displacement file; shape, spacing (mm) and affine are the fixed image's."""
     file = open_field(path)
-    yield from field_problems(file, shape)
-    if path.suffix != ".npz" and not np.allclose(read_affine(path), read_affine(pair.fixed), atol=1e-3):
-        yield f"{path}: expected the affine of {pair.fixed.name}, found another; write it with that of the fixed image"
-    if math.prod(file.shape) == math.prod(shape) * 3:
-        field = load_field(file)
-        if field.shape == (*shape, 3) and (mistake := suspect(pair, field, spacing)):
-            yield f"{path}: suspected to be {mistake}"
+    found.problems += field_problems(file, shape)
+    if path.suffix != ".npz" and not np.allclose(read_affine(path), affine, atol=1e-3):
+        expected = f"expected the affine of {found.pair.fixed.name}, found another; write it with that of the fixed image"
+        found.problems.append(f"{path}: {expected}")
+    layout = find_layout(file.shape, shape)
+    if layout is not None and layout.axes is None:
+        return
+    displacement: Field = load_field(file)
+    if layout is not None:
+        displacement = np.ascontiguousarray(layout.arrange(displacement))
+        if layout.itk:
+            itk = in_itk_convention(affine).correct(displacement)
+            displacement = displacement if fits_better(found.pair, displacement, itk) else itk
+    if found.problems:
+        found.corrected = displacement
+    outside = leaves_volume(displacement)
+    if outside > MOSTLY_OUTSIDE:
+        without = (displacement - np.moveaxis(np.indices(shape), 0, -1)).astype(np.float32)
+        if leaves_volume(without) < outside / 2:
+            told = f"it takes {outside:.0%} of the voxels out of the volume; subtract the position p of each voxel"
+            found.problems.append(f"{path}: suspected to hold positions, not displacements: {told}")
+            found.corrected = displacement = without
+    if mistake := suspect(found.pair, displacement, likely_readings(shape, spacing, affine)):
+        found.problems.append(f"{path}: suspected to be {mistake.name}: {mistake.remedy}")
+        found.corrected = mistake.correct(displacement) if mistake.lossless else None
+    elif leaves_volume(displacement) > MOSTLY_OUTSIDE:
+        told = f"found some that take {outside:.0%} of the voxels out of the volume; write them in voxels of the fixed image"
+        found.problems.append(f"{path}: expected displacements in voxels, {told}")
+        found.corrected = None
 
 
-def suspect(pair: Pair, field: Field, spacing: Array) -> str | None:
-    """The mistake whose correction makes a displacement fit far better than as it is written, if any: the best one.
+def fix(checked: Checked, output: Path) -> bool:
+    """Writes the displacement of a pair without its problems: corrected, or as it is if there are none.
 
-    Landmarks decide where there are any; otherwise the mutual information of the fixed and the warped moving image.
+    Returns:
+        Whether there is such a displacement.
+
+    Raises:
+        EvaluationError: if it cannot be written.
     """
-    error, threshold = _landmark_error(pair, field.shape[:3], spacing), LANDMARKS_DECIDE
-    if error is None:
-        error, threshold = _intensity_error(pair, field.shape[:3]), IMAGES_DECIDE
-    if error is None or not field.any():
-        return None
-    limit = threshold * min(error(field), error(np.zeros_like(field)))
-    read = ((text, correct(field, spacing)) for text, correct in MISREADINGS.items())
-    errors = {text: error(other) for text, other in read if not np.array_equal(other, field)}
-    best = min(errors, key=errors.__getitem__, default=None)
-    return best if best is not None and errors[best] < limit else None
-
-
-def _landmark_error(pair: Pair, shape: Shape, spacing: Array) -> Callable[[Field], float] | None:
+    if checked.path is None or (checked.problems and checked.corrected is None):
+        return False
+    path = output / checked.path.name
     try:
-        fixed, moving = read_point_pairs(*pair.beside("landmarks", ".csv"), shape)
-    except EvaluationError:
-        return None
-    return lambda field: float(landmark_errors(displaced(fixed, field), moving, spacing).mean())
-
-
-def _intensity_error(pair: Pair, shape: Shape) -> Callable[[Field], float] | None:
-    """1 / (mutual information of fixed and warped intensities), on every ``_STEP``-th voxel along each axis."""
-    try:
-        fixed, moving = (read_volume(path, shape) for path in (pair.fixed, pair.moving))
-    except EvaluationError:
-        return None
-    sample = (slice(None, None, _STEP),) * 3
-    points = np.mgrid[tuple(slice(0, size, _STEP) for size in shape)].astype(np.float64)
-    seen = fixed[sample] != 0  # outside the wedge of an ultrasound there is nothing to compare
-    a = _binned(fixed[sample][seen])
-
-    def error(field: Field) -> float:
-        positions = points + np.moveaxis(field[sample], -1, 0)
-        b = _binned(map_coordinates(moving, positions[:, seen], order=1))
-        joint = np.histogram2d(a, b, bins=_BINS, range=[[0, _BINS], [0, _BINS]])[0] / a.size
-        apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-        known = joint > 0
-        return 1 / max(float((joint[known] * np.log(joint[known] / apart[known])).sum()), 1e-9)
-
-    return error
-
-
-def _binned(values: Array) -> Array:
-    low, high = np.percentile(values, [1, 99])
-    return np.asarray(np.clip((values - low) / max(high - low, 1e-9) * _BINS, 0, _BINS - 1e-6))
+        output.mkdir(parents=True, exist_ok=True)
+        if checked.corrected is None:
+            shutil.copyfile(checked.path, path)
+        elif path.suffix == ".npz":
+            np.savez_compressed(path, checked.corrected)
+        else:
+            nibabel.save(nibabel.Nifti1Image(checked.corrected, read_affine(checked.pair.fixed)), path)
+    except UNREADABLE as error:
+        raise EvaluationError(f"{path}: cannot be written: {reason(error)}") from error
+    return True
 
 
 def write_zero(pairs: list[Pair], output: Path) -> None:

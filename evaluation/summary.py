@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from evaluation.files import read_json
-from evaluation.images import Array
+from evaluation.images import Array, Shape
 from evaluation.metrics import Regularity
 from evaluation.pairs import read_pairs
-from evaluation.scoring import PairScore, score_pair
+from evaluation.scoring import PairScore, score_field, score_pair
 from evaluation.settings import MAX_NAME, Method, Settings
 from evaluation.tasks import METRICS, REMIND2REG_QUANTILE_30, Program, Task, find_task
 
@@ -25,11 +26,15 @@ OFFICIAL_FOLDINGS = 0.0
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a submission, one per pair, with the task whose conventions apply."""
+    """Scores of a submission, one per pair, with the task whose conventions apply.
+
+    ``simulated`` says whether the dataset JSON calls the images simulated, as that of the demo does.
+    """
 
     task: Task
     settings: Settings
     pairs: tuple[PairScore, ...]
+    simulated: bool = False
 
     @property
     def scored(self) -> list[PairScore]:
@@ -60,9 +65,14 @@ def score(
         EvaluationError: if the dataset JSON cannot be read.
     """
     pairs = read_pairs(dataset, split=split, trust_paths=trust_paths) if settings.pairs is None else settings.pairs
+    return gather(dataset, [score_pair(pair, predictions, settings) for pair in pairs], settings, program=program)
+
+
+def gather(dataset: Path, pairs: Sequence[PairScore], settings: Settings, *, program: Program | None = None) -> Scores:
+    """Scores of single pairs as those of a submission; the arguments are those of ``score``."""
     task = find_task(settings.name or task_name(dataset))
     task = replace(task, program=program or task.program)
-    return Scores(task, settings, tuple(score_pair(pair, predictions, settings) for pair in pairs))
+    return Scores(task, settings, tuple(pairs), simulated=read_json(dataset).get("simulated") is True)
 
 
 def task_name(dataset: Path) -> str:
@@ -127,6 +137,24 @@ def to_official(scores: Scores) -> dict[str, object]:
     }
 
 
+def means_with_failures_as_identity(scores: Scores) -> dict[str, float]:
+    """Per metric of accuracy the mean over all pairs, those without a score as if they had not been moved.
+
+    So that a method does not gain by leaving out a difficult pair. Regularity has none: not moving is perfectly regular.
+    """
+    filled = [score if score.error is None else score_field(score.pair, _zero, scores.settings) for score in scores.pairs]
+    means: dict[str, float] = {}
+    for method in scores.settings.methods:
+        known = [mean for score in filled if not math.isnan(mean := score.mean(method.name))]
+        if known and METRICS[method.metric].component == "accuracy":
+            means[method.name] = float(np.mean(known))
+    return means
+
+
+def _zero(shape: Shape) -> NDArray[np.float32]:
+    return np.zeros((*shape, 3), dtype=np.float32)
+
+
 def _aggregate(known: Sequence[PairScore], method: Method, program: Program) -> dict[str, object]:
     """Over the pairs for which a method has a number."""
     name, general = method.name, METRICS[method.metric].quantile_30
@@ -179,7 +207,7 @@ def _case(score: PairScore, methods: Sequence[Method]) -> dict[str, object]:
             values = score.values[name]
             entry: dict[str, object] = {
                 "mean": score.mean(name),
-                "detailed": values[0] if method.metric == "sdlogj" else values,
+                "detailed": values[0] if METRICS[method.metric].component == "regularity" else values,
             }
             if name in score.initial:
                 initial = np.array(score.initial[name])

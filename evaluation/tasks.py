@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Unit = Literal["mm", "voxels"]
+Component = Literal["accuracy", "regularity"]
 Program = Literal["remind2reg", "l2r"]
 """The two official evaluation programs. They differ in which quantile over cases they call ``30``."""
 
@@ -28,21 +29,31 @@ class Metric:
         name: its name in the official JSON.
         higher_is_better: which of two methods wins.
         quantile_30: the quantile over cases that the general program reports as ``30``.
+        component: what it measures.
+        meaning: for readers of a table.
+        unit: of its numbers, where they have one that does not depend on the task.
+        negligible: numbers below this are as good as 0 in a ranking.
     """
 
     option: str
     name: str
     higher_is_better: bool
     quantile_30: float
+    meaning: str
+    component: Component = "accuracy"
+    unit: str = ""
+    negligible: float = 0.0
 
 
 METRICS: dict[str, Metric] = {
     metric.option: metric
     for metric in (
-        Metric("tre", "TRE_lm", higher_is_better=False, quantile_30=0.7),
-        Metric("sdlogj", "LogJacDetStd", higher_is_better=False, quantile_30=0.7),
-        Metric("dice", "DSC", higher_is_better=True, quantile_30=0.3),
-        Metric("hd95", "HD95", higher_is_better=False, quantile_30=0.3),
+        Metric("tre", "TRE_lm", False, 0.7, "mean distance of corresponding landmarks"),
+        Metric("sdlogj", "LogJacDetStd", False, 0.7, "standard deviation of log(det J + 3)", "regularity"),
+        Metric("dice", "DSC", True, 0.3, "Dice coefficient of the labels"),
+        Metric("hd95", "HD95", False, 0.3, "95th percentile of the Hausdorff distance of the labels", unit="voxels"),
+        # Learn2Reg 2026 treats a volume below 0.005 % as none.
+        Metric("ndv", "NDV", False, 0.7, "volume that the transform folds", "regularity", unit="%", negligible=0.005),
     )
 }
 REMIND2REG_QUANTILE_30 = 0.3

@@ -75,6 +75,7 @@ def write_dataset(phantom: Phantom, folder: Path, *, case: str = "0001") -> Path
     content = {
         "name": TASK,
         "description": "A phantom with known displacement, drawn by the demo; not patient data",
+        "simulated": True,
         "licence": "Apache-2.0",
         "modality": {str(index): name for index, name in enumerate(CHANNELS.values())},
         "tensorImageShape": {str(index): SHAPE for index in range(len(CHANNELS))},

@@ -293,7 +293,7 @@ def test_pairs_may_lack_what_is_not_asked_for(dataset: Path) -> None:
     (dataset.parent / "landmarksTr" / "ReMIND2Reg_0001_0001.csv").unlink()
     html = dataset.parents[1] / "a.html"
     found = scores(dataset, "--html", str(html))
-    assert set(found["aggregates"]) == {"LogJacDetStd", "num_foldings", "folded_voxels", "folded_fraction"}
+    assert set(found["aggregates"]) == {"LogJacDetStd", "num_foldings", "folded_voxels", "folded_fraction", "NDV"}
     assert "are not in both images" in html.read_text()
 
 
@@ -305,7 +305,7 @@ def test_a_volume_too_thin_for_determinants_says_so(tmp_path: Path) -> None:
     dataset = tmp_path / "data" / "T_dataset.json"
     dataset.write_text(json.dumps({"name": "T", "registration_val": [entry, entry]}))
     found = scores(dataset)
-    assert found["aggregates"] == {}
+    assert set(found["aggregates"]) == {"NDV"}
     assert list(found["cases"]) == ["0001_0000<--0001_0001"]  # listed twice, counted once
     assert "no SDlogJ" in found["cases"]["0001_0000<--0001_0001"]["notes"][0]
 
@@ -331,7 +331,7 @@ def test_archives_hold_one_array_and_headers_may_lie(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{}", "expected a list under evaluation_methods"),
-        ('{"evaluation_methods": [{"metric": "ssim"}]}', "metric out of tre, sdlogj, dice, hd95, found"),
+        ('{"evaluation_methods": [{"metric": "ssim"}]}', "metric out of tre, sdlogj, dice, hd95, ndv, found"),
         ('{"evaluation_methods": [3]}', "found 3"),
         ("no", "expected a JSON file"),
     ],
@@ -346,11 +346,11 @@ def test_configs_that_are_none(dataset: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["score", "--metrics", "tre,ssim"], "--metrics: expected some of tre, sdlogj, dice, hd95, found 'ssim'"),
+        (["score", "--metrics", "tre,ssim"], "--metrics: expected some of tre, sdlogj, dice, hd95, ndv, found 'ssim'"),
         (["score", "--split", "dev"], "--split: expected one of val, test, train, found 'dev'"),
         (["score", "--program", "mine"], "--program: expected one of remind2reg, l2r, found 'mine'"),
         (["score", "--csv", "/proc/none/a.csv"], "/proc/none/a.csv: cannot be written"),
-        (["score", "--metrics", ""], "--metrics: expected some of tre, sdlogj, dice, hd95, found none"),
+        (["score", "--metrics", ""], "--metrics: expected some of tre, sdlogj, dice, hd95, ndv, found none"),
         (["validate", "--split", "test"], "expected pairs under registration_test"),
         (["leaderboard", "a=nowhere", "--output", "a.html"], "nowhere: expected a folder of displacements, found none"),
         (["leaderboard", "a", "--output", "a.html"], "expected methods as NAME=DIR, each name once, found 'a'"),

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
+from evaluation.errors import EvaluationError
 from evaluation.leaderboard import Board, build_board
 from evaluation.pairs import Pair
+from evaluation.ranking import SCHEMES
 from evaluation.render import BOARD_WRITERS
 from evaluation.scoring import PairScore
 from evaluation.settings import from_options
@@ -56,9 +59,60 @@ def test_equal_methods_share_a_rank() -> None:
     assert board.p_values["tre"]["a", "b"] == 1
 
 
-def test_few_cases_decide_nothing_but_the_mean_orders() -> None:
-    board = build_board({"b": method(BASE[:4] + 1), "a": method(BASE[:4])})
-    assert [(row.rank, row.method, row.score) for row in board.rows] == [(1, "a", 0.1), (2, "b", 0.1)]
+@pytest.mark.parametrize("ranking", SCHEMES)
+def test_below_five_cases_there_are_no_ranks_and_the_mean_orders(ranking: str) -> None:
+    board = build_board({"b": method(BASE[:4] + 1), "a": method(BASE[:4])}, metrics=["tre"], ranking=ranking)
+    assert [(row.rank, row.method, row.score) for row in board.rows] == [(None, "a", None), (None, "b", None)]
+    assert "| – | a | 1.429 ± 0.319 | – |" in BOARD_WRITERS[".md"](board)
+    assert "No ranks" in BOARD_WRITERS[".html"](board)
+    assert json.loads(BOARD_WRITERS[".json"](board))["rows"][0]["rank"] is None
+    assert BOARD_WRITERS[".csv"](board).splitlines()[1].startswith(",,,a,,1.428")
+    assert build_board({"a": method(BASE[:5])}, metrics=["tre"], ranking=ranking).rows[0].rank == 1
+
+
+def test_two_modalities_of_a_patient_are_one_case() -> None:
+    """Four patients with two pairs each are four cases: too few. Of five, the mean over pairs counts; a missing pair misses."""
+    scores = {}
+    for name, better in (("a", 0.5), ("b", 0.0)):
+        single = method(BASE - better).pairs
+        second = [PairScore(Pair(p.pair.fixed, Path(str(p.pair.moving).replace("0001.nii", "0002.nii")))) for p in single]
+        for pair in second:
+            pair.values = {"TRE_lm": [4.0 - better]}
+        scores[name] = Scores(find_task("ReMIND2Reg"), from_options(None), (*single, *second))
+    assert len({p.pair.key for p in scores["a"].pairs}) == 2 * CASES
+    board = build_board(scores)
+    assert (board.cases[0], len(board.cases), len(board.pairs)) == ("0000", CASES, 2 * CASES)
+    assert board.rows[0].results["tre"].per_case == pytest.approx((BASE + 4) / 2 - 0.5)
+    assert board.p_values["tre"]["a", "b"] == pytest.approx(1 / 2**CASES)  # not 1 / 2**16
+    scores["a"].pairs[-1].error = "missing"
+    assert build_board(scores).rows[1].results["tre"].missing == 1
+    four = {n: Scores(s.task, s.settings, (*s.pairs[:4], *s.pairs[CASES : CASES + 4])) for n, s in scores.items()}
+    assert not build_board(four).ranked
+
+
+def test_too_few_cases_for_so_many_methods_is_said() -> None:
+    methods = {name: method(BASE[:6] + shift) for shift, name in enumerate("abcd")}
+    assert "no difference between so many methods can be significant" in BOARD_WRITERS[".md"](
+        build_board(methods, metrics=["tre"], ranking="2026")
+    )
+    assert "so many methods" not in BOARD_WRITERS[".md"](build_board(methods))
+
+
+def test_the_baseline_is_shown_and_not_ranked() -> None:
+    methods = {"base": method(BASE), "good": method(BASE - 0.5), "poor": method(BASE + 1)}
+    board = build_board(methods, metrics=["tre"], ranking="2026", baseline="base")
+    assert [(row.rank, row.method) for row in board.rows] == [(1, "good"), (2, "poor"), (None, "base")]
+    assert [row.score for row in board.rows[:2]] == pytest.approx([100, 50])  # of two methods
+    assert board.rows[2].score is None
+    for name in ("nobody", "base"):
+        with pytest.raises(EvaluationError, match="--baseline: expected one of several methods"):
+            build_board({"base": method(BASE)}, baseline=name)
+
+
+def test_simulated_images_have_no_published_results() -> None:
+    scores = method(BASE)
+    assert build_board({"a": replace(scores, simulated=True)}, published="val").published == ()
+    assert build_board({"a": scores}, published="val").published
 
 
 def test_a_missing_metric_scores_a_tenth() -> None:
@@ -68,7 +122,7 @@ def test_a_missing_metric_scores_a_tenth() -> None:
         ("whole", 0.1, 0),
         ("incomplete", 0.1, 0),
     ]
-    assert "on 7 of 8 pairs" in BOARD_WRITERS[".md"](board)
+    assert "on 7 of 8 cases" in BOARD_WRITERS[".md"](board)
 
 
 def test_several_metrics_meet_in_their_geometric_mean() -> None:
@@ -106,6 +160,12 @@ def test_published_rows_are_shown_and_never_ranked(board: Board) -> None:
     assert ("MCBO", "2.224") in [(row["method"], row["tre"]) for row in published]
     assert not any(row["rank"] or row["score"] for row in published)
     assert build_board({"a": method(BASE)}).published == ()
+    for kind in (".html", ".md"):
+        text = BOARD_WRITERS[kind](board)
+        measured, _, apart = text.partition("they come from other images")
+        assert "pipe" in measured
+        assert "CrossKEY" in apart
+        assert "CrossKEY" not in measured
 
 
 def test_names_are_escaped(board: Board) -> None:

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from evaluation.metrics import dice, displaced, hd95, landmark_errors, regularity, warp_labels
+from evaluation.metrics import (
+    dice,
+    displaced,
+    hd95,
+    landmark_errors,
+    non_diffeomorphic_volume,
+    regularity,
+    warp_labels,
+)
 
 SHAPE = (12, 14, 37)  # more rows than a slab along no axis but the last; see the test of slabs
 
@@ -78,6 +86,60 @@ def test_a_mask_decides_where_smoothness_is_looked_at() -> None:
     assert regularity(field, mask).sd_log_jacobian == 0
     assert regularity(field).sd_log_jacobian > 0
     assert math.isnan(regularity(field, np.zeros(SHAPE, dtype=bool)).sd_log_jacobian)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_field_that_turns_an_axis_over_is_all_non_diffeomorphic(axis: int) -> None:
+    matrix = np.zeros((3, 3))
+    assert non_diffeomorphic_volume(linear_field(matrix)) == 0
+    matrix[axis, axis] = -2  # every tetrahedron keeps its volume and changes its sign
+    assert non_diffeomorphic_volume(linear_field(matrix)) == pytest.approx(100)
+    matrix[axis, axis] = -3
+    assert non_diffeomorphic_volume(linear_field(matrix)) == pytest.approx(200)
+
+
+def test_a_voxel_that_jumps_over_its_neighbor_by_hand() -> None:
+    """By 1.5 along an axis; det J of central differences sees nothing at the voxel itself.
+
+    Of the cubes' corners, those at the voxel toward its neighbor (four) and at the neighbor toward the voxel (four) have the
+    determinant −0.5. Those in the middle of a cube have 2 ± 1.5, so none turns over: 8 · 0.5 / 12 of 10 · 10 · 10 voxels.
+    """
+    field = np.zeros((12, 12, 12, 3), dtype=np.float32)
+    field[5, 5, 5, 1] = 1.5
+    assert non_diffeomorphic_volume(field) == pytest.approx(100 * 8 * 0.5 / 12 / 1000)
+    field[5, 5, 5, 1] = 0.9
+    assert non_diffeomorphic_volume(field) == 0
+
+
+def volume_by_tetrahedra(field: NDArray[np.float32]) -> float:
+    """The same voxel by voxel: the corners of its eight cubes, and the middles of the first and the last of them."""
+    position = np.moveaxis(np.indices(field.shape[:3]), 0, -1) + field.astype(np.float64)
+    total = 0.0
+    for p in np.ndindex(*(n - 2 for n in field.shape[:3])):
+        here = np.array(p) + 1
+        tetrahedra = [np.diag(signs) for signs in np.ndindex(2, 2, 2)]
+        tetrahedra = [2 * t - np.eye(3, dtype=int) for t in tetrahedra]
+        tetrahedra += [sign * np.array([[1, 1, 0], [0, 1, 1], [1, 0, 1]]) for sign in (1, -1)]
+        for corners in tetrahedra:
+            edges = np.array([position[tuple(here + c)] - position[tuple(here)] for c in corners])
+            total += max(0.0, -np.linalg.det(edges) * np.sign(np.linalg.det(corners))) / 12
+    return total
+
+
+@given(seed=st.integers(0, 99), size=st.floats(0.1, 2))
+@settings(deadline=None, max_examples=8)
+def test_non_diffeomorphic_volume_by_tetrahedra(seed: int, size: float) -> None:
+    field = np.random.default_rng(seed).uniform(-size, size, (7, 5, 6, 3)).astype(np.float32)
+    assert non_diffeomorphic_volume(field) == pytest.approx(100 * volume_by_tetrahedra(field) / (5 * 3 * 4), abs=1e-9)
+    mask = np.zeros((7, 5, 6), dtype=bool)
+    mask[3, 2, 2] = True
+    at_one = non_diffeomorphic_volume(field, mask)
+    assert at_one == pytest.approx(100 * volume_by_tetrahedra(field[2:5, 1:4, 1:4]), abs=1e-9)
+
+
+def test_of_no_voxel_there_is_no_volume() -> None:
+    assert math.isnan(non_diffeomorphic_volume(np.zeros((2, 9, 9, 3), dtype=np.float32)))
+    assert math.isnan(non_diffeomorphic_volume(np.zeros((9, 9, 9, 3), dtype=np.float32), np.zeros((9, 9, 9), dtype=bool)))
 
 
 def cube(start: int, size: int = 4) -> NDArray[np.int32]:
