@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from socketserver import TCPServer
 from typing import Any
 
@@ -20,6 +20,9 @@ PORT = 4743
 
 MAX_BODY_BYTES = 1 << 20
 """Of a request, whose body says nothing."""
+
+_SIGNALS_EVERY_S = 0.5
+"""How often to look for signals: one that comes just before the wait for a job begins does not end it."""
 
 _METHODS = {"/health": ("GET", "HEAD"), "/invoke": ("POST",)}
 
@@ -69,6 +72,13 @@ class InvokeServer(ThreadingHTTPServer):
         del request
         log.debug("the connection to %s broke", client_address)
 
+    def _next(self) -> Future[str]:
+        while True:
+            try:
+                return self._asked.get(timeout=_SIGNALS_EVERY_S)
+            except Empty:
+                continue
+
     def ask(self) -> Future[str] | None:
         """Asks for a job; returns its future answer, or None if another one is not done yet."""
         if not self._free.acquire(blocking=False):
@@ -79,7 +89,7 @@ class InvokeServer(ThreadingHTTPServer):
 
     def do_next(self, job: Callable[[], str]) -> None:
         """Waits until a job is asked for, and does it; its errors are the answer, except for those that end the program."""
-        answer = self._asked.get()
+        answer = self._next()
         try:
             text = job()
         except Exception as error:  # whatever it is, the next job may go well
