@@ -16,7 +16,7 @@ if __name__ == "__main__":
 import typer
 
 from mcbo.cli import options as cli
-from mcbo.cli.jobs import do_jobs, find_inputs
+from mcbo.cli.jobs import are_served, do_jobs, find_inputs
 from mcbo.cli.program import ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED, Command, run_app
 from mcbo.cli.server import PORT
 from mcbo.core.errors import InputError
@@ -98,7 +98,7 @@ def process(
     sockets: cli.Sockets = None,
     spacing: cli.Spacing = None,
     challenge_format: cli.ChallengeFormat = False,
-    api_method: cli.ApiMethod = cli.API_METHODS[0],
+    api_method: cli.ApiMethod = None,
     port: cli.Port = PORT,
     demo: cli.Demo = False,
     version: cli.Version = False,
@@ -113,7 +113,6 @@ def process(
     cli.check_choice("--split", split, list(SPLITS))
     cli.check_choice("--format", file_format, FORMATS)
     cli.check_choice("--on-failure", on_failure, ON_FAILURE)
-    cli.check_choice("--api-method", api_method, cli.API_METHODS)
     _check_local("--output", str(output))
     cli.check_positive("--memory-gb", memory_gb)
     expected = cli.parse_expect(expect)
@@ -133,7 +132,7 @@ def process(
         scheduler=scheduler,
         case_timeout_s=case_timeout,
     )
-    is_served = api_method == cli.API_METHODS[1]
+    is_served = are_served(api_method)
     job = None if demo else find_inputs(inputs or [input_folder], is_served=is_served)
     if job is not None:
         status = do_jobs(

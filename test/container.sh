@@ -186,6 +186,7 @@ jobs=$lab/jobs
 import json, sys, uuid
 from pathlib import Path
 import SimpleITK as sitk
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # of what MetaImage cannot store of NIfTI
 images, jobs = map(Path, sys.argv[1:])
 for job, slugs in {
     "two": {"intraoperative-ultrasound": 0, "preoperative-mri": 1},

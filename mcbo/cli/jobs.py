@@ -1,10 +1,12 @@
 """``process.py`` as an algorithm of grand-challenge.org: one job at its start, or one whenever the site asks."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from mcbo.api.grand_challenge import JobOptions, prepare_job, run_job
 from mcbo.api.register import AUTO, wanted_config
+from mcbo.cli.options import API_METHODS, check_choice
 from mcbo.cli.program import ALL_WRITTEN, SOME_FAILED
 from mcbo.cli.server import serve
 from mcbo.core.errors import DeviceError, DiskSpaceError, InputError, McboError, MemoryBudgetError
@@ -15,6 +17,17 @@ from mcbo.io.source import is_url, shown_url
 from mcbo.methods.presets import DEFAULT_TASK
 from mcbo.runs.options import ON_FAILURE, Options
 from mcbo.runtime import select_device, warm_up
+
+_SITES_CHOICE = "GRAND_CHALLENGE_COMPONENT_API_METHOD"
+"""The variable by which the site tells a container what the label of its image says, ``org.grand-challenge.api-method``."""
+
+
+def are_served(api_method: str | None) -> bool:
+    """Whether jobs are to be done over HTTP, as the option says, else the site; raises ``InputError`` for unknown words."""
+    name = _SITES_CHOICE if api_method is None else "--api-method"
+    choice = api_method or os.environ.get(_SITES_CHOICE) or API_METHODS[0]
+    check_choice(name, choice, API_METHODS)
+    return choice == API_METHODS[1]
 
 
 def find_inputs(paths: Sequence[str], *, is_served: bool) -> Path | None:

@@ -96,11 +96,11 @@ ChallengeFormat: TypeAlias = Annotated[
     bool, typer.Option("--challenge-format", help="Also write the displacement of a job as the challenge has it, see --format.")
 ]
 ApiMethod: TypeAlias = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="|".join(API_METHODS),
-        envvar=["MCBO_API_METHOD", "GRAND_CHALLENGE_COMPONENT_API_METHOD"],
-        help="Do one job, or serve an HTTP API that does jobs: GET /health and POST /invoke.",
+        help="Do one job, or serve an HTTP API that does jobs: GET /health and POST /invoke. Default: what "
+        "grand-challenge.org tells its containers, or exec.",
     ),
 ]
 Port: TypeAlias = Annotated[int, typer.Option(metavar="N", help="Port of the HTTP API.")]

@@ -224,6 +224,15 @@ def test_options_that_a_job_does_not_have_are_refused(
     assert not (job.parent / "output").exists()
 
 
+def test_an_unknown_word_of_the_site_is_refused(
+    job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAND_CHALLENGE_COMPONENT_API_METHOD", "rest")
+    assert run(job) == process.BAD_INPUT
+    assert "GRAND_CHALLENGE_COMPONENT_API_METHOD: expected one of exec, invoke, got 'rest'" in capsys.readouterr().err
+    assert run(job, "--api-method", "exec") == 0
+
+
 def test_several_moving_images_need_a_preset_that_fuses_them(
     tmp_path: Path, small: Phantom, capsys: pytest.CaptureFixture[str]
 ) -> None:
