@@ -48,11 +48,15 @@ RUN if python -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
  && chmod -R a+rX . && python -m compileall -q .
 ARG VERSION=0.1.0
 ARG REVISION=unknown
+# exec: grand-challenge.org runs the entry point for each job. invoke: it keeps the container, and asks it for jobs over HTTP. The
+# site goes by the label, and tells the container by the variable, which is set here for all who run an image elsewhere.
+ARG API_METHOD=exec
+ENV GRAND_CHALLENGE_COMPONENT_API_METHOD="${API_METHOD}"
 LABEL org.opencontainers.image.title="MCBO" \
       org.opencontainers.image.description="Multimodal 3D image registration for the Learn2Reg tasks ReMIND2Reg and COMULIS3DCLEM" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
-      org.grand-challenge.api-method="exec"
+      org.grand-challenge.api-method="${API_METHOD}"
 USER 65532:65532
 ENTRYPOINT ["python", "process.py"]

@@ -16,12 +16,15 @@ if __name__ == "__main__":
 import typer
 
 from mcbo.cli import options as cli
+from mcbo.cli.jobs import are_served, do_jobs, find_inputs
 from mcbo.cli.program import ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED, Command, run_app
+from mcbo.cli.server import PORT
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.core.types import Choice
 from mcbo.dataset.learn2reg import SPLITS, Dataset, open_input, select_cases, single_pair
 from mcbo.dataset.remote import locate, open_url
+from mcbo.dataset.sockets import INPUTS
 from mcbo.io.nifti import FORMATS
 from mcbo.io.source import is_url, shown_url
 from mcbo.methods.config import Preset
@@ -32,6 +35,12 @@ from mcbo.runs.runner import run
 from mcbo.runtime import keep_freed_memory, use_available_cores
 
 __all__ = ["ALL_WRITTEN", "BAD_INPUT", "SOME_FAILED", "TERMINATED", "main"]
+
+_PSMAREG = (
+    "; PSMAReg's five (fixed CT, fixed PET, moving CT, moving PET, output) are not supported: register the two CTs with three "
+    "paths, and bring the result, (H, W, D, 3), into the order that PSMAReg wants, (3, X, Y, Z)"
+)
+"""What to do with what PSMAReg passes."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -88,13 +97,18 @@ def process(
     quiet: cli.Quiet = False,
     verbose: cli.Verbose = False,
     log_json: cli.LogJson = False,
+    sockets: cli.Sockets = None,
+    spacing: cli.Spacing = None,
+    challenge_format: cli.ChallengeFormat = False,
+    api_method: cli.ApiMethod = None,
+    port: cli.Port = PORT,
     demo: cli.Demo = False,
     version: cli.Version = False,
 ) -> None:
     """Register every pair of a Learn2Reg dataset and write displacement fields in challenge format.
 
-    Needs no training and no network. Runs on a GPU if there is one; the CPU gives
-    the same result up to rounding.
+    A folder with an inputs.json is a job of grand-challenge.org. Needs no training and
+    no network. Runs on a GPU if there is one; the CPU gives the same result up to rounding.
     """
     del version
     cli.start_log(quiet=quiet, verbose=verbose, log_json=log_json)
@@ -120,6 +134,26 @@ def process(
         scheduler=scheduler,
         case_timeout_s=case_timeout,
     )
+    is_served = are_served(api_method)
+    job = None if demo else find_inputs(inputs or [input_folder], is_served=is_served)
+    if job is not None:
+        status = do_jobs(
+            job,
+            options,
+            cases=cli.split_commas(case),
+            sockets=sockets,
+            task=task,
+            preset=preset,
+            expect=expected,
+            spacing=spacing,
+            challenge_format=challenge_format,
+            trust_paths=trust_paths,
+            port=port if is_served else None,
+        )
+        context.obj.append(status)
+        return
+    if sockets or spacing or challenge_format:
+        raise InputError(f"--sockets, --spacing, --challenge-format: expected with the {INPUTS} of a job only")
     if demo:
         outcome = _demo(inputs or [], options, _adapted(find_config(task or DEFAULT_TASK, preset), expected, accept))
     else:
@@ -151,7 +185,7 @@ def _open(inputs: Sequence[str], options: Options, *, split: str, trust_paths: b
     if len(inputs) != 1:
         raise InputError(
             f"expected no path, one (a dataset JSON) or three (fixed, moving, output file), got {len(inputs)}: "
-            f"{' '.join(map(shown_url, inputs))}"
+            f"{' '.join(map(shown_url, inputs))}{_PSMAREG if len(inputs) == 5 else ''}"
         )
     path = inputs[0]
     if is_url(path):

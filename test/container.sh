@@ -44,9 +44,9 @@ cleanup() {
       while read -r log; do echo "--- $(basename "$log")"; tail -15 "$log"; done
   fi
   # What containers wrote belongs to their users, which only a root may delete.
-  $engine run --rm --user 0 --entrypoint rm -v "$lab:/lab" "$image" -rf /lab/shown /lab/plain >/dev/null 2>&1 || true
+  $engine run --rm --user 0 --entrypoint rm -v "$lab:/lab" "$image" -rf /lab/shown /lab/plain /lab/two /lab/both /lab/asked /lab/alone >/dev/null 2>&1 || true
   $engine ps -aq --filter "ancestor=$image" 2>/dev/null | xargs -r $engine rm -f >/dev/null 2>&1 || true
-  $engine rmi -f "$image" >/dev/null 2>&1 || true
+  $engine rmi -f "$image-invoke" "$image" >/dev/null 2>&1 || true
   if [ $engine = podman ]; then podman rmi -af >/dev/null 2>&1 || true; fi
   rm -rf "$lab" 2>/dev/null || true
   exit $status
@@ -171,10 +171,102 @@ step "images alone, one modality by environment"
 single=$(new single); run "$data/imagesTr" "$single" -e MCBO_MOVING=0001 -e MCBO_CASE=0002 > /dev/null
 [ "$(ls "$single")" = "disp_0002_0000_0002_0001.nii.gz
 report.json" ] || fail "MCBO_MOVING=0001: $(ls "$single")"
-step "three paths, as PSMAReg"
+step "three paths, as LUMIR; PSMAReg's five are refused"
 paths=$(new paths); run "$data" "$paths" --user 23456:23456 -- \
   /input/imagesTr/ReMIND2Reg_0001_0000.nii.gz /input/imagesTr/ReMIND2Reg_0001_0001.nii.gz /output/field.nii.gz > /dev/null
 [ -s "$paths/field.nii.gz" ] || fail "three paths: no field"
+status=0; run "$data" "$(new five)" -- a b c d e > /dev/null 2> "$lab/five.err" || status=$?
+if [ $status -ne 1 ] || ! grep -q "PSMAReg's five" "$lab/five.err"; then fail "five paths: status $status, $(cat "$lab/five.err")"; fi
+
+step "jobs of grand-challenge.org: two images and three, at the start"
+label=$($engine image inspect "$image" --format '{{index .Config.Labels "org.grand-challenge.api-method"}}')
+[ "$label" = exec ] || fail "expected the label of the API method to be exec, found '$label'"
+jobs=$lab/jobs
+"$python" - "$data/imagesTr" "$jobs" <<'P'
+import json, sys, uuid
+from pathlib import Path
+import SimpleITK as sitk
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # of what MetaImage cannot store of NIfTI
+images, jobs = map(Path, sys.argv[1:])
+for job, slugs in {
+    "two": {"intraoperative-ultrasound": 0, "preoperative-mri": 1},
+    "three": {"preop-t2": 2, "preop-cet1": 1, "intraop-us": 0},
+    "other": {"scan-a": 0, "scan-b": 2},
+}.items():
+    entries = []
+    for slug, channel in slugs.items():
+        path = jobs / job / "images" / slug / f"{uuid.uuid4()}.mha"
+        path.parent.mkdir(parents=True)
+        sitk.WriteImage(sitk.ReadImage(str(images / f"ReMIND2Reg_0001_000{channel}.nii.gz")), str(path))
+        socket = {"slug": slug, "relative_path": f"images/{slug}", "kind": "Image", "super_kind": "Image"}
+        entries.append({"socket": socket, "file": None, "image": {"name": "scan.mha"}, "value": None, "pk": len(entries)})
+    (jobs / job / "inputs.json").write_text(json.dumps(entries))
+P
+# same_field MHA NIFTI: a field of the site, in mm, LPS, is a displacement of the challenge, in voxels
+same_field() { "$python" - "$@" <<'P' || fail "expected the same field in $1 and $2"
+import sys
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+field = sitk.ReadImage(sys.argv[1])
+image = nibabel.load(sys.argv[2])
+u = np.asarray(image.dataobj)
+assert field.GetSize() == u.shape and field.GetNumberOfComponentsPerPixel() == 1, field.GetSize()
+ras = u @ image.affine[:3, :3].T
+assert np.abs(ras).max() > 0.5
+assert np.allclose(sitk.GetArrayFromImage(field).T, ras * (-1, -1, 1), rtol=0, atol=1e-5)
+P
+}
+two=$(new two); run "$jobs/two" "$two" --user 34567:34567 -e HOME=/nonexistent > /dev/null
+both=$(new both); run "$jobs/three" "$both" -e MCBO_CHALLENGE_FORMAT=1 > "$lab/three.log" 2> "$lab/three.err"
+[ ! -s "$lab/three.err" ] || fail "expected nothing on stderr, found $(cat "$lab/three.err")"
+name=images/displacement-field/output.mha
+same_field "$both/$name" "$outside/disp_0001_0000_0001_0002.nii.gz"
+same_field "$both/$name" "$both/displacement.nii.gz"
+same_field "$two/$name" "$paths/field.nii.gz"
+status=0; run "$jobs/other" "$(new unclear)" > /dev/null 2> "$lab/unclear.err" || status=$?
+if [ $status -ne 1 ] || [ "$(wc -l < "$lab/unclear.err")" -ne 1 ] || ! grep -q "'scan-a' (no role)" "$lab/unclear.err"; then
+  fail "unclear slugs: status $status, $(cat "$lab/unclear.err")"
+fi
+echo "the fields are those of the same images as a dataset; unclear slugs: $(cut -c 1-150 "$lab/unclear.err")"
+
+step "jobs over HTTP, in images made of this one"
+mkdir "$lab/invoke"
+cat > "$lab/invoke/Dockerfile" <<D
+FROM $image
+LABEL org.grand-challenge.api-method="invoke"
+ENV GRAND_CHALLENGE_COMPONENT_API_METHOD="invoke"
+ENV MCBO_SOCKETS='{"scan-a": "fixed", "scan-b": "T2", "my-field": "displacement"}'
+D
+$engine build -t "$image-invoke" "$lab/invoke" > "$lab/invoke.log" 2>&1 || { cat "$lab/invoke.log"; fail "build of the image for jobs over HTTP"; }
+asked=$(new asked); served=mcbo-served-$$
+$engine run -d --name "$served" "${limits[@]}" --user 45678:45678 -v "$jobs/other:/input:ro" -v "$asked:/output" "$image-invoke" > /dev/null
+cat > "$lab/ask.py" <<'P'
+import http.client, sys, time
+for attempt in range(600):
+    connection = http.client.HTTPConnection("localhost", 4743, timeout=300)
+    try:
+        connection.request(*sys.argv[1:])
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.1)
+answer = connection.getresponse()
+print(answer.status, answer.read().decode().strip())
+P
+ask() { timeout 400 $engine exec "$served" python -c "$(cat "$lab/ask.py")" "$@"; }
+[ "$(ask GET /health)" = "200 ready" ] || fail "GET /health"
+for _ in 1 2; do
+  answer=$(ask POST /invoke)
+  [ "$answer" = "201 /output/images/my-field/output.mha" ] || fail "POST /invoke: $answer"
+done
+[ "$(ask GET /invoke)" = "405 /invoke: expected POST, got GET" ] || fail "GET /invoke: $(ask GET /invoke)"
+before=$SECONDS; $engine stop -t 10 "$served" > /dev/null; took=$((SECONDS - before))
+status=$($engine inspect "$served" --format '{{.State.ExitCode}}'); $engine rm "$served" > /dev/null
+[ "$status" = 143 ] && [ $took -lt 10 ] || fail "expected status 143 within 10 s, found $status after $took s"
+alone=$(new alone); run "$jobs/other" "$alone" -e MCBO_SOCKETS='{"scan-a": "ultrasound", "scan-b": "moving"}' > /dev/null
+cmp "$asked/images/my-field/output.mha" "$alone/$name" || fail "expected the same field over HTTP as at the start"
+echo "two jobs over HTTP, the same field as at the start; status 143 after $took s"
+
 step "demo"
 shown=$(new shown); run "$data" "$shown" -e MCBO_PRESET=cascade -- --demo > "$lab/demo.log"
 grep "mean TRE" "$lab/demo.log"

@@ -67,6 +67,7 @@ def register(
     center: bool = False,
     device: str = "auto",
     memory_gb: float | None = None,
+    names: Sequence[str] | None = None,
 ) -> Result:
     """Registers moving images of any grid to a fixed image of any grid, in world coordinates.
 
@@ -88,6 +89,7 @@ def register(
         center: start by aligning the centers of mass instead.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         memory_gb: limit for the tensors; a share of the free memory, if None.
+        names: of the images in log, report and errors, the fixed one first; those of their files, if None.
 
     Raises:
         InputError: for images, masks, alignments or names that cannot be used.
@@ -104,21 +106,21 @@ def register(
     on = select_device(device)
     warm_up(on)
     budget = budget_bytes(on, memory_gb)
-    labels = labels_of([name_of(image, "") for image in several])
+    labels = labels_of(names[1:] if names else [name_of(image, "") for image in several])
+    called = names or ["fixed image", *(f"moving image {number}" for number in range(1, len(several) + 1))]
     with show_progress(1) as view, peak_meter(on) as meter:
-        view.begin_case(Path(name_of(fixed, "fixed")).name)
+        view.begin_case(names[0] if names else Path(name_of(fixed, "fixed")).name)
         timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(on), tidy=tidy_memory)
         with timer.stage("read"):
-            names = ["fixed image", *(f"moving image {number}" for number in range(1, len(several) + 1))]
-            given = zip((fixed, *several), (fixed_mask, *masks), names, strict=True)
+            given = zip((fixed, *several), (fixed_mask, *masks), called, strict=True)
             images = [_place(image, mask, name, Geometry(affine, spacing, geometry), on) for image, mask, name in given]
         motion = _initial(initial, center, images)
         kernels = ready_kernels(on)
-        with naming(name_of(fixed, "fixed image")):
+        with naming(name_of(fixed, called[0])):
             working = _working_grid(images, motion, preset, config, budget, kernels)
 
         def attempt(budget: int) -> tuple[Registration, list[Sanity]]:
-            with naming(name_of(fixed, "fixed image")):
+            with naming(name_of(fixed, called[0])):
                 return register_in_world(
                     images[0],
                     images[1:],
@@ -128,11 +130,12 @@ def register(
                     kernels=kernels,
                     budget_bytes=budget,
                     timer=timer,
+                    names=called[1:],
                 )
 
         registration, checks = within_memory(
             attempt,
-            who=name_of(fixed, "fixed image"),
+            who=name_of(fixed, called[0]),
             device=on,
             budget_bytes=budget,
             least_bytes=lambda: config.least_bytes(working.shape, movings=config.joint(len(several)), kernels=kernels),

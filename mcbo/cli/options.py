@@ -16,6 +16,7 @@ from mcbo._version import __version__
 from mcbo.core.errors import InputError
 from mcbo.core.types import Choice, Triple
 from mcbo.dataset.learn2reg import SPLITS
+from mcbo.dataset.sockets import DISPLACEMENT, ROLES
 from mcbo.io.images import spacing_of
 from mcbo.io.itk_files import is_tiff
 from mcbo.io.nifti import FORMATS
@@ -25,6 +26,9 @@ from mcbo.methods.presets import DEFAULT_TASK, TASKS
 from mcbo.progress import set_up_logging
 from mcbo.runs.options import ON_FAILURE
 from mcbo.runtime import MEMORY_SHARE
+
+API_METHODS = ("exec", "invoke")
+"""A job of grand-challenge.org at the start, or jobs when asked over HTTP: the values of ``org.grand-challenge.api-method``."""
 
 _PRESETS = list(TASKS[DEFAULT_TASK].presets)
 
@@ -94,6 +98,28 @@ Geometry: TypeAlias = Annotated[
         help="What to take where the sform and qform of a NIfTI header differ. ITK, 3D Slicer and ANTs often take the qform.",
     ),
 ]
+
+# Jobs of grand-challenge.org.
+Sockets: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON",
+        help="Roles of the job's sockets by slug, where the slugs do not tell them: "
+        f'{{"my-slug": ROLE}}, with {", ".join(role.name for role in ROLES)}, none; or "{DISPLACEMENT}" for the output.',
+    ),
+]
+ChallengeFormat: TypeAlias = Annotated[
+    bool, typer.Option("--challenge-format", help="Also write the displacement of a job as the challenge has it, see --format.")
+]
+ApiMethod: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(API_METHODS),
+        help="Do one job, or serve an HTTP API that does jobs: GET /health and POST /invoke. Default: what "
+        "grand-challenge.org tells its containers, or exec.",
+    ),
+]
+Port: TypeAlias = Annotated[int, typer.Option(metavar="N", help="Port of the HTTP API.")]
 
 # Where to run, and with which resources.
 Device: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:N, or auto: a GPU if there is one.")]

@@ -173,9 +173,9 @@ def group_pairs(pairs: Iterable[tuple[File, File]]) -> tuple[Case, ...]:
     short: dict[tuple[File, str], str] = {}
     named: dict[str, Pair] = {}
     for fixed, moving in pairs:
-        _, fixed_case, fixed_channel = parse_name(fixed)
+        _, fixed_case, _ = parse_name(fixed)
         _, moving_case, moving_channel = parse_name(moving)
-        name = f"disp_{fixed_case}_{fixed_channel}_{moving_case}_{moving_channel}"
+        name = displacement_name(fixed, moving)
         pair = Pair(fixed, moving, name, moving_channel)
         if named.setdefault(name, pair) != pair:
             raise InputError(
@@ -223,6 +223,13 @@ def parse_name(path: File) -> tuple[str, str, str]:
     if match is None:
         raise InputError(f"{path}: expected a file name like ReMIND2Reg_0099_0001.nii.gz (TASK_CASE_CHANNEL, four digits each)")
     return match["task"], match["case"], match["channel"]
+
+
+def displacement_name(fixed: File, moving: File) -> str:
+    """The official name of the displacement between two images, without suffix; raises ``InputError`` as ``parse_name``."""
+    _, fixed_case, fixed_channel = parse_name(fixed)
+    _, moving_case, moving_channel = parse_name(moving)
+    return f"disp_{fixed_case}_{fixed_channel}_{moving_case}_{moving_channel}"
 
 
 def strip_suffix(name: str) -> str:

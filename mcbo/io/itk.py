@@ -89,6 +89,22 @@ def _moved(displacement: Displacement, to_end: Affine, from_start: Affine, *, dt
     return result
 
 
+def to_component_axis(vectors: "sitk.Image") -> "sitk.Image":
+    """A 3D image of vectors as one of numbers with a fourth axis, along which the components lie: ``(X, Y, Z, 3)``.
+
+    So grand-challenge.org has displacement fields; three numbers in a voxel are a color there.
+    """
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(np.moveaxis(sitk.GetArrayViewFromImage(vectors), -1, 0), isVector=False)
+    direction = np.eye(4)
+    direction[:3, :3] = np.reshape(vectors.GetDirection(), (3, 3))
+    image.SetSpacing((*vectors.GetSpacing(), 1.0))
+    image.SetOrigin((*vectors.GetOrigin(), 0.0))
+    image.SetDirection(direction.ravel().tolist())
+    return image
+
+
 def from_vectors(image: "sitk.Image") -> tuple[Displacement, Grid]:
     """An image of finite LPS vectors in mm as ``(1, 3, H, W, D)`` float32 voxels, and its grid; else raises ``InputError``."""
     vectors, grid = from_sitk(image, numbers=3)

@@ -112,11 +112,11 @@ def read_image(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tupl
         return from_sitk(image)
 
 
-def write_image(path: Path, image: "sitk.Image") -> None:
+def write_image(path: Path, image: "sitk.Image", *, compressed: bool = True) -> None:
     """Writes an image in the format that its suffix says; raises ``OutputError`` if it cannot be written."""
     import SimpleITK as sitk
 
-    write_whole(path, lambda file: _guarded(lambda: sitk.WriteImage(image, str(file), useCompression=True)))
+    write_whole(path, lambda file: _guarded(lambda: sitk.WriteImage(image, str(file), useCompression=compressed)))
 
 
 def is_tiff(path: Path) -> bool:

@@ -18,15 +18,23 @@ MAX_DEPTH = 50
 
 
 def read_description(path: File) -> dict[str, object]:
-    """The object in a dataset JSON.
+    """The object in a dataset JSON; raises ``InputError`` as ``read_json``, or if it is no object."""
+    content = read_json(path, "a dataset JSON")
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object (a dataset JSON), found a {type(content).__name__}")
+    return content
+
+
+def read_json(path: File, what: str) -> object:
+    """The content of a JSON file, which error messages call ``what``.
 
     Raises:
         InputError: if the file is not that, too large, nested too deeply, or has a key twice in one object.
     """
-    size = regular_size(path, "a dataset JSON")
+    size = regular_size(path, what)
     if size > MAX_BYTES:
-        raise InputError(f"{path}: expected a dataset JSON of at most {MAX_BYTES} bytes, found {size}")
-    with reading(path, "a dataset JSON"):  # ValueError: not UTF-8, not JSON, numbers of too many digits
+        raise InputError(f"{path}: expected {what} of at most {MAX_BYTES} bytes, found {size}")
+    with reading(path, what):  # ValueError: not UTF-8, not JSON, numbers of too many digits
         with Path(path).open("rb") as file:
             text = file.read(MAX_BYTES).decode("utf-8-sig")
         try:
@@ -35,9 +43,7 @@ def read_description(path: File) -> dict[str, object]:
         except RecursionError:
             depth = MAX_DEPTH + 1
     if depth > MAX_DEPTH:
-        raise InputError(f"{path}: expected a dataset JSON of at most {MAX_DEPTH} levels of brackets, found more")
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object (a dataset JSON), found a {type(content).__name__}")
+        raise InputError(f"{path}: expected {what} of at most {MAX_DEPTH} levels of brackets, found more")
     return content
 
 

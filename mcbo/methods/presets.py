@@ -1,5 +1,6 @@
 """The challenge tasks and their presets, as data. No other file knows a task's name."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from mcbo.core.errors import InputError
@@ -87,15 +88,18 @@ class Task:
 
     Attributes:
         name: as in the dataset JSON and the file names.
+        modalities: of its images.
         presets: by name; the first is the default.
     """
 
     name: str
+    modalities: tuple[str, ...]
     presets: dict[str, Preset]
 
 
 _REMIND2REG = Task(
     name="ReMIND2Reg",
+    modalities=("ultrasound", "ceT1", "T2", "MRI"),
     presets={
         "cascade": _CASCADE,
         "mcbo2024": MultilevelConfig(
@@ -117,6 +121,7 @@ _REMIND2REG = Task(
 
 _COMULIS3DCLEM = Task(
     name="COMULIS3DCLEM",
+    modalities=("EM", "LM"),
     presets={
         "cascade": replace(
             _CASCADE,
@@ -155,6 +160,20 @@ TASKS: dict[str, Task] = {task.name: task for task in (_REMIND2REG, _COMULIS3DCL
 
 DEFAULT_TASK = next(iter(TASKS))
 """For images whose names tell no task."""
+
+
+def task_of(modalities: Iterable[str]) -> str:
+    """The name of the task with these modalities; the default one, if there are none.
+
+    Raises:
+        InputError: if no task has all of them.
+    """
+    wanted = set(modalities)
+    for task in TASKS.values():
+        if wanted <= set(task.modalities):
+            return task.name
+    known = " or ".join(f"{', '.join(task.modalities)} ({task.name})" for task in TASKS.values())
+    raise InputError(f"expected modalities of one task, {known}, found {', '.join(sorted(wanted))}: choose a task with --task")
 
 
 def find_config(task: str, preset: str | None = None) -> Preset:

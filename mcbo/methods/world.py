@@ -57,8 +57,11 @@ def register_in_world(
     kernels: Kernels,
     budget_bytes: int,
     timer: StageTimer,
+    names: Sequence[str],
 ) -> tuple[Registration, list[Sanity]]:
     """Registers images on a ``working`` grid, from an ``initial`` motion ``(4, 4)``, fixed to moving world positions (RAS, mm).
+
+    ``names`` are what errors call the moving images.
 
     Returns:
         Displacements ``(1, 3, H, W, D)`` in voxels of the fixed grid, including the initial motion; and quality checks of each
@@ -71,8 +74,8 @@ def register_in_world(
     with timer.stage("resample"):
         fixed_volume, fixed_mask = bring(fixed, working, np.eye(4))
         brought = [bring(moving, working, initial) for moving in movings]
-    for number, (volume, mask) in enumerate(brought, start=1):
-        _check_seen(volume, mask, fixed_mask, number)
+    for name, (volume, mask) in zip(names, brought, strict=True):
+        _check_seen(volume, mask, fixed_mask, name)
     registration = register(
         fixed_volume,
         [volume for volume, _ in brought],
@@ -158,9 +161,9 @@ def center_of_mass(image: Placed) -> NDArray[np.float64]:
     return image.grid.to_world(torch.stack(index)).cpu().numpy()
 
 
-def _check_seen(volume: Volume, mask: Mask, fixed_mask: Mask, number: int) -> None:
+def _check_seen(volume: Volume, mask: Mask, fixed_mask: Mask, name: str) -> None:
     if not bool((mask & fixed_mask).any()) or bool(volume.min() == volume.max()):
         raise InputError(
-            f"moving image {number}: expected it to overlap the fixed image in world coordinates, but where that lies it shows "
-            "nothing; give a rough alignment with --initial, or --center to let the centers of mass coincide"
+            f"{name}: expected it to overlap the fixed image in world coordinates, but where that lies it shows nothing; "
+            "`mcbo register` takes a rough alignment with --initial, or --center to let the centers of mass coincide"
         )
