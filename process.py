@@ -1,22 +1,19 @@
 """The container's entry point: parses the arguments, finds the cases, and hands them to ``mcbo.runs.runner``."""
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mcbo.core.entry import TERMINATED, begin
+
 if __name__ == "__main__":
-    # Until main() takes over: the first process of a container ignores SIGTERM unless it has a handler, and the imports below
-    # take seconds.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    begin()
 
 import typer
 
 from mcbo.cli import options as cli
-from mcbo.cli.program import ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED, Command, run_app
+from mcbo.cli.program import ALL_WRITTEN, BAD_INPUT, SOME_FAILED, Command, run_app
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.dataset.learn2reg import SPLITS, Dataset, open_input, select_cases, single_pair
@@ -37,21 +34,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status, as ``--help`` lists them."""
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        return run_app(app, sys.argv[1:] if arguments is None else arguments, name="process.py")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stop(number: int, _: object) -> None:
-    """Ends the run in an orderly way; further signals are ignored, so that none cuts the cleanup short."""
-    for other in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(other, signal.SIG_IGN)
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(TERMINATED)
+    return run_app(app, sys.argv[1:] if arguments is None else arguments, name="process.py")
 
 
 @app.command(
@@ -123,7 +106,8 @@ def process(
     else:
         dataset, options = _open(inputs or [input_folder], options, split=split, trust_paths=trust_paths)
         config = _expecting(_choose_config(dataset, task, preset, optional=len(inputs or []) == 3), expected)
-        outcome = run(select_cases(dataset.cases, names=cli.split_commas(case), movings=options.movings), config, options)
+        cases = select_cases(dataset.cases, names=cli.split_commas(case), movings=options.movings)
+        outcome = run(cases, config, options, inputs=dataset.files)
     context.obj.append(_conclude(outcome))
 
 
