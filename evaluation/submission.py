@@ -1,6 +1,8 @@
 """Checks a submission as the organizers would, and writes the submission of zero displacements."""
 
+import errno
 import math
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from evaluation.errors import EvaluationError, reason
+from evaluation.files import check_not_input, clear_left, identity, write_whole
 from evaluation.images import (
     UNREADABLE,
     Array,
@@ -44,6 +47,9 @@ MISREADINGS: dict[str, Callable[[Field, Array], Field]] = {
 LANDMARKS_DECIDE, IMAGES_DECIDE = 0.6, 0.85
 """A mistake is suspected if correcting it gives less than this fraction of the error as written and of the initial error.
 Images show less than landmarks: on simulated ultrasound a wrong reading of the truth makes a difference of 0.70 to 0.82."""
+
+_HEADER_BYTES = 352
+"""Of a NIfTI file, before its values."""
 
 _STEP, _BINS = 4, 32
 """For mutual information: every so many voxels along each axis, and bins of the histogram along each."""
@@ -143,17 +149,31 @@ def _binned(values: Array) -> Array:
 
 
 def write_zero(pairs: list[Pair], output: Path) -> None:
-    """Writes a zero displacement per pair, on the fixed image's grid.
+    """Writes a zero displacement per pair, on the fixed image's grid, each whole or not at all.
 
     Raises:
-        EvaluationError: if an image cannot be read or a file cannot be written.
+        EvaluationError: if an image cannot be read, a file cannot be written, or one would replace an image.
     """
+    inputs = {identity(image): image for pair in pairs for image in (pair.fixed, pair.moving)}
+    inputs.pop(None, None)
+    for pair in pairs:
+        check_not_input(output / f"{pair.field_name}.nii.gz", inputs)
+    clear_left(output)
     for pair in pairs:
         shape, _ = read_grid(pair.fixed)
         path = output / f"{pair.field_name}.nii.gz"
         field = nibabel.Nifti1Image(np.zeros((*shape, 3), dtype=np.float32), read_affine(pair.fixed))
         try:
-            output.mkdir(parents=True, exist_ok=True)
-            nibabel.save(field, path)
+            write_whole(path, partial(_save, field))
         except UNREADABLE as error:
             raise EvaluationError(f"{path}: cannot be written: {reason(error)}") from error
+
+
+def _save(field: nibabel.Nifti1Image, path: Path) -> None:
+    """Writes a compressed image, and checks that its end arrived, which holds the size of what was compressed."""
+    nibabel.save(field, path)
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        size = int.from_bytes(file.read(), "little")
+    if size != (_HEADER_BYTES + np.asanyarray(field.dataobj).nbytes) % 2**32:
+        raise OSError(errno.EIO, "its end did not arrive")

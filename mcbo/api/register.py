@@ -143,7 +143,14 @@ def register(
     report.seconds = round(time.perf_counter() - start, 3)
     report.stages = stages_of(timer)
     movings = tuple(replace(image, volume=image.volume.cpu(), mask=None) for image in images[1:])
-    return Result(tuple(transforms), registration.judgements, registration.config, report, movings, tuple(labels), on)
+    sources = _files_of((fixed, *several, fixed_mask, *masks, initial))
+    return Result(tuple(transforms), registration.judgements, registration.config, report, movings, tuple(labels), on, sources)
+
+
+def _files_of(images: Sequence[object]) -> tuple[Path, ...]:
+    """The files of images that come from files, those of nibabel included."""
+    names = (image if isinstance(image, str | Path) else getattr(image, "get_filename", lambda: None)() for image in images)
+    return tuple(Path(name) for name in names if name)
 
 
 def wanted_config(preset: str, task: str, expect: tuple[float, float] | None) -> Preset:

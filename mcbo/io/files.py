@@ -107,8 +107,7 @@ def prepare_folder(folder: Path) -> None:
     try:
         with no_empty_folder(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with _partial(folder / "probe"):
-                pass
+            probe(folder)
         for left in folder.iterdir():
             if _PARTIAL.match(left.name):
                 _clear_if_left(left)
@@ -118,6 +117,12 @@ def prepare_folder(folder: Path) -> None:
         raise OutputError(
             f"{folder}: results cannot be written there by user {os.getuid()}: {error.strerror or error}{found}"
         ) from error
+
+
+def probe(folder: Path) -> None:
+    """Raises ``OSError`` if no file can be made in a folder: permissions do not tell of all reasons."""
+    with _partial(folder / "probe"):
+        pass
 
 
 def check_inputs_stay(targets: Iterable[Path], inputs: Iterable[File]) -> None:
