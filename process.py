@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mcbo.core.entry import TERMINATED, begin
+from mcbo.core.entry import TERMINATED, begin, finish
 
 if __name__ == "__main__":
     begin()
@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import typer
 
 from mcbo.cli import options as cli
+from mcbo.cli.outputs import check_outputs
 from mcbo.cli.program import ALL_WRITTEN, BAD_INPUT, SOME_FAILED, Command, run_app
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
@@ -150,6 +151,7 @@ def _three_paths(inputs: Sequence[str], options: Options) -> tuple[Dataset, Opti
         raise InputError("--moving or MCBO_MOVING: expected no channel, since the moving image is given by its path")
     if options.shard:
         raise InputError("--shard or MCBO_SHARD: expected none, since three paths are one case")
+    check_outputs({"OUTPUT_FILE": output_file}, [path for path in (fixed, moving) if isinstance(path, Path)])
     stem = output_file.name.removesuffix(suffix)
     written = replace(options, output=output_file.parent, suffix=suffix, report_name=f"{stem}.report.json")
     return single_pair(fixed, moving, output_file), written
@@ -185,4 +187,4 @@ def _check_local(what: str, path: str) -> None:
 if __name__ == "__main__":
     keep_freed_memory()
     use_available_cores()
-    sys.exit(main())
+    finish(main())

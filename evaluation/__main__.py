@@ -15,6 +15,7 @@ from evaluation.errors import (
     EvaluationError,
     Stream,
     begin,
+    finish,
     guarded,
     heard,
     printable,
@@ -284,4 +285,4 @@ def _names(metrics: str | None) -> list[str] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main())

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TextIO, cast
+from typing import NoReturn, TextIO, cast
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses that a shell reports for programs that SIGINT (128 + 2) or SIGTERM (128 + 15) ended."""
@@ -52,6 +52,14 @@ def begin() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
+def finish(status: int) -> NoReturn:
+    """Exits with a status. Of a stopped program, no further signal changes it while Python clears up, which takes a while."""
+    if status in (INTERRUPTED, TERMINATED):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+    sys.exit(status)
 
 
 @contextlib.contextmanager

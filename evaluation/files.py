@@ -158,16 +158,16 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def _check_kind(option: str, path: Path) -> None:
-    if path.is_symlink():
-        raise EvaluationError(
-            f"{option}: expected a file to write, found a link: {path}; name the file that it leads to, "
-            f"{os.path.realpath(path)}, or remove the link"
-        )
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "a named pipe, a socket or a device"
-        raise EvaluationError(f"{option}: {path}: cannot be written there: expected a file, found {kind}")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
+        if path.is_symlink():
+            raise EvaluationError(
+                f"{option}: expected a file to write, found a link: {path}; name the file that it leads to, "
+                f"{os.path.realpath(path)}, or remove the link"
+            )
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a named pipe, a socket or a device"
+            raise EvaluationError(f"{option}: {path}: cannot be written there: expected a file, found {kind}")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
         with _partial(folder / "probe"):  # permissions do not tell of all reasons
             pass
     except OSError as error:

@@ -11,6 +11,7 @@ from mcbo.cli import options as cli
 from mcbo.cli import register, studies, transforms
 from mcbo.cli.outputs import check_outputs
 from mcbo.cli.program import Command, Group, run_app
+from mcbo.core.entry import finish
 from mcbo.progress import set_up_logging
 from mcbo.qc.result_folder import find_report
 from mcbo.runtime import keep_freed_memory, use_available_cores
@@ -75,4 +76,4 @@ def run() -> None:
     """The program ``mcbo``: runs the command line of the process, and exits with its status."""
     keep_freed_memory()
     use_available_cores()
-    sys.exit(main(name="mcbo" if Path(sys.argv[0]).stem == "mcbo" else "python -m mcbo"))
+    finish(main(name="mcbo" if Path(sys.argv[0]).stem == "mcbo" else "python -m mcbo"))

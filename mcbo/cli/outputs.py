@@ -30,19 +30,16 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path | No
 
 
 def _check_kind(option: str, path: Path) -> None:
-    if path.is_symlink():
-        raise OutputError(
-            f"{option}: expected a file to write, found a link: {path}; name the file that it leads to, "
-            f"{os.path.realpath(path)}, or remove the link"
-        )
-    kind = kind_of(path)
-    if kind not in (None, "a file"):
-        raise OutputError(f"{option}: expected a file to write, found {kind}: {path}")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir():
-        raise OutputError(f"{option}: {path}: cannot be written there: expected a folder, found {kind_of(folder)}: {folder}")
     try:
-        probe(folder)
+        if path.is_symlink():
+            raise OutputError(
+                f"{option}: expected a file to write, found a link: {path}; name the file that it leads to, "
+                f"{os.path.realpath(path)}, or remove the link"
+            )
+        kind = kind_of(path)
+        if kind not in (None, "a file"):
+            raise OutputError(f"{option}: expected a file to write, found {kind}: {path}")
+        probe(next(parent for parent in path.absolute().parents if parent.exists()))
     except OSError as error:
         raise OutputError(f"{option}: {path}: cannot be written there by user {os.getuid()}: {reason_of(error)}") from error
 

@@ -1,10 +1,9 @@
-"""What a program does first, before imports that take seconds: it hears signals, and nothing it opens becomes its log.
-
-Imports nothing that takes time.
-"""
+"""What a program does first, before imports that take seconds, and last. Imports nothing that takes time."""
 
 import os
 import signal
+import sys
+from typing import NoReturn
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit statuses that a shell reports for programs that SIGINT (128 + 2) or SIGTERM (128 + 15) ended."""
@@ -23,3 +22,11 @@ def begin() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
+def finish(status: int) -> NoReturn:
+    """Exits with a status. Of a stopped program, no further signal changes it while Python clears up, which takes a while."""
+    if status in (INTERRUPTED, TERMINATED):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+    sys.exit(status)

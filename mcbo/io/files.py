@@ -79,6 +79,8 @@ def check_size(file: Path, size: int) -> None:
 
 def check_can_hold(file: Path, size: int) -> None:
     """Raises ``OSError`` if an empty file cannot grow to so many bytes: for libraries that do not notice a full disk."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
     with file.open("r+b") as opened:
         try:
             os.posix_fallocate(opened.fileno(), 0, max(size, 1))
@@ -179,7 +181,7 @@ def _partial(path: Path, *, lock: bool = True) -> Iterator[tuple[Path, int]]:
     numbers (1 in every container) show that.
     """
     while True:
-        partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name[-_NAME_KEPT:]}")
+        partial = path.with_name(f".partial-{secrets.token_hex(4)}-{_end_of_name(path)}")
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             if lock:
@@ -197,8 +199,13 @@ def clear_left(path: Path) -> None:
     """Removes what killed commands left of a file beside it."""
     with contextlib.suppress(OSError):
         for left in path.parent.iterdir():
-            if _PARTIAL.match(left.name) and left.name.endswith(f"-{path.name[-_NAME_KEPT:]}"):
+            if _PARTIAL.match(left.name) and left.name.endswith(f"-{_end_of_name(path)}"):
                 _clear_if_left(left)
+
+
+def _end_of_name(path: Path) -> str:
+    """As much of a name as a partial file's name has, in characters that every library can write."""
+    return "".join(c if c.isascii() else "_" for c in path.name[-_NAME_KEPT:])
 
 
 def _clear_if_left(partial: Path) -> None:

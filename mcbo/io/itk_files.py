@@ -204,8 +204,9 @@ def _write_checked(
     values = sitk.GetArrayViewFromImage(image)  # valid as long as the image
     check_can_hold(file, values.size * bytes_per_number + _HEADER_BYTES)
     try:
-        write(str(file))
-        written = read(str(file))
+        with _name_for_itk(file) as name:
+            write(name)
+            written = read(name)
     except RuntimeError as error:
         raise OSError(errno.EIO, reason_of(error)) from error
     found = sitk.GetArrayViewFromImage(written)
@@ -216,6 +217,21 @@ def _write_checked(
 
 def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
     return np.array_equal(one, other) or (one.dtype.kind == "f" and np.array_equal(one, other, equal_nan=True))
+
+
+@contextlib.contextmanager
+def _name_for_itk(file: Path) -> Iterator[str]:
+    """A path that ITK can take: one that is not UTF-8 would end the process. The file's own name is ASCII."""
+    try:
+        str(file).encode("utf-8")
+    except UnicodeEncodeError:
+        folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{folder}/{file.name}"
+        finally:
+            os.close(folder)
+    else:
+        yield str(file)
 
 
 @contextlib.contextmanager
