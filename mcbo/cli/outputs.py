@@ -1,5 +1,6 @@
 """Output files that commands are given: nothing else is lost by writing them. Checked before anything is read."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -49,5 +50,6 @@ def _files(inputs: Iterable[Path | None]) -> Iterable[Path]:
     for path in inputs:
         if path is not None:
             yield path
-            if path.is_dir():
-                yield from path.iterdir()
+            if kind_of(path) == "a folder":
+                with contextlib.suppress(OSError):  # told when it is read
+                    yield from path.iterdir()

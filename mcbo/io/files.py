@@ -93,23 +93,35 @@ def check_can_hold(file: Path, size: int) -> None:
 
 @contextlib.contextmanager
 def no_empty_folder(folder: Path) -> Iterator[None]:
-    """Removes, after an error in the block, a folder and those above it that were made in the block and are empty."""
-    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    """Removes, after the block, a folder and those above it that were made in the block and are empty, as after an error."""
+    made = _missing(folder)
     try:
         yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # the first that is not empty
-            for path in made:
-                path.rmdir()
-        raise
+    finally:
+        _remove_empty(made)
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Those of a folder and the folders above it that are not there, the deepest first."""
+    return [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with contextlib.suppress(OSError):  # the first that is not empty
+        for folder in folders:
+            folder.rmdir()
 
 
 def prepare_folder(folder: Path) -> None:
     """Makes a folder and removes what killed runs left there; raises ``OutputError`` if results cannot be written there."""
     try:
-        with no_empty_folder(folder):
+        made = _missing(folder)
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             probe(folder)
+        except BaseException:
+            _remove_empty(made)
+            raise
         for left in folder.iterdir():
             if _PARTIAL.match(left.name):
                 _clear_if_left(left)

@@ -69,29 +69,24 @@ def hold(path: Path) -> Iterator[Place]:
     Raises:
         OutputError: if another run holds it, with what that run wrote into it; or if it cannot be created.
     """
-    try:
-        descriptor = _acquire(path)
-    except OSError as error:
-        raise OutputError(f"{path}: the lock file of this run cannot be created: {error.strerror or error}") from error
-    try:
-        with _kept_open(path.parent) as place:
-            yield place
-    finally:
-        with contextlib.suppress(OSError):
-            # Before the lock is released: a run that has opened the file sees, once it has the lock, that the file is gone.
-            if is_same_file(path, descriptor):
-                path.unlink()
-        os.close(descriptor)
+    with contextlib.ExitStack() as closing:
+        try:
+            descriptor = _acquire(path)
+            closing.callback(_release, path, descriptor)
+            # O_PATH needs no permission to read the folder.
+            folder = os.open(path.parent, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise OutputError(f"{path}: the lock file of this run cannot be created: {error.strerror or error}") from error
+        closing.callback(os.close, folder)
+        yield Place(path.parent, folder)
 
 
-@contextlib.contextmanager
-def _kept_open(folder: Path) -> Iterator[Place]:
-    # O_PATH needs no permission to read the folder.
-    descriptor = os.open(folder, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield Place(folder, descriptor)
-    finally:
-        os.close(descriptor)
+def _release(path: Path, descriptor: int) -> None:
+    """Removes a lock file, then releases the lock: a run that has opened the file sees, once it has the lock, that it is gone."""
+    with contextlib.suppress(OSError):
+        if is_same_file(path, descriptor):
+            path.unlink()
+    os.close(descriptor)
 
 
 def refuse_if_held(path: Path) -> None:
