@@ -1,23 +1,21 @@
 """The container's entry point: parses the arguments, finds the cases, and hands them to ``mcbo.runs.runner``."""
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mcbo.core.entry import TERMINATED, begin, finish
+
 if __name__ == "__main__":
-    # Until main() takes over: the first process of a container ignores SIGTERM unless it has a handler, and the imports below
-    # take seconds.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    begin()
 
 import typer
 
 from mcbo.cli import options as cli
 from mcbo.cli.jobs import are_served, do_jobs, find_inputs
-from mcbo.cli.program import ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED, Command, run_app
+from mcbo.cli.outputs import check_outputs
+from mcbo.cli.program import ALL_WRITTEN, BAD_INPUT, SOME_FAILED, Command, run_app
 from mcbo.cli.server import PORT
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
@@ -47,21 +45,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status, as ``--help`` lists them."""
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        return run_app(app, sys.argv[1:] if arguments is None else arguments, name="process.py")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stop(number: int, _: object) -> None:
-    """Ends the run in an orderly way; further signals are ignored, so that none cuts the cleanup short."""
-    for other in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(other, signal.SIG_IGN)
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(TERMINATED)
+    return run_app(app, sys.argv[1:] if arguments is None else arguments, name="process.py")
 
 
 @app.command(
@@ -145,6 +129,7 @@ def process(
             task=task,
             preset=preset,
             expect=expected,
+            accept=accept,
             spacing=spacing,
             challenge_format=challenge_format,
             trust_paths=trust_paths,
@@ -159,7 +144,8 @@ def process(
     else:
         dataset, options = _open(inputs or [input_folder], options, split=split, trust_paths=trust_paths)
         config = _adapted(_choose_config(dataset, task, preset, optional=len(inputs or []) == 3), expected, accept)
-        outcome = run(select_cases(dataset.cases, names=cli.split_commas(case), movings=options.movings), config, options)
+        cases = select_cases(dataset.cases, names=cli.split_commas(case), movings=options.movings)
+        outcome = run(cases, config, options, inputs=dataset.files)
     context.obj.append(_conclude(outcome))
 
 
@@ -203,6 +189,7 @@ def _three_paths(inputs: Sequence[str], options: Options) -> tuple[Dataset, Opti
         raise InputError("--moving or MCBO_MOVING: expected no channel, since the moving image is given by its path")
     if options.shard:
         raise InputError("--shard or MCBO_SHARD: expected none, since three paths are one case")
+    check_outputs({"OUTPUT_FILE": output_file}, [path for path in (fixed, moving) if isinstance(path, Path)])
     stem = output_file.name.removesuffix(suffix)
     written = replace(options, output=output_file.parent, suffix=suffix, report_name=f"{stem}.report.json")
     return single_pair(fixed, moving, output_file), written
@@ -238,4 +225,4 @@ def _check_local(what: str, path: str) -> None:
 if __name__ == "__main__":
     keep_freed_memory()
     use_available_cores()
-    sys.exit(main())
+    finish(main())

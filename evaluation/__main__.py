@@ -1,17 +1,34 @@
 """``python -m evaluation score | validate | leaderboard | zero | grand-challenge | codabench``: evaluate displacements."""
 
+import contextlib
+import errno
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
+from evaluation.errors import (
+    INTERRUPTED,
+    TERMINATED,
+    EvaluationError,
+    Stream,
+    begin,
+    finish,
+    guarded,
+    heard,
+    printable,
+)
+
+if __name__ == "__main__":
+    begin()
+
 import typer
 
-from evaluation.errors import EvaluationError, printable
+from evaluation.files import check_outputs, write_bytes
 from evaluation.leaderboard import build_board, default_metrics
-from evaluation.pairs import SPLITS, read_pairs
+from evaluation.pairs import SPLITS, Pair, read_pairs
 from evaluation.platforms import codabench, grand_challenge
 from evaluation.ranking import SCHEMES
 from evaluation.render import BOARD_WRITERS, board_markdown, scores_page
@@ -22,6 +39,8 @@ from evaluation.tasks import METRICS, Program, find_task
 
 ALL_SCORED, BAD_INPUT, SOME_FAILED = 0, 1, 2
 """Exit statuses; ``validate`` uses the first two."""
+
+_BROKEN_PIPE = os.strerror(errno.EPIPE)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -56,19 +75,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program.
 
     Returns:
-        0 success; 1 invalid input or usage, or a submission with problems; 2 some pairs have no score.
+        0 success; 1 invalid input or usage, a submission with problems, or an output that cannot be written; 2 some pairs have
+        no score; 130, 143 stopped by SIGINT or SIGTERM.
     """
+    with heard(), guarded() as streams:
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+        for stream, which in zip(streams, ("standard output", "standard error"), strict=True):
+            stream.flush()
+            if stream.failed:
+                status = status or BAD_INPUT
+                if stream.problem != _BROKEN_PIPE:  # after ``| head`` nobody wants to be told
+                    _say(f"ERROR: {which}: cannot be written: {stream.problem}", err=True)
+        return status
+
+
+def _run(arguments: Sequence[str]) -> int:
     status: list[int] = []
     try:
-        app(list(sys.argv[1:] if arguments is None else arguments), prog_name="python -m evaluation", obj=status)
+        app(list(arguments), prog_name="python -m evaluation", obj=status)
     except SystemExit as stop:
+        if stop.code in (INTERRUPTED, TERMINATED):
+            _say("ERROR: stopped before it was done; finished results are kept", err=True)
+            return int(stop.code)
         if not status:
             return BAD_INPUT if stop.code == 2 else int(stop.code or 0)  # 2 is typer's own status for wrong usage
     except EvaluationError as error:
         _say(f"ERROR: {error}", err=True)
         return BAD_INPUT
     except OSError as error:
-        _say(f"ERROR: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
+        _say(f"ERROR: {error.filename or 'the system'}: {error.strerror or error}", err=True)
         return BAD_INPUT
     return status[0] if status else ALL_SCORED
 
@@ -102,9 +137,12 @@ def score_command(
     trust_paths: TrustPaths = False,
 ) -> None:
     """Score a submission: TRE, SDlogJ and foldings, Dice, HD95; per pair and over all. Status 2 if a pair has no score."""
-    _check_writable(output, csv, html)
     _check_folder(predictions)
+    written = {"--output": output, "--csv": csv, "--html": html}
+    check_outputs(written, [dataset, *([config] if config else [])])
     settings = from_config(config, dataset, trust_paths=trust_paths) if config else from_options(_names(metrics))
+    pairs = read_pairs(dataset, split=split, trust_paths=trust_paths) if settings.pairs is None else settings.pairs
+    check_outputs(written, _input_files(pairs, [predictions], {method.points for method in settings.methods}))
     scores = score(dataset, predictions, settings, split=split, program=cast(Program | None, program), trust_paths=trust_paths)
     if output:
         _write(output, json.dumps(to_official(scores), indent=1, allow_nan=False) + "\n")
@@ -113,18 +151,20 @@ def score_command(
     if html:
         _write(html, scores_page(scores))
     context.obj.append(SOME_FAILED if len(scores.scored) < len(scores.pairs) else ALL_SCORED)
+    if not any(written.values()):
+        _ask_for_output()
     _print_scores(scores)
 
 
-def _check_writable(*paths: Path | None) -> None:
-    """Reports before the work starts that an output cannot be written."""
-    for path in filter(None, paths):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EvaluationError(f"{path}: cannot be written: {error.strerror}") from error
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise EvaluationError(f"{path}: cannot be written there")
+def _input_files(pairs: Sequence[Pair], folders: Iterable[Path], points: Iterable[str] = ("landmarks",)) -> Iterator[Path]:
+    """What is read to score pairs: images, what lies beside them, and displacements."""
+    for pair in pairs:
+        yield from (pair.fixed, pair.moving)
+        for kind, suffix in (*((name, ".csv") for name in points), ("labels", None), ("masks", None)):
+            with contextlib.suppress(EvaluationError):  # told when it is read
+                yield from pair.beside(kind, suffix)
+        for folder in folders:
+            yield from (folder / name for name in pair.field_files)
 
 
 def _check_folder(folder: Path) -> None:
@@ -133,10 +173,13 @@ def _check_folder(folder: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")  # names may have lone surrogates
-    except OSError as error:
-        raise EvaluationError(f"{path}: cannot be written: {error.strerror}") from error
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))  # names may have lone surrogates
+
+
+def _ask_for_output() -> None:
+    """Says that what follows is what the command was called for: it fails if that cannot be printed."""
+    if isinstance(sys.stdout, Stream):
+        sys.stdout.asked_for = True
 
 
 def _say(text: str, *, err: bool = False) -> None:
@@ -182,6 +225,7 @@ def validate(
     if output is not None and output.exists() and output.samefile(predictions):
         raise EvaluationError(f"--fix: expected another folder than that of the submission, found {output}")
     pairs = read_pairs(dataset, split=split, trust_paths=trust_paths)
+    _ask_for_output()
     count = 0
     for pair in pairs:
         checked = examine(pair, predictions)
@@ -229,9 +273,11 @@ def leaderboard(
         if not (name and folder) or name in folders:
             raise EvaluationError(f"expected methods as NAME=DIR, each name once, found {entry!r}")
         folders[name] = Path(folder)
-    _check_writable(output)
     for path in folders.values():
         _check_folder(path)
+    check_outputs({"--output": output}, [dataset])
+    pairs = read_pairs(dataset, split=split, trust_paths=trust_paths)
+    check_outputs({"--output": output}, _input_files(pairs, folders.values()))
     chosen = _names(metrics)
     task = find_task(task_name(dataset))
     settings = from_options(default_metrics(task, ranking) if chosen is None else chosen)
@@ -287,8 +333,8 @@ def grand_challenge_command(
 ) -> None:
     """Score an algorithm's jobs on grand-challenge.org. Whatever a job wrote, the status is 0 and the others are scored."""
     result = output / "metrics.json"
-    _check_writable(result)
     dataset = grand_challenge.find_dataset(ground_truth)
+    check_outputs({"--output": result}, [dataset])
     evaluation = grand_challenge.evaluate(
         *(source, dataset, from_options(_names(metrics))),
         split=split,
@@ -316,8 +362,8 @@ def codabench_command(
 ) -> None:
     """Score a submission on Codabench. Pairs without a score are named and counted; the status is 0."""
     flat, details = output / codabench.SCORES, output / codabench.DETAILS
-    _check_writable(flat, details)
     dataset = grand_challenge.find_dataset(source / "ref")
+    check_outputs({codabench.SCORES: flat, codabench.DETAILS: details}, [dataset])
     _check_folder(source / "res")
     settings = from_options(_names(metrics))
     scores = codabench.score_submission(source / "res", dataset, settings, split=split, trust_paths=trust_paths)
@@ -331,4 +377,4 @@ def _names(metrics: str | None) -> list[str] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    finish(main())

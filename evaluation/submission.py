@@ -1,13 +1,17 @@
 """Checks a submission as the organizers would, corrects what can be corrected, and writes zero displacements."""
 
+import errno
+import os
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
 from evaluation.errors import EvaluationError, reason
+from evaluation.files import check_not_input, clear_left, identity, write_whole
 from evaluation.images import (
     UNREADABLE,
     Array,
@@ -22,6 +26,9 @@ from evaluation.images import (
 from evaluation.metrics import Field
 from evaluation.misreadings import fits_better, in_itk_convention, leaves_volume, likely_readings, suspect
 from evaluation.pairs import Pair, find_field
+
+_HEADER_BYTES = 352
+"""Of a NIfTI file, before its values."""
 
 MOSTLY_OUTSIDE = 0.5
 """A displacement that takes more of the voxels out of the volume is none in voxels."""
@@ -127,30 +134,47 @@ def fix(checked: Checked, output: Path) -> bool:
         return False
     path = output / checked.path.name
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        if checked.corrected is None:
-            shutil.copyfile(checked.path, path)
-        elif path.suffix == ".npz":
-            np.savez_compressed(path, checked.corrected)
-        else:
-            nibabel.save(nibabel.Nifti1Image(checked.corrected, read_affine(checked.pair.fixed)), path)
+        write_whole(path, partial(_write_fixed, checked))
     except UNREADABLE as error:
         raise EvaluationError(f"{path}: cannot be written: {reason(error)}") from error
     return True
 
 
+def _write_fixed(checked: Checked, path: Path) -> None:
+    if checked.corrected is None:
+        shutil.copyfile(checked.path or "", path)
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, checked.corrected)
+    else:
+        _save(nibabel.Nifti1Image(checked.corrected, read_affine(checked.pair.fixed)), path)
+
+
 def write_zero(pairs: list[Pair], output: Path) -> None:
-    """Writes a zero displacement per pair, on the fixed image's grid.
+    """Writes a zero displacement per pair, on the fixed image's grid, each whole or not at all.
 
     Raises:
-        EvaluationError: if an image cannot be read or a file cannot be written.
+        EvaluationError: if an image cannot be read, a file cannot be written, or one would replace an image.
     """
+    inputs = {identity(image): image for pair in pairs for image in (pair.fixed, pair.moving)}
+    inputs.pop(None, None)
+    for pair in pairs:
+        check_not_input(output / f"{pair.field_name}.nii.gz", inputs)
+    clear_left(output)
     for pair in pairs:
         shape, _ = read_grid(pair.fixed)
         path = output / f"{pair.field_name}.nii.gz"
         field = nibabel.Nifti1Image(np.zeros((*shape, 3), dtype=np.float32), read_affine(pair.fixed))
         try:
-            output.mkdir(parents=True, exist_ok=True)
-            nibabel.save(field, path)
+            write_whole(path, partial(_save, field))
         except UNREADABLE as error:
             raise EvaluationError(f"{path}: cannot be written: {reason(error)}") from error
+
+
+def _save(field: nibabel.Nifti1Image, path: Path) -> None:
+    """Writes a compressed image, and checks that its end arrived, which holds the size of what was compressed."""
+    nibabel.save(field, path)
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        size = int.from_bytes(file.read(), "little")
+    if size != (_HEADER_BYTES + np.asanyarray(field.dataobj).nbytes) % 2**32:
+        raise OSError(errno.EIO, "its end did not arrive")

@@ -7,7 +7,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from html import escape
 from typing import TextIO
@@ -124,12 +124,13 @@ class _PrintableFormatter(logging.Formatter):
 
 
 class _StreamHandler(logging.StreamHandler[TextIO]):
-    """Becomes silent for good once its pipe is closed (``process.py … | head``): the run matters more than its log."""
+    """Becomes silent for good once its stream fails (``process.py … | head``): the run matters more than its log."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
+        if isinstance(sys.exc_info()[1], OSError | ValueError):
             log.removeHandler(self)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            with suppress(OSError, ValueError):  # what is still in its buffer would fail again when Python ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
         else:
             super().handleError(record)
 

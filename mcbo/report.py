@@ -16,7 +16,7 @@ from pydantic import BaseModel, InstanceOf, ValidationError
 from mcbo.core.errors import InputError
 from mcbo.core.timing import StageRecord, StageTimer
 from mcbo.core.types import Judgement, Shape
-from mcbo.io.files import digest, write_whole
+from mcbo.io.files import digest, write_bytes
 from mcbo.methods.config import Level, Preset
 from mcbo.methods.quality import Sanity
 from mcbo.runtime import DECIDING, versions
@@ -157,7 +157,7 @@ def write_report(
     content = report.model_dump(exclude_unset=True)
     content["sha256"] = _own_digest(content)
     # File names may hold what no encoding can write, so everything outside ASCII is escaped.
-    write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii"))
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("ascii"))
 
 
 def read_report(path: Path) -> RunReport:

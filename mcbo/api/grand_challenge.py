@@ -16,7 +16,7 @@ from mcbo.api.result import Result, labels_of
 from mcbo.core.errors import InputError, OutputError, naming
 from mcbo.core.log import log
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Triple
+from mcbo.core.types import Choice, Triple
 from mcbo.dataset.learn2reg import displacement_name
 from mcbo.dataset.sockets import Job, Socket, Sockets, read_job
 from mcbo.geometry.grid import Grid
@@ -46,7 +46,7 @@ class JobOptions:
         task: None for that of the modalities.
         preset: None for the task's default: on the fixed image's voxels, as ``process.py`` does it, if all images lie on one
             grid, else ``auto``.
-        expect: as for ``register``.
+        expect, accept: as for ``register``.
         spacing_mm: of TIFF files: columns, rows, slices.
         device, memory_gb: as for ``register``.
         challenge_suffix: ``.nii.gz`` or ``.npz``, to write the displacement in the challenge's format, too.
@@ -59,6 +59,7 @@ class JobOptions:
     task: str | None = None
     preset: str | None = None
     expect: tuple[float, float] | None = None
+    accept: Choice | None = None
     spacing_mm: Triple | None = None
     device: str = "auto"
     memory_gb: float | None = None
@@ -102,7 +103,7 @@ def prepare_job(options: JobOptions) -> PreparedJob:
     """
     job = read_job(options.inputs, options.sockets, trust_paths=options.trust_paths)
     task = options.task or task_of(job.modalities)
-    config = wanted_config(options.preset or AUTO, task, options.expect)
+    config = wanted_config(options.preset or AUTO, task, options.expect, options.accept)
     if len(job.movings) > 1 and not config.modality_fusion:
         slugs = ", ".join(f"'{moving.slug}'" for moving in job.movings)
         raise InputError(
@@ -143,6 +144,7 @@ def run_job(prepared: PreparedJob) -> list[Path]:
             preset=options.preset or _preset_for(grid, [its_grid for _, its_grid in movings], prepared.task),
             task=prepared.task,
             expect=options.expect,
+            accept=options.accept,
             device=options.device,
             memory_gb=options.memory_gb,
             names=[socket.slug for socket in sockets],

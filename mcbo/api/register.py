@@ -155,7 +155,14 @@ def register(
     report.stages = stages_of(timer)
     first, *others = (replace(image, volume=image.volume.cpu(), mask=None) for image in images)
     config, judgements = registration.config, registration.judgements
-    return Result(tuple(transforms), judgements, config, report, first, tuple(others), tuple(labels), on)
+    sources = _files_of((fixed, *several, fixed_mask, *masks, initial))
+    return Result(tuple(transforms), judgements, config, report, first, tuple(others), tuple(labels), on, sources)
+
+
+def _files_of(images: Sequence[object]) -> tuple[Path, ...]:
+    """The files of images that come from files, those of nibabel included."""
+    names = (image if isinstance(image, str | Path) else getattr(image, "get_filename", lambda: None)() for image in images)
+    return tuple(Path(name) for name in names if name)
 
 
 def wanted_config(preset: str, task: str, expect: tuple[float, float] | None, accept: Choice | None = None) -> Preset:

@@ -20,7 +20,7 @@ from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.core.types import Judgement
 from mcbo.geometry.resample import resample
-from mcbo.io.files import digest, prepare_folder
+from mcbo.io.files import check_inputs_stay, digest, identity, no_empty_folder, prepare_folder
 from mcbo.io.image_like import ImageLike
 from mcbo.io.images import write_any
 from mcbo.io.itk_files import suffix_of, write_transform
@@ -64,6 +64,14 @@ def file_names(labels: Sequence[str], *, shared: Sequence[str]) -> list[dict[str
     ]
 
 
+def possible_files(folder: Path, labels: Sequence[str]) -> list[Path]:
+    """What ``Result.save`` may write into a folder, whatever the moving images share."""
+    names = {
+        name for shared in ((), tuple(_SUFFIXES)) for files in file_names(labels, shared=shared) for name in files.values()
+    }
+    return [*(folder / name for name in sorted(names)), folder / REPORT]
+
+
 def _shared(transforms: Sequence[Transform]) -> list[str]:
     """The kinds with one file for all moving images."""
     if any(transform.tensor is not transforms[0].tensor for transform in transforms):
@@ -72,15 +80,21 @@ def _shared(transforms: Sequence[Transform]) -> list[str]:
     return ["displacement", "transform", *(["inverse"] if one_grid else [])]
 
 
-def _remove_earlier(folder: Path, replaced: Set[str]) -> None:
+def _remove_earlier(folder: Path, replaced: Set[str], inputs: Sequence[Path]) -> None:
     """Removes files of an earlier result that this one does not replace, else they would be taken for this one's.
 
-    Only files with names like ours that are still as the earlier report says.
+    Only files with names like ours that are still as the earlier report says, and no inputs.
     """
+    used = {identity(path) for path in inputs}
     earlier = earlier_cases(folder / REPORT, None).get(CASE, CaseReport())
     for name, before in earlier.written.items():
         ours = any(re.fullmatch(rf"{kind}(_[\w.-]+)?{re.escape(suffix)}", name) for kind, suffix in _SUFFIXES.items())
-        if ours and name not in replaced and digest(folder / name) == before is not None:
+        if (
+            ours
+            and name not in replaced
+            and identity(folder / name) not in used
+            and digest(folder / name) == before is not None
+        ):
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
                 log.info("%s is removed: it belongs to an earlier result", folder / name)
@@ -123,6 +137,7 @@ class Result:
     moving_images: tuple[Placed, ...]
     _labels: tuple[str, ...]
     _device: torch.device
+    _sources: tuple[Path, ...] = ()
 
     def __repr__(self) -> str:
         return f"<mcbo.Result: {self.summary}>"
@@ -190,16 +205,22 @@ class Result:
             The files.
 
         Raises:
-            InputError: for another word in ``without``.
+            InputError: for another word in ``without``, or if a file would replace an image, mask or initial transform.
             OutputError: if they cannot be written.
         """
         without = [without] if isinstance(without, str) else without
         if unknown := [kind for kind in without if kind not in KINDS]:
             raise InputError(f"without: expected some of {', '.join(KINDS)}, got {', '.join(unknown)}")
         folder, kinds = Path(folder), ["displacement", *(kind for kind in KINDS if kind not in without)]
-        prepare_folder(folder)
         names = file_names(self._labels, shared=_shared(self.transforms))
-        _remove_earlier(folder, {name[kind] for name in names for kind in kinds})
+        check_inputs_stay([*(folder / name[kind] for name in names for kind in kinds), folder / REPORT], self._sources)
+        with no_empty_folder(folder):
+            prepare_folder(folder)
+            written = self._write(folder, names, kinds)
+        return [*(folder / name for name in written), folder / REPORT]
+
+    def _write(self, folder: Path, names: Sequence[Mapping[str, str]], kinds: Sequence[str]) -> list[str]:
+        """Writes the files of ``kinds`` and the report; returns the names of the former."""
         written: dict[str, str | None] = {}
         for transform, moving, name in zip(self.transforms, self.moving_images, names, strict=True):
             due = [kind for kind in kinds if name[kind] not in written]
@@ -210,8 +231,9 @@ class Result:
                 log.debug("%s written", folder / name[kind])
         files = {label: {kind: name[kind] for kind in kinds} for label, name in zip(self._labels, names, strict=True)}
         report = self.report.model_copy(update={"files": files, "written": written})
+        _remove_earlier(folder, written.keys(), self._sources)
         write_report(folder / REPORT, {CASE: report}, self.config, describe_device(self._device))
-        return [*(folder / name for name in written), folder / REPORT]
+        return list(written)
 
 
 def _write(path: Path, kind: str, transform: Transform, moving: Placed) -> None:

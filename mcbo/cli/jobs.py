@@ -11,6 +11,7 @@ from mcbo.cli.program import ALL_WRITTEN, SOME_FAILED
 from mcbo.cli.server import serve
 from mcbo.core.errors import DeviceError, DiskSpaceError, InputError, McboError, MemoryBudgetError
 from mcbo.core.log import log
+from mcbo.core.types import Choice
 from mcbo.dataset.sockets import INPUTS, parse_sockets
 from mcbo.io.images import spacing_of
 from mcbo.io.source import is_url, shown_url
@@ -54,6 +55,7 @@ def do_jobs(
     task: str | None,
     preset: str | None,
     expect: tuple[float, float] | None,
+    accept: Choice | None,
     spacing: str | None,
     challenge_format: bool,
     trust_paths: bool,
@@ -75,7 +77,7 @@ def do_jobs(
     }
     if given := [name for name, value in unwanted.items() if value]:
         raise InputError(f"{', '.join(given)}: expected none, since a job of grand-challenge.org is one case with one result")
-    wanted_config(preset or AUTO, task or DEFAULT_TASK, expect)  # refuses unknown ones before any job
+    wanted_config(preset or AUTO, task or DEFAULT_TASK, expect, accept)  # refuses unknown ones before any job
     settings = JobOptions(
         inputs=inputs,
         output=options.output,
@@ -83,6 +85,7 @@ def do_jobs(
         task=task,
         preset=preset,
         expect=expect,
+        accept=accept,
         spacing_mm=None if spacing is None else spacing_of(spacing),
         device=options.device,
         memory_gb=options.memory_gb,

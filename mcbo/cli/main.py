@@ -9,7 +9,9 @@ import typer
 
 from mcbo.cli import options as cli
 from mcbo.cli import register, studies, transforms
+from mcbo.cli.outputs import check_outputs
 from mcbo.cli.program import Command, Group, run_app
+from mcbo.core.entry import finish
 from mcbo.progress import set_up_logging
 from mcbo.qc.result_folder import find_report
 from mcbo.runtime import keep_freed_memory, use_available_cores
@@ -39,12 +41,13 @@ def report(
     ] = None,
 ) -> None:
     """Write the visual report of a run: one HTML page with its images, displacements, landmarks, and metrics."""
-    from mcbo.qc.findings import look_at  # here, because they import matplotlib, which writes to the home folder
+    from mcbo.qc.findings import input_files, look_at  # here, because they import matplotlib, which writes to the home folder
     from mcbo.qc.page import write_page
 
     set_up_logging()
     path = find_report(results)
     page = output or path.with_suffix(".html")
+    check_outputs({"--output": page}, [path, dataset, *input_files(path, dataset)])
     size = write_page(page, look_at(path, dataset=dataset))
     typer.echo(f"{page}: {size / 1e6:.1f} MB")
 
@@ -73,4 +76,4 @@ def run() -> None:
     """The program ``mcbo``: runs the command line of the process, and exits with its status."""
     keep_freed_memory()
     use_available_cores()
-    sys.exit(main(name="mcbo" if Path(sys.argv[0]).stem == "mcbo" else "python -m mcbo"))
+    finish(main(name="mcbo" if Path(sys.argv[0]).stem == "mcbo" else "python -m mcbo"))

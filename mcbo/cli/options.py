@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeAlias, get_args
 import typer
 
 from mcbo._version import __version__
+from mcbo.cli.streams import show
 from mcbo.core.errors import InputError
 from mcbo.core.types import Choice, Triple
 from mcbo.dataset.learn2reg import SPLITS
@@ -182,7 +183,7 @@ LogJson: TypeAlias = Annotated[bool, typer.Option("--log-json", help="Log JSON, 
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"mcbo {__version__}")
+        show(f"mcbo {__version__}")
         raise typer.Exit
 
 

@@ -1,16 +1,26 @@
 """What ``process.py`` and ``python -m mcbo`` share: running a command line, exit statuses, and the layout of ``--help``."""
 
-from collections.abc import Sequence
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from mcbo.cli.streams import guarded
+from mcbo.core.entry import INTERRUPTED, TERMINATED
 from mcbo.core.errors import McboError
 from mcbo.core.log import log, printable
 
-ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED = 0, 1, 2, 143
-"""Exit statuses; the last is what a shell reports for a program that SIGTERM ended (128 + 15)."""
+ALL_WRITTEN, BAD_INPUT, SOME_FAILED = 0, 1, 2
+"""Exit statuses, besides those of ``entry``."""
+
+_BROKEN_PIPE = os.strerror(errno.EPIPE)
 
 _WRONG_USAGE = 2
 """Typer's own exit status."""
@@ -19,23 +29,79 @@ _WRONG_USAGE = 2
 def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> int:
     """Runs a command line and returns its exit status: 1 for invalid input or usage, else what the command chose, else 0.
 
-    A command chooses by appending to the list ``context.obj``. An ``McboError`` becomes one sentence on stderr. ``name`` is the
-    program's in usage lines; ``arguments`` come without it.
+    A command chooses by appending to the list ``context.obj``. An ``McboError`` becomes one sentence on stderr, and so does
+    SIGINT or SIGTERM (status 130 or 143), with what the error's notes say. A stream that cannot be written makes a command that
+    succeeded fail with 1, unless it is only a log that nobody reads. ``name`` is the program's in usage lines; ``arguments``
+    come without it.
     """
-    status: list[int] = []
     log.handlers.clear()  # of an earlier call
+    with _heard(), guarded() as streams:
+        status = _run(app, arguments, name)
+        for stream, which in zip(streams, ("standard output", "standard error"), strict=True):
+            stream.flush()
+            if stream.failed:
+                status = status or BAD_INPUT
+                if stream.problem != _BROKEN_PIPE:  # after ``| head`` nobody wants to be told
+                    _say(f"{which}: cannot be written: {stream.problem}")
+        return status
+
+
+def _run(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
+    status: list[int] = []
     try:
         app(list(arguments), prog_name=name, obj=status)
     except McboError as error:
-        if log.handlers:  # the command set them up: --log-json counts for errors, too
-            log.error("%s", error)
-        else:
-            typer.echo(printable(f"ERROR: {error}"), err=True)
+        _say(str(error))
         return BAD_INPUT
     except SystemExit as stop:
+        if stop.code in (INTERRUPTED, TERMINATED):
+            for note in _notes(stop) or ["stopped before it was done; finished results are kept"]:
+                _say(note)
+            return int(stop.code)
         if not status:
             return BAD_INPUT if stop.code == _WRONG_USAGE else int(stop.code or 0)
     return status[0] if status else ALL_WRITTEN
+
+
+def _say(error: str) -> None:
+    if log.handlers:  # the command set them up: --log-json counts for errors, too
+        log.error("%s", error)
+    else:
+        typer.echo(printable(f"ERROR: {error}"), err=True)
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """What was added to an error, or to those from which it arose: typer makes its own of a ``KeyboardInterrupt``."""
+    if error is None:
+        return []
+    return getattr(error, "__notes__", None) or _notes(error.__cause__ or error.__context__)
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """For the block, SIGINT and SIGTERM end it in an orderly way. Only the first thread of a process can hear them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, _: object) -> None:
+    """Ends the run; further signals are ignored, so that none cuts the cleanup short."""
+    for other in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(other, _ignore)  # not SIG_IGN: Python complains of one that is already on its way
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(TERMINATED)
+
+
+def _ignore(*_: object) -> None:
+    pass
 
 
 class Command(TyperCommand):

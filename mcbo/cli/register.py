@@ -1,21 +1,23 @@
 """The command ``register``: two images or more, on any grids; a thin layer over ``mcbo.register``."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mcbo.api.register import AUTO, DEFAULT_PRESET, register, wanted_config
-from mcbo.api.result import KINDS, is_written, labels_of
+from mcbo.api.result import KINDS, is_written, labels_of, possible_files
 from mcbo.cli import options as cli
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
-from mcbo.io.files import digest, prepare_folder
-from mcbo.io.lock import hold
+from mcbo.io.files import check_inputs_stay, digest, no_empty_folder, prepare_folder
+from mcbo.io.lock import Place, hold
 from mcbo.methods.presets import DEFAULT_TASK
 from mcbo.report import REPORT
+from mcbo.runs.runner import stopped_after
 
 
 def register_files(
@@ -83,7 +85,8 @@ def register_files(
     expected = cli.parse_expect(expect)
     if moving_mask and len(moving_mask) != len(movings):
         raise InputError(f"--moving-mask: expected one for each of {len(movings)} moving image(s), got {len(moving_mask)}")
-    _check_apart(output, [*images, *masks, initial])
+    labels = labels_of([str(path) for path in movings])
+    _check_apart(output, labels, [path for path in (*images, *masks, initial) if path is not None])
     settings = {
         "preset": preset,
         "task": task,
@@ -98,10 +101,8 @@ def register_files(
     }
     inputs = {str(path): digest(path) for path in images}
     kinds = [kind for kind in KINDS if kind not in (without or ())]
-    labels = labels_of([str(path) for path in movings])
     config = wanted_config(preset, task, expected, accept)
-    prepare_folder(output)
-    with hold(output / f".{REPORT}.lock"):
+    with no_empty_folder(output), _held(output) as place:
         if not overwrite and is_written(output, config, inputs, settings, labels, kinds):
             log.info("%s: already finished with the same input and settings, skipped (--overwrite recomputes)", output)
             return
@@ -122,17 +123,33 @@ def register_files(
             memory_gb=memory_gb,
         )
         result.report.settings = settings
-        for path in result.save(output, without=without or ()):
+        place.check()
+        written = result.save(output, without=without or ())
+        place.check()
+        for path in written:
             log.info("%s", path)
     log.info("visual report: mcbo report %s", shlex.quote(str(output)))
 
 
-def _check_apart(output: Path, files: Sequence[Path | None]) -> None:
+@contextmanager
+def _held(output: Path) -> Iterator[Place]:
+    """The output folder, locked; a signal in the block is told as ``process.py`` tells it."""
+    prepare_folder(output)
+    try:
+        with hold(output / f".{REPORT}.lock") as place:
+            yield place
+    except (KeyboardInterrupt, SystemExit) as stop:
+        stop.add_note(stopped_after(0, 1))
+        raise
+
+
+def _check_apart(output: Path, labels: Sequence[str], files: Sequence[Path]) -> None:
     for path in files:
-        if path is not None and path.resolve().parent == output.resolve():
+        if output.resolve() in (path.resolve(), path.resolve().parent):
             raise InputError(
                 f"--output: expected a folder without inputs, found that of {path}, which could be overwritten; choose another"
             )
+    check_inputs_stay([*possible_files(output, labels), output / f".{REPORT}.lock"], files)
 
 
 def _digest(path: Path | None) -> str | None:

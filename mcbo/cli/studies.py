@@ -11,10 +11,12 @@ import torch
 import typer
 
 from mcbo.cli import options as cli
+from mcbo.cli.outputs import check_outputs
 from mcbo.cli.program import SOME_FAILED
+from mcbo.cli.streams import show
 from mcbo.core.errors import InputError
 from mcbo.dataset.learn2reg import SPLITS
-from mcbo.io.files import write_whole
+from mcbo.io.files import write_bytes
 from mcbo.methods.presets import DEFAULT_TASK, find_config
 from mcbo.progress import set_up_logging
 from mcbo.runs.options import Options
@@ -51,6 +53,7 @@ def benchmark(
     json_file: cli.JsonFile = None,
 ) -> None:
     """Measure the time and peak memory of every stage on a phantom, file I/O included."""
+    check_outputs({"--json": json_file}, [])
     counts = [] if threads is None else _parse_numbers("--threads", threads)
     if counts and min(counts) < 1:
         raise InputError(f"--threads: expected at least 1, got {min(counts)}")
@@ -76,22 +79,22 @@ def benchmark(
     if len(counts) > 1:
         scaled = measure_scaling(counts, lambda: measured()[0])
         about_lines = "\n".join(f"{name}: {value}" for name, value in about.items())
-        typer.echo(f"{about_lines}\n\n{scaling_to_text(scaled)}")
+        show(f"{about_lines}\n\n{scaling_to_text(scaled)}")
         whole = {"about": about, "measurements": [to_content(one) for one in scaled.measurements]}
         _write_json(json_file, whole | scaling_to_content(scaled))
         return
     measurements = measured()
-    typer.echo(to_text(about, measurements))
+    show(to_text(about, measurements))
     content: dict[str, object] = {"about": about, "measurements": [to_content(one) for one in measurements]}
     if any(one.gpu for one in measurements):
         differences = compare_with_cpu(config, options, movings=modalities)
-        typer.echo(f"\n{differences_to_text(differences)}")
+        show(f"\n{differences_to_text(differences)}")
         content["difference_from_cpu_voxels"] = {name: asdict(one) for name, one in differences.items()}
     if reference:
         torch_options = replace(options, reference=True)
         plain = measured(options=torch_options)
         ratios = ", ".join(f"{b.seconds / a.seconds:.1f}" for a, b in zip(measurements, plain, strict=True))
-        typer.echo(f"\nplain torch:\n\n{to_text({}, plain)}\n\nplain torch takes {ratios} times as long")
+        show(f"\nplain torch:\n\n{to_text({}, plain)}\n\nplain torch takes {ratios} times as long")
         content["plain_torch"] = [to_content(one) for one in plain]
     _write_json(json_file, content)
 
@@ -144,10 +147,18 @@ def ablate(
     json_file: cli.JsonFile = None,
 ) -> None:
     """Compare presets and variants of them on datasets: one table of errors, regularity, and run time."""
-    from mcbo.studies.ablation import describe, make_studies, run_studies, to_markdown  # here, because it imports pandas
+    from mcbo.studies.ablation import (  # here, because it imports pandas
+        describe,
+        input_files,
+        make_studies,
+        run_studies,
+        to_markdown,
+    )
 
     set_up_logging()
     cli.check_choice("--split", split, list(SPLITS))
+    written = {"--markdown": markdown_file, "--json": json_file}
+    check_outputs(written, dataset)
     studies = make_studies(
         dataset,
         task=task,
@@ -158,12 +169,13 @@ def ablate(
         movings=[channels.split("+") for channels in moving or ()],
         truth=truth,
     )
+    check_outputs(written, input_files(studies, truth))
     rows = run_studies(studies, Options(output=Path(), device=device, overwrite=overwrite), keep=output)
     about = describe(rows)
     table = to_markdown(about, rows)
-    typer.echo(table)
+    show(table)
     if markdown_file:
-        write_whole(markdown_file, lambda file: file.write_text(table + "\n", encoding="utf-8"))
+        write_bytes(markdown_file, (table + "\n").encode("utf-8", errors="backslashreplace"))
     _write_json(json_file, {"about": about, "rows": [asdict(row) for row in rows]})
     if any(row.failed for row in rows):
         context.obj.append(SOME_FAILED)
@@ -171,4 +183,4 @@ def ablate(
 
 def _write_json(path: Path | None, content: Mapping[str, object]) -> None:
     if path:
-        write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii"))
+        write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("ascii"))

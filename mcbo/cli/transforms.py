@@ -7,6 +7,7 @@ import numpy as np
 import typer
 
 from mcbo.cli import options as cli
+from mcbo.cli.outputs import check_outputs
 from mcbo.core.errors import InputError, OutputError
 from mcbo.core.types import Displacement
 from mcbo.geometry import continuation as composition
@@ -87,6 +88,7 @@ def warp(
         raise InputError("warp: expected exactly one of --image, --labels and --points")
     path = given[0]
     _check_name(output, SUFFIXES if points else SUFFIXES_WRITTEN)
+    check_outputs({"--output": output}, [field, path, reference])
     spacing_mm = cli.parse_spacing(spacing, image, labels, reference)
     displacement, fixed = read_field(field)
     moving = None if reference is None else read_any(reference, spacing_mm=spacing_mm, form=geometry)[1]
@@ -183,6 +185,7 @@ def export(
     _check_name(output, suffixes)
     if output.resolve() == field.resolve():
         raise OutputError(f"{output}: expected another name than that of FIELD")
+    check_outputs({"--output": output}, [field])
     displacement, grid = read_field(field)
     if to == "npz":
         write_displacement(output, displacement, grid.affine, grid.unit)
@@ -220,6 +223,7 @@ def import_(
 ) -> None:
     """Convert a transform of ITK, ANTs, or 3D Slicer, from fixed to moving, to a displacement field."""
     _check_name(output, _NIFTI)
+    check_outputs({"--output": output}, [transform, reference])
     spacing_mm = cli.parse_spacing(spacing, reference)
     fixed = None if reference is None else read_any(reference, spacing_mm=spacing_mm, form=geometry)[1]
     if transform.suffix == ".npz":
@@ -248,6 +252,7 @@ def invert(
 ) -> None:
     """Invert a displacement field: from moving to fixed. Reports where it folds and has no unique inverse."""
     _check_name(output, _NIFTI)
+    check_outputs({"--output": output}, [field, reference])
     spacing_mm = cli.parse_spacing(spacing, reference)
     displacement, fixed = read_field(field)
     onto = fixed if reference is None else read_any(reference, spacing_mm=spacing_mm, form=geometry)[1]
@@ -268,6 +273,7 @@ def compose(
 ) -> None:
     """Compose two displacement fields into one from A to C, which warps C onto the grid of A."""
     _check_name(output, _NIFTI)
+    check_outputs({"--output": output}, [first, second])
     (one, grid), (two, between) = read_field(first), read_field(second)
     total, beyond = composition.compose(one, grid, two, between)
     write_displacement(output, total, grid.affine, grid.unit)

@@ -55,10 +55,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A task's name (None if unknown) and its cases, in the order they were listed."""
+    """A task's name (None if unknown), its cases in the order they were listed, and the JSON that lists them (None without)."""
 
     task: str | None
     cases: tuple[Case, ...]
+    json: File | None = None
+
+    @property
+    def files(self) -> list[File]:
+        """The JSON and all images."""
+        images = (path for case in self.cases for pair in case.pairs for path in (pair.fixed, pair.moving))
+        return list(dict.fromkeys((*([] if self.json is None else [self.json]), *images)))
 
 
 class _Entry(BaseModel):
@@ -117,7 +124,7 @@ def read_json(path: File, *, split: str, folder: Folder | RemoteFolder | None = 
         (root.join(entry.fixed, f"{path}: {key}[{i}]['fixed']"), root.join(entry.moving, f"{path}: {key}[{i}]['moving']"))
         for i, entry in enumerate(entries)
     ]
-    return Dataset(task=name, cases=group_pairs(pairs))
+    return Dataset(task=name, cases=group_pairs(pairs), json=path)
 
 
 def find_json(folder: Folder | RemoteFolder) -> str | None:

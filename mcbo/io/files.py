@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -10,11 +9,13 @@ import reprlib
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from mcbo.core.errors import DiskSpaceError, InputError, OutputError, ShapeError
+from mcbo.io.lock import UNSUPPORTED, is_same_file, lock_file
 from mcbo.io.source import File
 
 _short = reprlib.Repr()
@@ -23,53 +24,139 @@ _short.maxstring = _short.maxother = 120
 _PARTIAL = re.compile(r"\.partial-[0-9a-f]{8}-.")
 """Prefix of the name under which a file is written; the final name follows, since libraries go by its suffix."""
 
-LOCK_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
-"""Errors of file systems without locks."""
-
-_SYNC_UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EROFS, errno.EACCES, errno.EPERM}
+_NO_SYNC = UNSUPPORTED | {errno.EROFS, errno.EACCES, errno.EPERM}
 """Errors of file systems that cannot sync a file or a folder; any other is a failed write."""
 
+UNKNOWN_ROOM = sys.maxsize
+"""More bytes than anything needs. Network and virtual file systems may report a size of 0 blocks."""
+
+_NAME_KEPT = 50
+"""Characters of a name's end that a partial file's name has, so that it is not too long where the final name is not."""
 
 Result = TypeVar("Result")
 
 
-def write_whole(path: Path, write: Callable[[Path], Result]) -> Result:
+def write_whole(path: Path, write: Callable[[Path], Result], *, lock: bool = True) -> Result:
     """Has ``write`` write under another name in the same folder, then renames it: ``path`` is whole even after a power cut.
 
-    Returns what ``write`` returns.
+    Returns what ``write`` returns. The file is locked meanwhile, unless ``write`` locks it itself.
 
     Raises:
-        OutputError: if that fails; no partial file stays.
+        OutputError: if that fails; no partial file stays, and no folder that was made for it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _partial(path) as (partial, descriptor):
-            result = write(partial)
-            _sync(descriptor)
-            partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            _sync(folder)
-        finally:
-            os.close(folder)
+        with no_empty_folder(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _partial(path, lock=lock) as (partial, descriptor):
+                result = write(partial)
+                if is_same_file(partial, descriptor):
+                    _sync(descriptor)
+                else:  # a library has put another one in its place
+                    _sync_path(partial)
+                partial.replace(path)
+        _sync_path(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     return result
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all (``OutputError``)."""
+
+    def write(file: Path) -> None:
+        file.write_bytes(content)
+        check_size(file, len(content))
+
+    write_whole(path, write)
+
+
+def check_size(file: Path, size: int) -> None:
+    """Raises ``OSError`` if a file that was written does not have so many bytes, as some file systems let pass in silence."""
+    found = file.stat().st_size
+    if found != size:
+        raise OSError(errno.EIO, f"{found} of {size} bytes arrived")
+
+
+def check_can_hold(file: Path, size: int) -> None:
+    """Raises ``OSError`` if an empty file cannot grow to so many bytes: for libraries that do not notice a full disk."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    with file.open("r+b") as opened:
+        try:
+            os.posix_fallocate(opened.fileno(), 0, max(size, 1))
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+        finally:
+            opened.truncate(0)
+
+
+@contextlib.contextmanager
+def no_empty_folder(folder: Path) -> Iterator[None]:
+    """Removes, after the block, a folder and those above it that were made in the block and are empty, as after an error."""
+    made = _missing(folder)
+    try:
+        yield
+    finally:
+        _remove_empty(made)
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Those of a folder and the folders above it that are not there, the deepest first."""
+    return [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with contextlib.suppress(OSError):  # the first that is not empty
+        for folder in folders:
+            folder.rmdir()
+
+
 def prepare_folder(folder: Path) -> None:
     """Makes a folder and removes what killed runs left there; raises ``OutputError`` if results cannot be written there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _partial(folder / "probe"):
-            pass
+        made = _missing(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe(folder)
+        except BaseException:
+            _remove_empty(made)
+            raise
         for left in folder.iterdir():
             if _PARTIAL.match(left.name):
                 _clear_if_left(left)
     except OSError as error:
+        kind = kind_of(folder)
+        found = "" if kind in (None, "a folder") else f" (expected a folder, found {kind})"
         raise OutputError(
-            f"{folder}: results cannot be written there by user {os.getuid()}: {error.strerror or error}"
+            f"{folder}: results cannot be written there by user {os.getuid()}: {error.strerror or error}{found}"
         ) from error
+
+
+def probe(folder: Path) -> None:
+    """Raises ``OSError`` if no file can be made in a folder: permissions do not tell of all reasons."""
+    with _partial(folder / "probe"):
+        pass
+
+
+def check_inputs_stay(targets: Iterable[Path], inputs: Iterable[File]) -> None:
+    """Raises ``InputError`` if a file that will be written is one of the inputs, by whatever name (links included)."""
+    known = {identity(path): path for path in inputs}
+    known.pop(None, None)
+    for target in targets:
+        lost = known.get(identity(target))
+        if lost is not None:
+            same = "" if str(lost) == str(target) else f" (the same file as {lost})"
+            raise InputError(f"{target}: expected another output than an input{same}, which would be lost")
+
+
+def identity(path: File) -> tuple[int, int] | None:
+    """The same for all paths of a file; None if it is not there."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def check_room(folder: Path, needed_bytes: int, what: str) -> None:
@@ -83,8 +170,12 @@ def check_room(folder: Path, needed_bytes: int, what: str) -> None:
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """Bytes that this user may still write to the file system of a folder, ignoring quotas."""
-    return shutil.disk_usage(folder).free
+    """Bytes that this user may still write to a folder's file system, ignoring quotas; ``UNKNOWN_ROOM`` if it does not say."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:  # the folder is gone, for example: whoever writes there next is told
+        return UNKNOWN_ROOM
+    return usage.free if usage.total else UNKNOWN_ROOM
 
 
 def format_bytes(count: int) -> str:
@@ -95,17 +186,18 @@ def format_bytes(count: int) -> str:
 
 
 @contextlib.contextmanager
-def _partial(path: Path) -> Iterator[tuple[Path, int]]:
+def _partial(path: Path, *, lock: bool = True) -> Iterator[tuple[Path, int]]:
     """An empty file beside ``path``, locked while it is written, and its descriptor; removed after the block unless renamed.
 
     The kernel releases the locks of a process that dies, so an unlocked partial file has no writer. Neither clocks nor process
     numbers (1 in every container) show that.
     """
     while True:
-        partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
+        partial = path.with_name(f".partial-{secrets.token_hex(4)}-{_end_of_name(path)}")
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            lock_file(descriptor, wait=True)
+            if lock:
+                lock_file(descriptor, wait=True)
             if is_same_file(partial, descriptor):  # else another run removed it before it was locked: try again
                 yield partial, descriptor
                 return
@@ -115,44 +207,48 @@ def _partial(path: Path) -> Iterator[tuple[Path, int]]:
             os.close(descriptor)
 
 
+def clear_left(path: Path) -> None:
+    """Removes what killed commands left of a file beside it."""
+    with contextlib.suppress(OSError):
+        for left in path.parent.iterdir():
+            if _PARTIAL.match(left.name) and left.name.endswith(f"-{_end_of_name(path)}"):
+                _clear_if_left(left)
+
+
+def _end_of_name(path: Path) -> str:
+    """As much of a name as a partial file's name has, in characters that every library can write."""
+    return "".join(c if c.isascii() else "_" for c in path.name[-_NAME_KEPT:])
+
+
 def _clear_if_left(partial: Path) -> None:
     """Removes a partial file that no living process writes; keeps it where the file system has no locks."""
-    try:
-        descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:  # already gone, or not a file of ours
+    descriptor = None
+    for mode in (os.O_RDWR, os.O_RDONLY):  # NFS locks only what may be written; a file of another user may only be read
+        with contextlib.suppress(OSError):  # already gone, or not a file of ours
+            descriptor = os.open(partial, mode | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            break
+    if descriptor is None:
         return
     try:
         if lock_file(descriptor, wait=False) and is_same_file(partial, descriptor):
             with contextlib.suppress(OSError):  # a folder of that name
                 partial.unlink()
-    except BlockingIOError:
-        pass  # another run is writing it
+    except OSError:
+        pass  # another run is writing it, or its locks fail
     finally:
         os.close(descriptor)
 
 
-def lock_file(descriptor: int, *, wait: bool, shared: bool = False) -> bool:
-    """Locks an open file until it is closed; False if its file system has no locks.
-
-    Raises:
-        BlockingIOError: without ``wait``, if another process holds the lock.
-    """
+def _sync_path(path: Path) -> None:
+    """Flushes a file or folder to the disk, if it may be opened."""
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        if error.errno not in LOCK_UNSUPPORTED:
-            raise
-        return False
-    return True
-
-
-def is_same_file(path: Path, descriptor: int) -> bool:
-    """Whether an open file is still the one at its path."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return
     try:
-        there, here = path.lstat(), os.fstat(descriptor)
-    except FileNotFoundError:
-        return False
-    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync(descriptor: int) -> None:
@@ -160,12 +256,21 @@ def _sync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _SYNC_UNSUPPORTED:
+        if error.errno not in _NO_SYNC:
             raise
 
 
 _KINDS = {"d": "a folder", "p": "a named pipe", "s": "a socket", "c": "a device", "b": "a device"}
 """Kinds of files that are not regular, by the first letter of ``stat.filemode``."""
+
+
+def kind_of(path: File) -> str | None:
+    """What a path leads to: ``a file``, ``a folder``, ``a named pipe`` and so on; None if nothing is there."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return "a link that leads nowhere" if isinstance(path, Path) and path.is_symlink() else None
+    return "a file" if stat.S_ISREG(mode) else _KINDS.get(stat.filemode(mode)[0], "a special file")
 
 
 def shown(value: object) -> str:
@@ -200,8 +305,7 @@ def regular_size(path: File, expected: str) -> int:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected {expected}, but: {reason_of(error)}") from error
     if not stat.S_ISREG(status.st_mode):
-        kind = stat.filemode(status.st_mode)[0]
-        raise InputError(f"{path}: expected {expected}, found {_KINDS.get(kind, 'a special file')}")
+        raise InputError(f"{path}: expected {expected}, found {kind_of(path)}")
     if status.st_size == 0:
         raise InputError(f"{path}: expected {expected}, found an empty file")
     return status.st_size
@@ -219,13 +323,15 @@ def digest(path: File) -> str | None:
 
 
 class Digesting:
-    """A file that is written from beginning to end, and what ``digest`` will say of it, without reading it again."""
+    """A file that is written from beginning to end, its size, and what ``digest`` will say of it, without reading it again."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._sha256 = file, hashlib.sha256()
+        self.size = 0
 
     def write(self, data: bytes | memoryview) -> int:
         self._sha256.update(data)
+        self.size += memoryview(data).nbytes
         return self._file.write(data)
 
     def flush(self) -> None:

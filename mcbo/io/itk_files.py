@@ -1,17 +1,20 @@
 """Images and transforms in files of ITK: NRRD, MetaImage, TIFF stacks; ``.h5``, ``.tfm``, images of LPS vectors."""
 
-import shutil
-from collections.abc import Callable, Sequence
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.errors import InputError, OutputError, ShapeError
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid, is_sheared
-from mcbo.io.files import reading, reason_of, regular_size, write_whole
+from mcbo.io.files import check_can_hold, reading, reason_of, regular_size, write_whole
 from mcbo.io.itk import from_sitk, from_transform, from_vectors, grid_of, on_grid, to_transform, to_vectors
 from mcbo.io.nifti_header import MAX_VOXELS
 from mcbo.io.source import File
@@ -32,6 +35,14 @@ MAX_TEXT_VOXELS = 1 << 22
 """Of a displacement in a text file, at about 60 bytes per voxel."""
 
 _TIFF = (".tif", ".tiff")
+
+_TEXT_BYTES = 26
+"""Of a number in a ``.tfm``, at most."""
+
+_HEADER_BYTES = 1 << 16
+"""More than any header takes, and what compression may add to noise."""
+
+_HDF5_LOCKS = "HDF5_USE_FILE_LOCKING"
 
 
 def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
@@ -59,8 +70,6 @@ def write_transform(path: Path, displacement: Displacement, grid: Grid, moving: 
 
     See ``itk.to_vectors`` for what ``moving`` is good for.
     """
-    import SimpleITK as sitk
-
     suffix = suffix_of(path)
     if suffix in SUFFIXES_WRITTEN:
         if suffix.startswith(".nii") and is_sheared(grid.affine):
@@ -70,7 +79,7 @@ def write_transform(path: Path, displacement: Displacement, grid: Grid, moving: 
         if suffix == ".tfm" and displacement[0, 0].numel() > MAX_TEXT_VOXELS:
             raise OutputError(f"{path}: expected a name ending in .h5 for a displacement of {grid.shape}: .tfm is text")
         transform = to_transform(displacement, grid, moving)
-        write_whole(path, lambda file: _beside(file, lambda name: sitk.WriteTransform(transform, name)))
+        _write_transform(path, transform, bytes_per_number=_TEXT_BYTES if suffix == ".tfm" else 8)
     else:
         raise OutputError(f"{path}: expected a name ending in {', '.join(('.h5', '.tfm', *SUFFIXES_WRITTEN))}")
 
@@ -116,7 +125,16 @@ def write_image(path: Path, image: "sitk.Image", *, compressed: bool = True) -> 
     """Writes an image in the format that its suffix says; raises ``OutputError`` if it cannot be written."""
     import SimpleITK as sitk
 
-    write_whole(path, lambda file: _guarded(lambda: sitk.WriteImage(image, str(file), useCompression=compressed)))
+    def write(file: Path) -> None:
+        _write_checked(
+            file,
+            image,
+            bytes_per_number=sitk.GetArrayViewFromImage(image).itemsize,
+            write=lambda name: sitk.WriteImage(image, name, useCompression=compressed),
+            read=sitk.ReadImage,
+        )
+
+    write_whole(path, write)
 
 
 def is_tiff(path: Path) -> bool:
@@ -168,18 +186,81 @@ def _check_size(size: Sequence[int]) -> None:
         raise InputError(f"expected at most {MAX_VOXELS} numbers, found {count} in the header: {tuple(size)}")
 
 
-def _beside(partial: Path, write: Callable[[str], object]) -> None:
-    """Has ITK write beside the partial file, then copies: HDF5 takes a lock of its own, and the partial file is locked."""
-    written = partial.with_name(f"{partial.name[:17]}-itk{partial.name[17:]}")
-    try:
-        _guarded(lambda: write(str(written)))
-        shutil.copyfile(written, partial)
-    finally:
-        written.unlink(missing_ok=True)
+def _write_transform(path: Path, transform: "sitk.DisplacementFieldTransform", *, bytes_per_number: int) -> None:
+    """Writes a transform whole or not at all; raises ``OutputError`` if it cannot be written."""
+    import SimpleITK as sitk
+
+    def write(file: Path) -> None:
+        with _locks_optional():
+            _write_checked(
+                file,
+                transform.GetDisplacementField(),
+                bytes_per_number=bytes_per_number,
+                write=lambda name: sitk.WriteTransform(transform, name),
+                read=lambda name: sitk.ReadTransform(name).GetDisplacementField(),
+            )
+
+    write_whole(path, write, lock=False)  # HDF5 locks it itself
 
 
-def _guarded(write: Callable[[], object]) -> None:
+def _write_checked(
+    file: Path,
+    image: "sitk.Image",
+    *,
+    bytes_per_number: int,
+    write: Callable[[str], object],
+    read: Callable[[str], "sitk.Image"],
+) -> None:
+    """Has ITK write an image, and reads it back, since ITK hardly looks whether what it writes arrives on the disk.
+
+    HDF5 even crashes at the end of the process if it cannot write the first bytes; so the room is asked for first.
+
+    Raises:
+        OSError: if there is no room, or what was read is not what was written.
+    """
+    import SimpleITK as sitk
+
+    values = sitk.GetArrayViewFromImage(image)  # valid as long as the image
+    check_can_hold(file, values.size * bytes_per_number + _HEADER_BYTES)
     try:
-        write()
+        with _name_for_itk(file) as name:
+            write(name)
+            written = read(name)
     except RuntimeError as error:
-        raise OSError(reason_of(error)) from error
+        raise OSError(errno.EIO, reason_of(error)) from error
+    found = sitk.GetArrayViewFromImage(written)
+    slabs = zip(values, found, strict=False)  # which take less memory at a time
+    if values.shape != found.shape or not all(_same(one, other) for one, other in slabs):
+        raise OSError(errno.EIO, "the file system did not keep what was written")
+
+
+def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return np.array_equal(one, other) or (one.dtype.kind == "f" and np.array_equal(one, other, equal_nan=True))
+
+
+@contextlib.contextmanager
+def _name_for_itk(file: Path) -> Iterator[str]:
+    """A path that ITK can take: one that is not UTF-8 would end the process. The file's own name is ASCII."""
+    try:
+        str(file).encode("utf-8")
+    except UnicodeEncodeError:
+        folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{folder}/{file.name}"
+        finally:
+            os.close(folder)
+    else:
+        yield str(file)
+
+
+@contextlib.contextmanager
+def _locks_optional() -> Iterator[None]:
+    """Lets HDF5 do without locks of its own, where the file system has none, unless the environment says something else."""
+    if _HDF5_LOCKS in os.environ:
+        yield
+        return
+    os.environ[_HDF5_LOCKS] = "FALSE"
+    try:
+        yield
+    finally:
+        os.environ.pop(_HDF5_LOCKS, None)

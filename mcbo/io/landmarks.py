@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mcbo.core.errors import InputError, OutputError
-from mcbo.io.files import reading, write_whole
+from mcbo.io.files import reading, write_bytes
 
 Space: TypeAlias = Literal["table", "RAS", "LPS"]
 """The convention of a file's numbers: a table does not state one; markups are in world millimeters, RAS or LPS."""
@@ -67,7 +67,7 @@ def write_landmarks(path: Path, text: str, *, like: Path) -> None:
     """Writes a landmark file; raises ``OutputError`` if its suffix is not that of ``like``, or it cannot be written."""
     if _suffix(path) != _suffix(like):
         raise OutputError(f"{path}: expected the format of {like.name}, a name ending in {_suffix(like)}")
-    write_whole(path, lambda file: file.write_text(text, encoding="utf-8", newline=""))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def _suffix(path: Path) -> str:

@@ -1,7 +1,9 @@
 """Volumes and displacements in the files of the challenge, NIfTI and ``.npz``; volumes in whatever else nibabel reads."""
 
+import errno
 import io
 import math
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.geometry.grid import Grid, is_sheared
 from mcbo.geometry.units import MM, Unit
-from mcbo.io.files import Digesting, digest, reading, regular_size, write_whole
+from mcbo.io.files import Digesting, check_size, digest, reading, regular_size, write_whole
 from mcbo.io.nifti_header import BLOCK_VALUES, MAX_VOXELS, UNREADABLE, Header, copy_reordered, read_header, read_values
 from mcbo.io.npz import read_array
 from mcbo.io.source import File
@@ -243,6 +245,7 @@ def _save(path: Path, volumes: Sequence[NDArray[Any]], head: bytes) -> str:
             stream.write(head)
             for block in (block for volume in volumes for block in _blocks(volume)):
                 stream.write(block.data)
+    check_size(path, whole.size)
     return whole.digest()
 
 
@@ -262,4 +265,6 @@ def _blocks(volume: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 def _save_npz(path: Path, array: NDArray[np.float32]) -> str | None:
     np.savez_compressed(path, array)
+    if not zipfile.is_zipfile(path):  # whose mark is at the end
+        raise OSError(errno.EIO, "its end did not arrive")
     return digest(path)

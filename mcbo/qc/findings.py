@@ -87,6 +87,17 @@ class RunFindings:
     cases: tuple[CaseFindings, ...]
 
 
+def input_files(path: Path, dataset: Path | None) -> list[Path]:
+    """What ``look_at`` reads besides the report and the dataset, and all results of the run; raises ``InputError``."""
+    pairs = list(dataset_pairs(dataset).values()) if dataset else []
+    found: list[Path] = []
+    for case in read_report(path).cases.values():
+        found += [*(path.parent / Path(name).name for name in case.written), *map(Path, case.inputs)]
+        pairs += input_pairs(case, list(displacement_files(case))).values()
+    images = [Path(image) for pair in pairs for image in (pair.fixed, pair.moving)]
+    return [*found, *images, *(beside(image, "landmarks", ".csv") for image in images)]
+
+
 def look_at(path: Path, *, dataset: Path | None = None) -> RunFindings:
     """Reads a report, the displacements beside it, and their images. Whatever is missing or broken becomes a note in its place.
 

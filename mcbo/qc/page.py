@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mcbo.io.files import write_whole
+from mcbo.io.files import write_bytes
 from mcbo.methods.quality import Sanity
 from mcbo.qc.findings import RunFindings
 from mcbo.qc.picture import color_steps
@@ -28,7 +28,7 @@ def write_page(path: Path, run: RunFindings) -> int:
     """Writes the page, whole or not at all (``OutputError``), and returns its size in bytes."""
     # File names may hold characters that no encoding can write, and terminal control sequences.
     content = _CONTROL.sub("\ufffd", report_page(run)).encode("utf-8", errors="backslashreplace")
-    write_whole(path, lambda file: file.write_bytes(content))
+    write_bytes(path, content)
     return len(content)
 
 

@@ -19,6 +19,7 @@ import torch
 from mcbo.core.errors import ClusterError, McboError
 from mcbo.core.log import log
 from mcbo.dataset.learn2reg import Case, wanted
+from mcbo.io.lock import Place
 from mcbo.methods.config import Preset
 from mcbo.progress import ProgressView, show_progress
 from mcbo.runs.case import CaseResult
@@ -57,8 +58,10 @@ _GPU = "GPU"
 """The resource announced by workers that each hold a GPU."""
 
 
-def run_on_cluster(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
+def run_on_cluster(cases: Sequence[Case], config: Preset, options: Options, place: Place) -> Outcome:
     """Registers cases on workers, which read and write the shared folders themselves; results and report as in one process.
+
+    ``place`` is the output folder.
 
     Raises:
         ClusterError: if Dask is not installed, or workers are not available or of another version than this process.
@@ -69,13 +72,13 @@ def run_on_cluster(cases: Sequence[Case], config: Preset, options: Options) -> O
         log.info("device: %s", names)
         if client.dashboard_link and find_spec("bokeh"):
             log.info("dashboard: %s", client.dashboard_link)
-        setup = Setup(config, per_worker, torch.device("cpu"))
+        setup = Setup(config, per_worker, torch.device("cpu"), place)
         ledger = Ledger(cases, setup, names, report_every_s=REPORT_EVERY_S)
         try:
             with show_progress(len(cases)) as view:
                 _Dealer(client, ledger, cases, setup, view).run()
-        except (KeyboardInterrupt, SystemExit):
-            ledger.stop("since it was interrupted; the next run resumes")
+        except (KeyboardInterrupt, SystemExit) as stop:
+            stop.add_note(f"{ledger.stop('since it was interrupted; the next run resumes')}; finished results are kept")
             raise
         return ledger.outcome()
 
@@ -118,7 +121,7 @@ class _Dealer:
             if future is not None:
                 self._collect(future)
             if self._setup.options.strict and self._ledger.failed:
-                self._ledger.stop("since one failed and --strict was given")
+                _say(self._ledger.stop("since one failed and --strict was given"))
                 return
             self._hand_out()  # more workers may have come
         self._ledger.save_report()
@@ -182,7 +185,11 @@ class _Dealer:
         self._ledger.failed |= {
             pair.field_name: message for case in cases for pair in wanted(case, self._setup.options.movings)
         }
-        self._ledger.stop("since the scheduler was lost")
+        _say(self._ledger.stop("since the scheduler was lost"))
+
+
+def _say(stopped: str) -> None:
+    log.error("%s; finished results are kept", stopped)
 
 
 def _on_worker(assignment: Assignment) -> CaseResult:

@@ -42,6 +42,7 @@ def compute(run: CaseRun, *, timer: StageTimer, reserved_bytes: int = 0) -> None
     names = [pair.field_name for pair in run.requested if pair.field_name in run.movings]
     with run.span("compute"), run.failing():
         shape = shape_of(run.fixed.volume)
+        run.setup.check_place()
         check_case_room(len(names), shape, options)
         joint = config.joint(len(run.movings))
         computed = within_memory(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mcbo.core.errors import OutputError
 from mcbo.core.log import log
-from mcbo.dataset.learn2reg import Case
+from mcbo.dataset.learn2reg import Case, strip_suffix
 from mcbo.report import CaseReport, earlier_cases, write_report
 from mcbo.runs.case import CaseResult
 from mcbo.runs.options import Setup
@@ -44,6 +44,7 @@ class Ledger:
         self.failed: dict[str, str] = {}
         self.started = False
         self._cases, self._config, self._options, self._device = cases, setup.config, setup.options, device
+        self._check_place = setup.check_place
         self._report = self._options.output / self._options.report_name
         self._reported = earlier_cases(self._report, self._config)
         self._earlier = read_earlier(self._reported, setup)
@@ -76,6 +77,7 @@ class Ledger:
         in_order = {case.name: self._reported[case.name] for case in self._cases if case.name in self._reported}
         of_others = {name: report for name, report in self._reported.items() if name not in in_order}
         try:
+            self._check_place()
             write_report(self._report, of_others | in_order, self._config, self._device, stopped=stopped)
         except OutputError as error:  # logged once; displacements may still be writable
             if self._options.report_name not in self.failed:
@@ -89,18 +91,34 @@ class Ledger:
                 path.unlink()
         self._spent_entry_files.clear()
 
-    def stop(self, reason: str) -> None:
-        """Logs and reports why the run ends before all cases were tried."""
+    def stop(self, reason: str) -> str:
+        """Reports why the run ends before all cases were tried, and returns it as a sentence without its end."""
         stopped = f"stopped after {len(self.results)} of {len(self._cases)} case(s), {reason}"
-        log.error("%s; finished results are kept", stopped)
         self.save_report(stopped)
+        return stopped
 
     def outcome(self) -> Outcome:
-        """The outcome so far."""
+        """The outcome so far. What is no longer where it was written has failed."""
         results = [self.results[case.name] for case in self._cases if case.name in self.results]
+        lost: dict[Path, str] = {}
+        try:
+            self._check_place()
+        except OutputError as error:
+            if str(error) not in self.failed.values():
+                log.error("%s", error)
+            lost = {path: str(error) for result in results for path in (*result.written, *result.placeholders)}
+        else:
+            lost = {
+                path: f"{path}: it was removed during the run"
+                for result in results
+                for path in (*result.written, *result.placeholders)
+                if not path.is_file()
+            }
+            for message in lost.values():
+                log.error("%s", message)
         return Outcome(
-            written=tuple(path for result in results for path in result.written),
-            failed=self.failed,
+            written=tuple(path for result in results for path in result.written if path not in lost),
+            failed=self.failed | {strip_suffix(path.name): message for path, message in lost.items()},
             started=self.started,
-            placeholders=tuple(path for result in results for path in result.placeholders),
+            placeholders=tuple(path for result in results for path in result.placeholders if path not in lost),
         )

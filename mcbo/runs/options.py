@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from mcbo.core.types import Kernels
+from mcbo.io.lock import Place
 from mcbo.kernels import REFERENCE
 from mcbo.methods.config import Preset
 from mcbo.report import REPORT
@@ -57,11 +58,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Setup:
-    """What the cases that a process registers have in common."""
+    """What the cases that a process registers have in common. ``place`` is the output folder, if it is watched."""
 
     config: Preset
     options: Options
     device: torch.device
+    place: Place | None = None
+
+    def check_place(self) -> None:
+        """Raises ``OutputError`` if the output folder is no longer the one in which the run began."""
+        if self.place is not None:
+            self.place.check()
 
     @property
     def kernels(self) -> Kernels:

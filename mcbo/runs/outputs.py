@@ -12,7 +12,7 @@ from mcbo.core.log import log
 from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.dataset.learn2reg import Case, Pair, wanted
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import check_room, format_bytes, free_disk_bytes, write_whole
+from mcbo.io.files import check_inputs_stay, check_room, check_size, format_bytes, free_disk_bytes, write_whole
 from mcbo.io.nifti import read_grid, write_displacement, write_volume
 from mcbo.io.source import File
 from mcbo.methods.memory_model import result_bytes
@@ -27,22 +27,22 @@ def output_files(pair: Pair, options: Options) -> list[Path]:
     return paths
 
 
-def check_inputs_stay(cases: Iterable[Case], options: Options) -> None:
-    """Refuses a run that would overwrite one of its inputs (``InputError``), as where images are named as results are."""
+def check_outputs(cases: Iterable[Case], options: Options, *, inputs: Iterable[File] = ()) -> None:
+    """Refuses a run that would overwrite an input (``InputError``), as where images are named as results are.
+
+    ``inputs`` besides the images of the cases.
+    """
     pairs = [pair for case in cases for pair in case.pairs]
-    inputs = {_identity(path) for path in {path for pair in pairs for path in (pair.fixed, pair.moving)}} - {None}
-    for target in (path for pair in pairs for path in output_files(pair, options)):
-        if _identity(target) in inputs:
-            raise InputError(f"{target}: expected another output than an input, which would be lost")
+    results = [path for pair in pairs for path in output_files(pair, options)]
+    check_inputs_stay(
+        [*results, options.output / options.report_name, lock_file(options)],
+        {*inputs, *(path for pair in pairs for path in (pair.fixed, pair.moving))},
+    )
 
 
-def _identity(path: File) -> tuple[int, int] | None:
-    """The same for all paths of a file; None if it is not there."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+def lock_file(options: Options) -> Path:
+    """The file that a run with this report locks."""
+    return options.output / f".{options.report_name}.lock"
 
 
 def check_case_room(pairs: int, shape: Shape, options: Options) -> None:
@@ -99,8 +99,13 @@ def write_pair(
         digests[path] = write_displacement(path, displacement, grid.affine, grid.unit)
     else:
         source, digests[path] = same
-        write_whole(path, lambda file: shutil.copyfile(source, file))
+        write_whole(path, lambda file: _copy(source, file))
     return digests
+
+
+def _copy(source: Path, file: Path) -> None:
+    shutil.copyfile(source, file)
+    check_size(file, source.stat().st_size)
 
 
 def write_placeholder(pair: Pair, options: Options, *, budget_bytes: int) -> Path:

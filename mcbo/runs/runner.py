@@ -1,20 +1,22 @@
 """Registers the cases of a run, from files to files, in this process or on workers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 
 from mcbo.core.log import log
 from mcbo.dataset.learn2reg import Case
-from mcbo.io.files import prepare_folder
-from mcbo.io.lock import hold, refuse_if_held
+from mcbo.io.files import no_empty_folder, prepare_folder
+from mcbo.io.lock import Place, hold, refuse_if_held
+from mcbo.io.source import File
 from mcbo.methods.config import Preset
 from mcbo.progress import show_progress
 from mcbo.report import REPORT
 from mcbo.runs.ledger import Ledger, Outcome
 from mcbo.runs.options import Options, Setup
-from mcbo.runs.outputs import check_inputs_stay, warn_of_room
+from mcbo.runs.outputs import check_outputs, lock_file, warn_of_room
 from mcbo.runs.pipelined import PipelinedRunner
 from mcbo.runtime import (
     CpuPeakMeter,
@@ -28,11 +30,12 @@ from mcbo.runtime import (
 )
 
 
-def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
+def run(cases: Sequence[Case], config: Preset, options: Options, *, inputs: Sequence[File] = ()) -> Outcome:
     """Registers every case and writes displacements and a report; a failure does not stop the rest, unless ``strict``.
 
     The report is written after each case, so that an interrupted run can be resumed: a case is skipped if its inputs, preset
-    and version are those of an earlier report, and its files are as they were written.
+    and version are those of an earlier report, and its files are as they were written. ``inputs`` are further files that must
+    not be overwritten.
 
     Raises:
         DeviceError: if the device is not available.
@@ -48,9 +51,8 @@ def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
     on_cluster = options.workers is not None or options.scheduler is not None
     check_device_name(options.device)
     device = torch.device("cpu") if on_cluster else select_device(options.device)
-    check_inputs_stay(cases, options)
-    prepare_folder(options.output)
-    with hold(options.output / f".{options.report_name}.lock"):
+    check_outputs(cases, options, inputs=inputs)
+    with no_empty_folder(options.output), _held(options) as place:
         _refuse_beside(options)
         if not on_cluster:
             if not options.reference:
@@ -61,10 +63,17 @@ def run(cases: Sequence[Case], config: Preset, options: Options) -> Outcome:
         if on_cluster:
             from mcbo.runs.cluster import run_on_cluster  # here, because it is an extra
 
-            return run_on_cluster(cases, config, options)
+            return run_on_cluster(cases, config, options, place)
         if options.device == "auto" and is_gpu_unused(device):
             log.warning("running on the CPU: %s", why_no_gpu())
-        return _run_here(cases, Setup(config, options, device))
+        return _run_here(cases, Setup(config, options, device, place))
+
+
+@contextmanager
+def _held(options: Options) -> Iterator[Place]:
+    prepare_folder(options.output)
+    with hold(lock_file(options)) as place:
+        yield place
 
 
 def _run_here(cases: Sequence[Case], setup: Setup) -> Outcome:
@@ -85,16 +94,20 @@ def _run_here(cases: Sequence[Case], setup: Setup) -> Outcome:
                 if options.strict:
                     pipeline.finish_writing()
                     if ledger.failed:
-                        ledger.stop("since one failed and --strict was given")
+                        log.error("%s; finished results are kept", ledger.stop("since one failed and --strict was given"))
                         break
             pipeline.finish_writing()
         if not cases:
             ledger.save_report()
-    except (KeyboardInterrupt, SystemExit):
-        done = len(ledger.results)
-        log.error("stopped after %d of %d case(s); finished results are kept, the next run resumes", done, len(cases))
+    except (KeyboardInterrupt, SystemExit) as stop:
+        stop.add_note(stopped_after(len(ledger.results), len(cases)))
         raise
     return ledger.outcome()
+
+
+def stopped_after(done: int, cases: int) -> str:
+    """What is said of a run that a signal ended."""
+    return f"stopped after {done} of {cases} case(s); finished results are kept, the next run resumes"
 
 
 def _refuse_beside(options: Options) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ def write(run: CaseRun, *, timer: StageTimer) -> CaseResult:
         return result
     digests: dict[Path, str | None] = {}
     with run.span("write"), timer.stage("write"):
-        with run.failing():
+        with run.failing(), _in_place(run):
             there: dict[int, tuple[Path, str | None]] = {}  # by displacement, which several pairs may share
             for pair in run.requested:
                 name = pair.field_name
@@ -60,10 +61,26 @@ def fail(case: Case, message: str, setup: Setup) -> CaseResult:
     return write(run, timer=StageTimer())
 
 
+@contextlib.contextmanager
+def _in_place(run: CaseRun) -> Iterator[None]:
+    """Fails with ``OutputError`` if the output folder is not in its place before the block, or no longer after it."""
+    run.setup.check_place()
+    yield
+    try:
+        run.setup.check_place()
+    except OutputError:
+        run.result.written.clear()
+        raise
+
+
 def _clear_up(pair: Pair, run: CaseRun) -> None:
     """Logs why a pair failed, and leaves nothing but a placeholder under the names of its results."""
     result = run.result
     result.note(f"{pair.field_name} is not written: {result.failed[pair.field_name]}", logging.ERROR)
+    try:
+        run.setup.check_place()
+    except OutputError:  # as has been said; another folder's files are not ours
+        return
     if run.setup.options.on_failure != ON_FAILURE[0]:
         _stand_in(pair, run)
     for path in output_files(pair, run.setup.options):

@@ -15,6 +15,7 @@ from typing import Any
 
 from evaluation.images import read_grid
 from evaluation.pairs import Pair as JudgedPair
+from evaluation.pairs import beside
 from evaluation.settings import from_options
 from evaluation.summary import score, to_official
 from evaluation.tasks import METRICS
@@ -141,6 +142,19 @@ def make_studies(
             reduced = tuple(replace(case, pairs=tuple(wanted(case, channels))) for case in selected)
             studies.append(Study(name, path, "+".join(channels) or "all", reduced, variants, truths))
     return studies
+
+
+def input_files(studies: Sequence[Study], truth: Path | None) -> list[Path]:
+    """What is read: the JSONs, the images and what may lie beside them, known displacements."""
+    found: list[Path] = []
+    for study in studies:
+        pairs = [JudgedPair(Path(pair.fixed), Path(pair.moving)) for case in study.cases for pair in case.pairs]
+        images = [image for pair in pairs for image in (pair.fixed, pair.moving)]
+        labels = [beside(image, "labels") for image in images]
+        points = [beside(image, "landmarks", ".csv") for image in images]
+        truths = [(truth or study.path.parent / "truth") / f"{case.name}.npz" for case in study.cases]
+        found += [study.path, *images, *labels, *points, *truths]
+    return found
 
 
 def _dataset_name(path: Path) -> str:

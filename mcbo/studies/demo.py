@@ -1,9 +1,9 @@
 """The built-in demo: a phantom written as a dataset folder, registered, scored, and drawn."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from mcbo.core.field import lengths, warp
 from mcbo.core.log import log
 from mcbo.core.types import Displacement, Volume
 from mcbo.dataset.learn2reg import read_json
-from mcbo.io.files import prepare_folder, write_whole
+from mcbo.io.files import no_empty_folder, prepare_folder, write_bytes
+from mcbo.io.lock import hold
 from mcbo.io.nifti import read_displacement, write_volume
 from mcbo.methods.config import Preset
 from mcbo.qc.findings import look_at
@@ -28,10 +29,12 @@ from mcbo.qc.picture import Slice
 from mcbo.runs.ledger import Outcome
 from mcbo.runs.options import Options
 from mcbo.runs.runner import run
+from mcbo.runtime import check_device_name, select_device
 from mcbo.studies.phantom import Phantom, make_phantom
 
 SHAPE = (96, 80, 88)
 TASK = "ReMIND2Reg"
+_DESCRIPTION = "A phantom with known displacement, drawn by the demo; not patient data"
 CHANNELS = {"0000": "iUS", "0001": "ceT1", "0002": "T2"}
 
 
@@ -39,7 +42,25 @@ def run_demo(options: Options, *, config: Preset) -> Outcome:
     """Writes ``dataset/``, ``results/``, ``demo.png`` and ``demo.html`` to ``options.output``; ``movings`` must be empty."""
     if options.movings:
         raise InputError("--demo: expected no --moving, since the demo shows both modalities")
-    prepare_folder(options.output)
+    check_device_name(options.device)
+    if options.scheduler is None:
+        select_device(options.device)
+    with no_empty_folder(options.output):
+        prepare_folder(options.output)
+        with hold(options.output / ".demo.lock"):
+            _check_own(options.output / "dataset" / f"{TASK}_dataset.json")
+            return _run(options, config)
+
+
+def _check_own(path: Path) -> None:
+    """Raises ``InputError`` if a dataset JSON is there that is not the demo's."""
+    if path.is_file() and _DESCRIPTION not in path.read_bytes().decode("utf-8", "replace"):
+        raise InputError(
+            f"{path}: expected no dataset but the demo's, found another, which would be lost; choose another --output"
+        )
+
+
+def _run(options: Options, config: Preset) -> Outcome:
     phantom = make_phantom(SHAPE, wedge=True)
     dataset = write_dataset(phantom, options.output / "dataset")
     results = options.output / "results"
@@ -49,7 +70,7 @@ def run_demo(options: Options, *, config: Preset) -> Outcome:
     table = to_table(score(dataset, results, from_options(["tre"])))
     picture = options.output / "demo.png"
     fields = [read_displacement(path) for path in outcome.written]
-    write_whole(picture, lambda file: draw_case(file, phantom, fields))
+    write_bytes(picture, draw_case(phantom, fields))
     page = picture.with_suffix(".html")
     write_page(page, look_at(results / options.report_name))
     for name, row in table.iterrows():
@@ -69,12 +90,13 @@ def write_dataset(phantom: Phantom, folder: Path, *, case: str = "0001") -> Path
     points = (phantom.fixed_landmarks, phantom.moving_landmarks, phantom.moving_landmarks)
     for name, image, landmarks in zip(names, (phantom.fixed, phantom.cet1, phantom.t2), points, strict=True):
         write_volume(folder / "imagesTr" / f"{name}.nii.gz", image, np.eye(4))
-        write_whole(folder / "landmarksTr" / f"{name}.csv", partial(np.savetxt, X=landmarks, fmt="%.3f", delimiter=","))
+        table = "".join(",".join(f"{value:.3f}" for value in point) + "\n" for point in landmarks)
+        write_bytes(folder / "landmarksTr" / f"{name}.csv", table.encode("ascii"))
     fixed, *movings = (f"./imagesTr/{name}.nii.gz" for name in names)
     pairs = [{"fixed": fixed, "moving": moving} for moving in movings]
     content = {
         "name": TASK,
-        "description": "A phantom with known displacement, drawn by the demo; not patient data",
+        "description": _DESCRIPTION,
         "simulated": True,
         "licence": "Apache-2.0",
         "modality": {str(index): name for index, name in enumerate(CHANNELS.values())},
@@ -83,7 +105,7 @@ def write_dataset(phantom: Phantom, folder: Path, *, case: str = "0001") -> Path
         "registration_val": pairs,
     }
     path = folder / f"{TASK}_dataset.json"
-    write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("ascii"))
     return path
 
 
@@ -91,8 +113,8 @@ _ARROW_EVERY = 8  # voxels
 _OUTLINES = {0.2: "#56b4e9", 0.65: "#e69f00"}  # colors, by intensity relative to the largest of the smoothed fixed image
 
 
-def draw_case(path: Path, phantom: Phantom, displacements: Sequence[Displacement]) -> None:
-    """Draws, as PNG, the images and the displacements found for ceT1 and for T2 in the middle slice of axis 1."""
+def draw_case(phantom: Phantom, displacements: Sequence[Displacement]) -> bytes:
+    """PNG of the images and the displacements found for ceT1 and for T2 in the middle slice of axis 1."""
     titles = list(CHANNELS.values())
     index = phantom.fixed.shape[3] // 2
     figure = Figure(figsize=(13, 7.4), layout="constrained")
@@ -117,7 +139,9 @@ def draw_case(path: Path, phantom: Phantom, displacements: Sequence[Displacement
         "Outlines: what the fixed image shows bright (orange) and dark (blue); they should fit the warped images. "
         "Arrows: from fixed to moving."
     )
-    figure.savefig(path, format="png", dpi=110)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    return drawn.getvalue()
 
 
 def _slice(volume: Volume, index: int) -> Slice:

@@ -1,10 +1,12 @@
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ import torch
 
 from mcbo.core.errors import DiskSpaceError, OutputError
 from mcbo.io import files
-from mcbo.io.files import check_room, format_bytes, prepare_folder, write_whole
+from mcbo.io.files import check_can_hold, check_room, format_bytes, prepare_folder, write_bytes, write_whole
+from mcbo.io.lock import hold, refuse_if_held
 from mcbo.io.nifti import write_volume
 
 
@@ -150,3 +153,86 @@ def test_room_is_refused_with_both_figures(tmp_path: Path, monkeypatch: pytest.M
     ):
         check_room(tmp_path, 2_500_000_000, "2 displacement(s)")
     assert format_bytes(12_345) == "12 kB"
+
+
+def test_names_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / f"{'ä' * 120}.txt"
+    write_bytes(path, b"whole")
+    assert path.read_bytes() == b"whole"
+
+
+def test_an_error_removes_the_folders_made_for_a_file_and_no_others(tmp_path: Path) -> None:
+    def fail(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "there").mkdir()
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_whole(tmp_path / "there" / "new" / "deep" / "a.txt", fail)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_bytes_that_do_not_arrive_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, content: whole(path, content[:3]))
+    with pytest.raises(OutputError, match=r"a\.txt: cannot be written: 3 of 5 bytes arrived"):
+        write_bytes(tmp_path / "a.txt", b"whole")
+    assert list(tmp_path.iterdir()) == []
+
+
+def locks_of_nfs(descriptor: int, operation: int) -> None:
+    """NFS keeps locks as those of ``fcntl``: an exclusive one for a file opened to be written, a shared one to be read."""
+    mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+    needed = {fcntl.LOCK_EX: (os.O_WRONLY, os.O_RDWR), fcntl.LOCK_SH: (os.O_RDONLY, os.O_RDWR)}
+    if mode not in needed[operation & ~fcntl.LOCK_NB]:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def test_on_nfs_what_a_killed_run_left_is_cleared_if_it_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", locks_of_nfs)
+    left = tmp_path / ".partial-00000000-disp.nii.gz"
+    left.write_text("half")
+    write_bytes(tmp_path / "a.txt", b"whole")
+    refuse_if_held(tmp_path / "a.txt")
+    prepare_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    whole = os.open
+
+    def may_only_read(path: Path, flags: int, *mode: int) -> int:
+        if path == left and flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return whole(path, flags, *mode)
+
+    left.write_text("of another user")
+    monkeypatch.setattr(os, "open", may_only_read)
+    prepare_folder(tmp_path)
+    assert left.read_text() == "of another user"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, 524])
+def test_what_a_file_system_cannot_do_is_borne(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(number, "not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    if number != errno.ENOLCK:
+        monkeypatch.setattr(os, "fsync", unsupported)
+        monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    prepare_folder(tmp_path)
+    write_whole(tmp_path / "a.txt", lambda file: check_can_hold(file, 100))
+    with hold(tmp_path / "x"):
+        write_bytes(tmp_path / "b.txt", b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("found", [(0, 0, 0), OSError(errno.ENOENT, "No such file or directory")])
+def test_room_that_is_not_known_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: tuple[int, int, int] | OSError
+) -> None:
+    def usage(_: Path) -> Any:
+        if isinstance(found, OSError):
+            raise found
+        return type("usage", (), dict(zip(("total", "used", "free"), found, strict=True)))
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    check_room(tmp_path, 10**18, "this")
+    assert files.free_disk_bytes(tmp_path) > 10**18

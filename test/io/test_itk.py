@@ -1,5 +1,6 @@
 """Round trips with SimpleITK, on an oblique, anisotropic pair of different grids."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -213,3 +214,37 @@ def test_a_field_that_has_its_own_grid_is_sampled_on_another() -> None:
     reached = grid.to_world(voxels + field[0].reshape(3, -1).T)[deep]
     assert grid is MOVING
     assert (reached - fixed_to_moving(MOVING.to_world(voxels)[deep], FIELD, FIXED).world).norm(dim=1).max() <= 1e-3
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".tfm", ".nii.gz", ".nrrd", ".mha"])
+def test_what_itk_does_not_get_onto_the_disk_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    """ITK itself returns as if all were well."""
+    name = "WriteTransform" if suffix in (".h5", ".tfm") else "WriteImage"
+    whole = getattr(sitk, name)
+
+    def cut(content: object, file: str, **options: object) -> None:
+        whole(content, file, **options)
+        size = Path(file).stat().st_size
+        os.truncate(file, size - size // 3)
+
+    monkeypatch.setattr(sitk, name, cut)
+    path = tmp_path / f"field{suffix}"
+    path.write_text("finished")
+    with pytest.raises(OutputError, match=f"field{suffix}: cannot be written: "):
+        write_transform(path, FIELD, FIXED)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(path.name, "finished")]
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".nrrd"])
+def test_names_that_are_not_utf_8_do_not_end_the_process(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / os.fsdecode(b"folder\xff") / os.fsdecode(b"field\xff" + suffix.encode())
+    write_transform(path, FIELD, FIXED)
+    assert read_transform(path.rename(tmp_path / f"field{suffix}"), None)[1].matches(FIXED)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_an_image_may_have_voxels_that_are_no_numbers(tmp_path: Path) -> None:
+    volume = blobs(MOVING)
+    volume[0, 0, 0, 0, 0] = float("nan")
+    write_any(tmp_path / "a.nrrd", volume, MOVING)
+    assert torch.equal(read_any(tmp_path / "a.nrrd")[0].isnan(), volume.isnan())

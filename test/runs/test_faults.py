@@ -295,6 +295,56 @@ def test_an_input_that_is_deleted_in_mid_run_costs_its_own_pair(
     assert fields(out) == {name: value for name, value in truth.items() if "0004" not in name}
 
 
+@pytest.mark.parametrize("how", ["renamed", "removed", "replaced"])
+def test_an_output_folder_that_is_gone_is_noticed(
+    original: Path,
+    truth: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+) -> None:
+    out, moved = tmp_path / "out", tmp_path / "moved"
+
+    def disturb() -> None:
+        if how == "removed":
+            shutil.rmtree(out)
+            return
+        out.rename(moved)
+        if how == "replaced":  # by one in which others have a finished result
+            out.mkdir()
+            (out / FIELDS[3]).write_text("finished")
+
+    after_first_case(monkeypatch, disturb)
+    assert process.main([*arguments(original, out), "--on-failure", "zero"]) == process.SOME_FAILED
+    output, error = capsys.readouterr()
+    assert "0 displacement(s) written" in output
+    where = f"what was finished before is in {moved}" if how != "removed" else "what was in it is lost"
+    for name in FIELDS:
+        assert name.removesuffix(".nii.gz") in error.rpartition("not written: ")[2]
+    assert re.search(
+        rf"{re.escape(str(out))}: expected the folder in which the run began, but it was renamed, .*; {re.escape(where)}", error
+    )
+    if how == "replaced":
+        assert [(path.name, path.read_text()) for path in out.iterdir()] == [(FIELDS[3], "finished")]
+    else:
+        assert not out.exists()
+    if how != "removed":  # the next run goes on there
+        assert fields(moved) == {FIELDS[0]: truth[FIELDS[0]]}
+        assert process.main([*arguments(original, moved), "--case", "0001"]) == 0
+        assert "case 0001: done before" in capsys.readouterr().out
+
+
+def test_a_result_that_is_removed_during_the_run_is_noticed(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after_first_case(monkeypatch, (tmp_path / "out" / FIELDS[0]).unlink)
+    assert process.main([*arguments(original, tmp_path / "out"), "--case", "0001,0002"]) == process.SOME_FAILED
+    output, error = capsys.readouterr()
+    assert "1 displacement(s) written" in output
+    assert f"{FIELDS[0]}: it was removed during the run" in error
+
+
 def test_a_clock_that_was_set_back_changes_nothing(
     original: Path, truth: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
