@@ -20,10 +20,10 @@ from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.core.types import Judgement
 from mcbo.geometry.resample import resample
-from mcbo.io.files import digest, prepare_folder
+from mcbo.io.files import digest, prepare_folder, suffix_of
 from mcbo.io.image_like import ImageLike
 from mcbo.io.images import write_any
-from mcbo.io.itk_files import suffix_of, write_transform
+from mcbo.io.itk_files import write_transform
 from mcbo.io.nifti import write_displacement
 from mcbo.methods.config import Preset
 from mcbo.methods.world import Placed

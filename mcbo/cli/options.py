@@ -14,16 +14,16 @@ import typer
 
 from mcbo._version import __version__
 from mcbo.core.errors import InputError
+from mcbo.core.memory import MEMORY_SHARE
 from mcbo.core.types import Triple
 from mcbo.dataset.learn2reg import SPLITS
+from mcbo.io.formats.registry import needs_spacing
 from mcbo.io.images import spacing_of
-from mcbo.io.itk_files import is_tiff
 from mcbo.io.nifti import FORMATS
 from mcbo.methods.memory_model import PROCESS_GB
 from mcbo.methods.presets import DEFAULT_TASK, TASKS
 from mcbo.progress import set_up_logging
 from mcbo.runs.options import ON_FAILURE
-from mcbo.runtime import MEMORY_SHARE
 
 _PRESETS = list(TASKS[DEFAULT_TASK].presets)
 
@@ -194,7 +194,7 @@ def parse_spacing(text: str | None, *images: Path | None) -> Triple | None:
     """Millimeters along columns, rows, slices from ``0.5,0.5,2``; raises ``InputError`` for anything else or without a TIFF."""
     if text is None:
         return None
-    if not any(image is not None and is_tiff(image) for image in images):
+    if not any(image is not None and needs_spacing(image) for image in images):
         raise InputError("--spacing: expected with TIFF files only; all other formats store their voxel size")
     return spacing_of(text)
 

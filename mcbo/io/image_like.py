@@ -13,10 +13,10 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.geometry.grid import Grid
 from mcbo.io.files import reading
+from mcbo.io.formats.registry import needs_spacing
 from mcbo.io.images import positive_sizes, read_any
 from mcbo.io.initial_transform import matrix_of
 from mcbo.io.itk import from_sitk
-from mcbo.io.itk_files import is_tiff
 from mcbo.io.nifti import check_finite, check_structure, to_tensor
 
 ImageLike: TypeAlias = Any
@@ -49,7 +49,7 @@ class Geometry:
 def to_volume(image: ImageLike, name: str, geometry: Geometry) -> tuple[Tensor, Grid]:
     """Any 3D image as ``(1, 1, H, W, D)`` on the CPU, integers as such, and its grid; raises ``InputError`` with its name."""
     if isinstance(image, str | Path):
-        return read_any(Path(image), spacing_mm=geometry.spacing_mm if is_tiff(Path(image)) else None)
+        return read_any(Path(image), spacing_mm=geometry.spacing_mm if needs_spacing(Path(image)) else None)
     with reading(name, "an image", ()):
         if isinstance(image, tuple) and len(image) == 2:
             return _from_array(image[0], matrix_of(image[1], "beside an array (several images make a list) its affine as "))

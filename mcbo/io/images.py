@@ -13,16 +13,17 @@ from mcbo.core.errors import InputError, OutputError
 from mcbo.core.types import Displacement, Triple, Volume
 from mcbo.geometry.grid import Grid
 from mcbo.io import itk_files, nifti
-from mcbo.io.files import reading
+from mcbo.io.files import reading, suffix_of
+from mcbo.io.formats.registry import format_of
 from mcbo.io.itk import to_sitk
-from mcbo.io.itk_files import IMAGE_SUFFIXES, SUFFIXES_WRITTEN, suffix_of
+from mcbo.io.itk_files import SUFFIXES_WRITTEN
 from mcbo.io.nifti_header import read_header
 
 
 def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
-    """Reads a 3D image: what nibabel reads (NIfTI, Analyze, MGH, MINC …), NRRD, MetaImage, TIFF stacks.
+    """Reads a 3D image of one of ``formats.registry``; a folder holds TIFF files, one per slice.
 
-    A folder holds TIFF files, one per slice. ``spacing_mm``, along columns, rows, slices, is for TIFF alone.
+    ``spacing_mm``, along columns, rows, slices, is for TIFF alone.
 
     Returns:
         ``(1, 1, H, W, D)``, int32 or int64 where the file has whole numbers, else float32; and its grid, in RAS whatever the
@@ -30,11 +31,10 @@ def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[
 
     Raises:
         InputError: if it is not such an image.
+        MemoryBudgetError: if it does not fit into memory.
     """
-    if path.is_dir() or suffix_of(path) in IMAGE_SUFFIXES:
-        return itk_files.read_image(path, spacing_mm=spacing_mm)
-    volume, affine = nifti.read_voxels(path)
-    return volume, _grid(path, volume, affine)
+    sizes = None if spacing_mm is None else positive_sizes(spacing_mm)
+    return format_of(path).read(path, sizes)
 
 
 def read_intensities(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:

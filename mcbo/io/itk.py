@@ -3,6 +3,7 @@
 SimpleITK is imported only where it is needed: registering NIfTI files works without it.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +24,23 @@ LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 def grid_of(image: "sitk.Image") -> Grid:
     """The grid of a SimpleITK image."""
+    return grid_from(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def grid_from(size: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]) -> Grid:
+    """The grid of a size along columns, rows, slices, a spacing, an origin and directions in LPS mm, as ITK has them."""
     affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return Grid(image.GetSize(), LPS @ affine)
+    affine[:3, :3] = np.reshape(direction, (3, 3)) * np.array(spacing)
+    affine[:3, 3] = origin
+    height, width, depth = size
+    return Grid((height, width, depth), LPS @ affine)
+
+
+def geometry_of(grid: Grid) -> dict[str, list[float]]:
+    """The reverse: spacing, origin and direction, by these names."""
+    affine = LPS @ grid.affine
+    direction = affine[:3, :3] / np.array(grid.spacing_mm)
+    return {"spacing": list(grid.spacing_mm), "origin": affine[:3, 3].tolist(), "direction": direction.ravel().tolist()}
 
 
 def from_sitk(image: "sitk.Image", *, numbers: int = 1) -> tuple[Tensor, Grid]:
@@ -35,6 +49,9 @@ def from_sitk(image: "sitk.Image", *, numbers: int = 1) -> tuple[Tensor, Grid]:
 
     if image.GetDimension() != 3:
         raise InputError(f"expected a 3D image, found {image.GetDimension()} dimensions")
+    if image.GetPixelID() in _label_maps():  # of which SimpleITK makes no array, but aborts
+        found = image.GetPixelIDTypeAsString()
+        raise InputError(f"expected one number per voxel, found a {found}: convert it with SimpleITK.LabelMapToLabel")
     if image.GetNumberOfComponentsPerPixel() != numbers:
         expected = "one number" if numbers == 1 else f"{numbers} numbers"
         raise InputError(f"expected {expected} per voxel, found {image.GetNumberOfComponentsPerPixel()}")
@@ -50,10 +67,10 @@ def to_sitk(volume: Tensor, grid: Grid) -> "sitk.Image":
         raise ShapeError(f"image: expected a volume of shape {(1, 1, *grid.shape)}, got {tuple(volume.shape)}")
     array = np.ascontiguousarray(volume[0].cpu().numpy().transpose(3, 2, 1, 0))
     image = sitk.GetImageFromArray(array if len(volume[0]) > 1 else array[..., 0], isVector=len(volume[0]) > 1)
-    affine = LPS @ grid.affine
-    image.SetSpacing(grid.spacing_mm)
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / np.array(grid.spacing_mm)).ravel().tolist())
+    geometry = geometry_of(grid)
+    image.SetSpacing(geometry["spacing"])
+    image.SetOrigin(geometry["origin"])
+    image.SetDirection(geometry["direction"])
     return image
 
 
@@ -70,7 +87,11 @@ def to_vectors(displacement: Displacement, grid: Grid, *, dtype: torch.dtype = t
 
 def from_vectors(image: "sitk.Image") -> tuple[Displacement, Grid]:
     """An image of finite LPS vectors in mm as ``(1, 3, H, W, D)`` float32 voxels, and its grid; else raises ``InputError``."""
-    vectors, grid = from_sitk(image, numbers=3)
+    return from_lps_vectors(*from_sitk(image, numbers=3))
+
+
+def from_lps_vectors(vectors: Tensor, grid: Grid) -> tuple[Displacement, Grid]:
+    """Finite LPS vectors in mm, ``(1, 3, H, W, D)``, as voxels of their grid, and that; else raises ``InputError``."""
     if not torch.isfinite(vectors).all():
         raise InputError("expected finite vectors, found some that are NaN or infinite")
     matrix = torch.from_numpy(np.linalg.inv((LPS @ grid.affine)[:3, :3])).to(torch.float32)
@@ -84,26 +105,7 @@ def to_transform(displacement: Displacement, grid: Grid) -> "sitk.DisplacementFi
     return sitk.DisplacementFieldTransform(to_vectors(displacement, grid, dtype=torch.float64))
 
 
-def from_transform(transform: "sitk.Transform", fixed: Grid | None) -> tuple[Displacement, Grid]:
-    """Any 3D ITK transform, fixed to moving, as a displacement on the fixed grid; a displacement field may keep its own.
-
-    Raises:
-        InputError: if it is not 3D, or needs a grid.
-    """
+def _label_maps() -> set[int]:
     import SimpleITK as sitk
 
-    if transform.GetDimension() != 3:
-        raise InputError(f"expected a transform of 3 dimensions, found {transform.GetDimension()}")
-    simple = transform
-    if isinstance(simple, sitk.CompositeTransform) and simple.GetNumberOfTransforms() == 1:
-        simple = simple.GetNthTransform(0)
-    if fixed is None:
-        if not isinstance(simple, sitk.DisplacementFieldTransform):
-            raise InputError(f"a {simple.GetName()} has no grid of its own: expected --reference with the fixed image")
-        return from_vectors(simple.GetDisplacementField())
-    like = to_sitk(torch.zeros((1, 1, 1, 1, 1)), Grid((1, 1, 1), fixed.affine))
-    sampler = sitk.TransformToDisplacementFieldFilter()
-    sampler.SetReferenceImage(like)
-    sampler.SetSize(fixed.shape)
-    sampler.SetOutputPixelType(sitk.sitkVectorFloat64)
-    return from_vectors(sampler.Execute(transform))[0], fixed
+    return {sitk.sitkLabelUInt8, sitk.sitkLabelUInt16, sitk.sitkLabelUInt32, sitk.sitkLabelUInt64}

@@ -1,7 +1,6 @@
-"""Volumes and displacements in the files of the challenge, NIfTI and ``.npz``; volumes in whatever else nibabel reads."""
+"""Volumes and displacements in the files of the challenge, NIfTI and ``.npz``."""
 
 import io
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ import nibabel
 import numpy as np
 import torch
 from isal import igzip_threaded
-from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.errors import InputError
 from mcbo.core.types import Displacement, Shape, Volume
-from mcbo.io.files import Digesting, digest, reading, regular_size, write_whole
-from mcbo.io.nifti_header import BLOCK_VALUES, MAX_VOXELS, UNREADABLE, Header, copy_reordered, read_header, read_values
+from mcbo.io.files import Digesting, digest, write_whole
+from mcbo.io.nifti_header import BLOCK_VALUES, Header, copy_reordered, read_header, read_values
 from mcbo.io.npz import read_array
 from mcbo.io.source import File
 
@@ -126,7 +124,7 @@ def read_displacement(path: Path) -> Displacement:
 
 
 def read_voxels(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
-    """Reads any 3D image, even a constant one, to be warped rather than registered.
+    """Reads a 3D image of NIfTI, even a constant one, to be warped rather than registered.
 
     Returns:
         ``(1, 1, H, W, D)``, integers if the file has them without scaling, else float32; and the affine.
@@ -134,27 +132,11 @@ def read_voxels(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
     Raises:
         InputError: if it cannot be read, is not 3D, or does not have one number per voxel.
     """
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return _read_otherwise(path)
     header = read_header(path)
     check_image(header)
     whole = header.dtype.kind in "iu" and (header.slope, header.intercept) == (1, 0)
     values = read_values(header, dtype=_whole_type(header.dtype) if whole else np.float32)
     return torch.from_numpy(values)[None, None], header.affine
-
-
-def _read_otherwise(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
-    """Reads what nibabel knows besides NIfTI: Analyze, MGH, MINC and others."""
-    regular_size(path, "an image")
-    with reading(path, "a whole image", UNREADABLE):
-        image = nibabel.load(path)
-        if not isinstance(image, SpatialImage) or image.affine is None:
-            raise InputError(f"expected an image with an affine, found a {type(image).__name__}")
-        shape = image.shape[:3] if set(image.shape[3:]) <= {1} else image.shape
-        if len(shape) != 3 or not 0 < math.prod(shape) <= MAX_VOXELS:
-            raise InputError(f"expected a 3D image of at most {MAX_VOXELS} voxels, found data of shape {image.shape}")
-        volume = to_tensor(np.asanyarray(image.dataobj).reshape(shape))
-    return volume[None, None], np.asarray(image.affine, dtype=np.float64)
 
 
 def to_tensor(array: NDArray[np.generic]) -> Tensor:
