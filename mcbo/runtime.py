@@ -1,6 +1,5 @@
 """The machine: devices, free memory, versions. Only this module and ``kernels/cuda/device.py`` use CUDA directly."""
 
-import ctypes
 import gc
 import math
 import os
@@ -21,7 +20,7 @@ from torch import Tensor
 from mcbo._version import __version__
 from mcbo.core.errors import DeviceError, DeviceMemoryError, KernelError
 from mcbo.core.log import log
-from mcbo.core.memory import MEMORY_SHARE, available_bytes
+from mcbo.core.memory import MEMORY_SHARE, available_bytes, c_library, give_back_memory
 from mcbo.core.timing import PeakMeter
 from mcbo.core.types import Kernels
 from mcbo.kernels import REFERENCE
@@ -331,32 +330,17 @@ def keep_freed_memory() -> None:
     (two cores, AMD EPYC, 2026-11-24). One pool for all threads, since what one frees the next one needs. Not for workers,
     several of which share a machine. Does nothing without glibc.
     """
-    library = _c_library()
+    library = c_library()
     if library is not None:
         library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, -1)  # never
         library.mallopt(_M_ARENA_MAX, 1)
 
 
-def give_back_memory() -> None:
-    """Returns unused pages of this process to the system. Does nothing without glibc."""
-    library = _c_library()
-    if library is not None:
-        library.malloc_trim(0)
-
-
 def tidy_memory() -> None:
     """Returns freed memory to the system if this process is large."""
     if resident_bytes() > TIDY_BYTES:
         give_back_memory()
-
-
-@cache
-def _c_library() -> ctypes.CDLL | None:
-    if sys.platform != "linux":
-        return None
-    library = ctypes.CDLL(None)
-    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
 
 
 def free_bytes(device: torch.device) -> int:

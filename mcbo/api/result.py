@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from mcbo.api.transform import Direction, Transform, Unit
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
+from mcbo.core.memory import within_host_memory
 from mcbo.core.types import Judgement
 from mcbo.geometry.resample import resample
 from mcbo.io.files import digest, prepare_folder, suffix_of
@@ -160,6 +161,7 @@ class Result:
         """A ``SimpleITK.DisplacementFieldTransform``, fixed to moving, LPS mm."""
         return self.transforms[0].to_itk()
 
+    @within_host_memory("save")
     def save(self, folder: str | Path, *, without: Sequence[str] = ()) -> list[Path]:
         """Writes displacement, ITK transform, inverse, warped moving images and ``report.json``; see ``result.py``.
 

@@ -8,6 +8,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from mcbo.core.errors import McboError
 from mcbo.core.log import log, printable
+from mcbo.core.memory import exhausted, is_exhausted
 
 ALL_WRITTEN, BAD_INPUT, SOME_FAILED, TERMINATED = 0, 1, 2, 143
 """Exit statuses; the last is what a shell reports for a program that SIGTERM ended (128 + 15)."""
@@ -27,15 +28,24 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> int:
     try:
         app(list(arguments), prog_name=name, obj=status)
     except McboError as error:
-        if log.handlers:  # the command set them up: --log-json counts for errors, too
-            log.error("%s", error)
-        else:
-            typer.echo(printable(f"ERROR: {error}"), err=True)
+        _say(str(error))
+        return BAD_INPUT
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_exhausted(error):
+            raise
+        _say(str(exhausted(name)))
         return BAD_INPUT
     except SystemExit as stop:
         if not status:
             return BAD_INPUT if stop.code == _WRONG_USAGE else int(stop.code or 0)
     return status[0] if status else ALL_WRITTEN
+
+
+def _say(error: str) -> None:
+    if log.handlers:  # the command set them up: --log-json counts for errors, too
+        log.error("%s", error)
+    else:
+        typer.echo(printable(f"ERROR: {error}"), err=True)
 
 
 class Command(TyperCommand):

@@ -1,8 +1,11 @@
 """Memory of the host: what is free, what would not fit, and the libraries' errors when it runs out."""
 
+import ctypes
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from mcbo.core.errors import MemoryBudgetError
@@ -14,6 +17,22 @@ The rest is for the process itself (``memory_model.PROCESS_GB``), files and othe
 
 _EXHAUSTED = re.compile(r"can't allocate memory|failed to allocate|not enough memory|bad_alloc|cannot allocate", re.IGNORECASE)
 """What torch, ITK and the system say, since they raise ``RuntimeError`` and ``OSError``."""
+
+
+def give_back_memory() -> None:
+    """Returns unused pages of this process to the system. Does nothing without glibc."""
+    library = c_library()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+@cache
+def c_library() -> ctypes.CDLL | None:
+    """glibc, whose memory can be tuned; None elsewhere."""
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
 
 
 def available_bytes() -> int:
@@ -48,6 +67,9 @@ def _container_free_bytes(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
 
 def check_fits(needed_bytes: int, what: str) -> None:
     """Raises ``MemoryBudgetError``, with both figures, for more than ``MEMORY_SHARE`` of what is free."""
+    if needed_bytes <= MEMORY_SHARE * available_bytes():
+        return
+    give_back_memory()  # so that it counts as free
     free = available_bytes()
     if needed_bytes > MEMORY_SHARE * free:
         raise MemoryBudgetError(
@@ -71,7 +93,12 @@ def within_host_memory(who: object) -> Iterator[None]:
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_exhausted(error):
             raise
-        raise MemoryBudgetError(
-            f"{who}: expected enough memory, but an allocation failed with {available_bytes() / 1e9:.2f} GB free: "
-            "end other programs, or take smaller images"
-        ) from error
+        raise exhausted(who) from error
+
+
+def exhausted(who: object) -> MemoryBudgetError:
+    """The error to raise where an allocation has failed."""
+    return MemoryBudgetError(
+        f"{who}: expected enough memory, but an allocation failed with {available_bytes() / 1e9:.2f} GB free: end other "
+        "programs, or crop or downsample the images"
+    )

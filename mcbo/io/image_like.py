@@ -1,5 +1,6 @@
 """Images as the Python API takes them: paths, arrays, tensors, images of nibabel and SimpleITK."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.geometry.grid import Grid
 from mcbo.io.files import reading
+from mcbo.io.formats.format import check_memory
 from mcbo.io.formats.registry import needs_spacing
 from mcbo.io.images import positive_sizes, read_any
 from mcbo.io.initial_transform import matrix_of
@@ -56,7 +58,7 @@ def to_volume(image: ImageLike, name: str, geometry: Geometry) -> tuple[Tensor, 
         if hasattr(image, "GetDirection"):  # of SimpleITK
             return from_sitk(image)
         if hasattr(image, "dataobj"):  # of nibabel
-            return _from_array(np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64))
+            return _from_nibabel(image)
         return _from_array(image, geometry.matrix())
 
 
@@ -72,6 +74,14 @@ def to_intensities(image: ImageLike, name: str, geometry: Geometry) -> tuple[Ten
 def name_of(image: ImageLike, other: str) -> str:
     """The path of an image; another name if it has none."""
     return str(image) if isinstance(image, str | Path) else other
+
+
+def _from_nibabel(image: Any) -> tuple[Tensor, Grid]:
+    """Its file is read here, not in another process: the user has opened it already."""
+    check_memory(math.prod(image.shape), np.dtype(np.float64).itemsize)
+    with reading("nibabel", "a whole image", (Exception,)):  # its formats raise errors of any kind
+        array, affine = np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64)
+    return _from_array(array, affine)
 
 
 def _from_array(data: Any, affine: NDArray[np.float64]) -> tuple[Tensor, Grid]:

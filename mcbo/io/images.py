@@ -1,5 +1,6 @@
 """Any 3D image or displacement with its grid; the suffix decides which library reads or writes it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from mcbo.io.formats.registry import format_of
 from mcbo.io.itk import to_sitk
 from mcbo.io.itk_files import SUFFIXES_WRITTEN
 from mcbo.io.nifti_header import read_header
+
+MAX_DISPLACEMENT = 1e6
+"""Voxels; many times as far as any image is large."""
 
 
 def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
@@ -87,12 +91,16 @@ def read_field(path: Path) -> tuple[Displacement, Grid]:
 
     Raises:
         InputError: if it is not NIfTI of shape ``(H, W, D, 3)`` with finite numbers; ``.npz`` has no affine.
+        MemoryBudgetError: if it does not fit into memory.
     """
     if path.suffix == ".npz":
         raise InputError(f"{path}: expected NIfTI: an .npz has no affine (`import` makes one, with --reference FIXED)")
     displacement = nifti.read_displacement(path)
-    if not torch.isfinite(displacement).all():
+    low, high = (float(bound) for bound in torch.aminmax(displacement))
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError(f"{path}: expected finite displacements, found some that are NaN or infinite")
+    if max(-low, high) > MAX_DISPLACEMENT:
+        raise InputError(f"{path}: expected displacements of at most {MAX_DISPLACEMENT:g} voxels, found {max(-low, high):g}")
     return displacement, _grid(path, displacement, read_header(path).affine)
 
 

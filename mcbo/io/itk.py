@@ -3,6 +3,7 @@
 SimpleITK is imported only where it is needed: registering NIfTI files works without it.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mcbo.core.errors import InputError, ShapeError
+from mcbo.core.memory import check_fits
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid, check_lives_on
 from mcbo.io.nifti import to_tensor
@@ -55,7 +57,8 @@ def from_sitk(image: "sitk.Image", *, numbers: int = 1) -> tuple[Tensor, Grid]:
     if image.GetNumberOfComponentsPerPixel() != numbers:
         expected = "one number" if numbers == 1 else f"{numbers} numbers"
         raise InputError(f"expected {expected} per voxel, found {image.GetNumberOfComponentsPerPixel()}")
-    array = sitk.GetArrayFromImage(image)
+    check_fits(8 * math.prod(image.GetSize()) * numbers, "an array of an image")
+    array = sitk.GetArrayViewFromImage(image)
     return to_tensor(array.reshape(*array.shape[:3], -1).transpose(3, 2, 1, 0))[None], grid_of(image)
 
 

@@ -55,7 +55,7 @@ def parse_json(text: str, expected: str, *, max_values: int = MAX_VALUES, surrog
         text: may come from anywhere.
         expected: for messages, ``a dataset JSON``.
         max_values: each comma, colon and bracket counts as one.
-        surrogates: whether texts may contain halves of characters (``\\ud800``), as file names do that are not UTF-8; no file
+        surrogates: whether texts may contain halves of characters, as file names do that are not UTF-8; no file
             can be written with them as they are.
 
     Raises:

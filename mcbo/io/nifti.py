@@ -1,6 +1,7 @@
 """Volumes and displacements in the files of the challenge, NIfTI and ``.npz``."""
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from isal import igzip_threaded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcbo.core.errors import InputError
+from mcbo.core.errors import InputError, naming
+from mcbo.core.memory import check_fits
 from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.io.files import Digesting, digest, write_whole
 from mcbo.io.nifti_header import BLOCK_VALUES, Header, copy_reordered, read_header, read_values
@@ -26,6 +28,9 @@ FORMATS = ("nii.gz", "npz")
 
 BLOCK_BYTES = 2**20
 """Compressed at a time. What a file contains depends on it, but not on the number of threads."""
+
+WORK_BYTES = 96
+"""Per voxel of a displacement, with what is made of it: exporting it for ITK takes most."""
 
 MAX_THREADS = 8
 """That compress a file: they take its values as fast as one thread can hand them out."""
@@ -110,17 +115,29 @@ def in_file_order(tensor: Tensor) -> Tensor:
 
 
 def read_displacement(path: Path) -> Displacement:
-    """Reads a displacement as ``(1, 3, H, W, D)`` float32 voxels; raises ``InputError`` if the file is not ``(H, W, D, 3)``."""
+    """Reads a displacement as ``(1, 3, H, W, D)`` float32 voxels.
+
+    Raises:
+        InputError: if the file is not ``(H, W, D, 3)``.
+        MemoryBudgetError: if it does not fit into memory, nor what is usually made of it.
+    """
     if path.suffix == ".npz":
         array = read_array(path, "a displacement")
+        _check_displacement(path, array.shape)
     else:
         header = read_header(path)
         if header.dtype.kind not in "iuf":
             raise InputError(f"{path}: expected a displacement of numbers, found data of type {header.dtype}")
+        _check_displacement(path, header.shape)
         array = read_values(header)
-    if array.ndim != 4 or array.shape[3] != 3:
-        raise InputError(f"{path}: expected a displacement of shape (H, W, D, 3), found {array.shape}")
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).movedim(-1, 0)[None]
+
+
+def _check_displacement(path: Path, shape: tuple[int, ...]) -> None:
+    if len(shape) != 4 or shape[3] != 3:
+        raise InputError(f"{path}: expected a displacement of shape (H, W, D, 3), found {shape}")
+    with naming(path):
+        check_fits(WORK_BYTES * math.prod(shape[:3]), f"work on a displacement of {'×'.join(map(str, shape[:3]))} voxels")
 
 
 def read_voxels(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
