@@ -17,12 +17,16 @@ from mcbo.core.errors import InputError
 from mcbo.core.timing import StageRecord, StageTimer
 from mcbo.core.types import Judgement, Shape
 from mcbo.io.files import digest, write_bytes
+from mcbo.io.json_file import read_json
 from mcbo.methods.config import Level, Preset
 from mcbo.methods.quality import Sanity
 from mcbo.runtime import DECIDING, versions
 
 REPORT = "report.json"
 """File name of the report of a data set, and of a single registration."""
+
+MAX_BYTES = 2**27
+"""Of a report: 30,000 cases."""
 
 Text = InstanceOf[str]
 """May contain a file name, and so characters that no encoding can write; pydantic's own ``str`` refuses those."""
@@ -173,7 +177,7 @@ def earlier_cases(path: Path, config: Preset | None) -> dict[str, CaseReport]:
         content, report = _read(path)
         if report.sha256 != _own_digest(content):
             return {}
-    except (InputError, RecursionError):
+    except InputError:
         return {}
     here = versions()
     same = config is None or (
@@ -185,19 +189,17 @@ def earlier_cases(path: Path, config: Preset | None) -> dict[str, CaseReport]:
 
 def _read(path: Path) -> tuple[Any, RunReport]:
     """A report, as JSON and as a model."""
+    content = read_json(path, "the report of a run", max_bytes=MAX_BYTES)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         return content, RunReport.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the file"
+        where = ".".join(map(str, problem["loc"]))[:200] or "the file"
         is_unknown = problem["type"] in ("extra_forbidden", "unexpected_keyword_argument")
         found = "is unknown" if is_unknown else "is missing or of another type"
         raise InputError(
             f"{path}: expected the report of a run by this version of mcbo, but {where} {found}; run the registration again"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected the report of a run, but it cannot be read: {error}") from error
 
 
 def _own_digest(content: Any) -> str:

@@ -1,6 +1,5 @@
 """The machine: devices, free memory, versions. Only this module and ``kernels/cuda/device.py`` use CUDA directly."""
 
-import ctypes
 import gc
 import math
 import os
@@ -21,14 +20,10 @@ from torch import Tensor
 from mcbo._version import __version__
 from mcbo.core.errors import DeviceError, DeviceMemoryError, InputError, KernelError
 from mcbo.core.log import log
+from mcbo.core.memory import MEMORY_SHARE, available_bytes, c_library, give_back_memory
 from mcbo.core.timing import PeakMeter
 from mcbo.core.types import Kernels
 from mcbo.kernels import REFERENCE
-
-MEMORY_SHARE = 0.75
-"""Default share of the free memory for the tensors of a case.
-
-The rest is for the process itself (``memory_model.PROCESS_GB``), files and other programs."""
 
 DECIDING = ("mcbo", "torch", "cuda")
 """Versions on which a result depends; another operating system or Python makes no earlier result stale."""
@@ -350,32 +345,17 @@ def keep_freed_memory() -> None:
     (two cores, AMD EPYC, 2026-11-24). One pool for all threads, since what one frees the next one needs. Not for workers,
     several of which share a machine. Does nothing without glibc.
     """
-    library = _c_library()
+    library = c_library()
     if library is not None:
         library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, -1)  # never
         library.mallopt(_M_ARENA_MAX, 1)
 
 
-def give_back_memory() -> None:
-    """Returns unused pages of this process to the system. Does nothing without glibc."""
-    library = _c_library()
-    if library is not None:
-        library.malloc_trim(0)
-
-
 def tidy_memory() -> None:
     """Returns freed memory to the system if this process is large."""
     if resident_bytes() > TIDY_BYTES:
         give_back_memory()
-
-
-@cache
-def _c_library() -> ctypes.CDLL | None:
-    if sys.platform != "linux":
-        return None
-    library = ctypes.CDLL(None)
-    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
 
 
 def free_bytes(device: torch.device) -> int:
@@ -387,23 +367,7 @@ def free_bytes(device: torch.device) -> int:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     give_back_memory()  # so that it counts as free
-    meminfo = Path("/proc/meminfo").read_text()
-    available = next(int(line.split()[1]) * 1024 for line in meminfo.splitlines() if line.startswith("MemAvailable"))
-    return min([available, *_container_free_bytes()])
-
-
-def _container_free_bytes() -> list[int]:
-    """What the limit of the control group (version 2 or 1) leaves, if there is one."""
-    root = Path("/sys/fs/cgroup")
-    for limit, used in (
-        (root / "memory.max", root / "memory.current"),
-        (root / "memory/memory.limit_in_bytes", root / "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return [max(int(limit.read_text()) - int(used.read_text()), 0)]
-        except (OSError, ValueError):  # not this version, or "max": no limit
-            continue
-    return []
+    return available_bytes()
 
 
 def resident_bytes() -> int:

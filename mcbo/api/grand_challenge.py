@@ -20,10 +20,10 @@ from mcbo.core.types import Choice, Triple
 from mcbo.dataset.learn2reg import displacement_name
 from mcbo.dataset.sockets import Job, Socket, Sockets, read_job
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import check_room, digest, prepare_folder
+from mcbo.io.files import check_room, digest, prepare_folder, suffix_of
 from mcbo.io.image_like import Geometry, to_intensities
 from mcbo.io.itk import to_component_axis, to_vectors
-from mcbo.io.itk_files import suffix_of, write_image
+from mcbo.io.itk_files import write_image
 from mcbo.io.lock import hold
 from mcbo.io.nifti import write_displacement
 from mcbo.methods.memory_model import result_bytes

@@ -15,6 +15,7 @@ from mcbo.api.transform import Transform
 from mcbo.core.errors import InputError, naming
 from mcbo.core.field import format_shape
 from mcbo.core.log import log
+from mcbo.core.memory import within_host_memory
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Choice, Kernels
 from mcbo.geometry.grid import Grid
@@ -50,6 +51,7 @@ DEFAULT_PRESET = AUTO
 """Where the fixed image's voxels are anisotropic it halves the error (docs/ablation.md); elsewhere it is much the same."""
 
 
+@within_host_memory("register")
 def register(
     fixed: ImageLike,
     movings: ImageLike | list[ImageLike],
@@ -93,6 +95,7 @@ def register(
 
     Raises:
         InputError: for images, masks, alignments or names that cannot be used.
+        MemoryBudgetError: if the images or the registration do not fit into memory.
         McboError: if the registration fails; see ``pipeline.register``.
     """
     refuse_forked()

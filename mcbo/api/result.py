@@ -18,12 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from mcbo.api.transform import Direction, Transform, Unit, sentence_of
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
+from mcbo.core.memory import within_host_memory
 from mcbo.core.types import Judgement
 from mcbo.geometry.resample import resample
-from mcbo.io.files import check_inputs_stay, digest, identity, no_empty_folder, prepare_folder
+from mcbo.io.files import check_inputs_stay, digest, identity, no_empty_folder, prepare_folder, suffix_of
 from mcbo.io.image_like import ImageLike
 from mcbo.io.images import write_any
-from mcbo.io.itk_files import suffix_of, write_transform
+from mcbo.io.itk_files import write_transform
 from mcbo.io.nifti import write_displacement
 from mcbo.methods.config import Preset
 from mcbo.methods.world import Placed
@@ -194,6 +195,7 @@ class Result:
         """A ``SimpleITK.DisplacementFieldTransform``, fixed to moving, LPS mm."""
         return self.transforms[0].to_itk()
 
+    @within_host_memory("save")
     def save(self, folder: str | Path, *, without: Sequence[str] = ()) -> list[Path]:
         """Writes displacement, ITK transform, inverse, warped moving images and ``report.json``; see ``result.py``.
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from mcbo.core.errors import InputError, naming
 from mcbo.core.field import lengths
 from mcbo.core.log import log
+from mcbo.core.memory import within_host_memory
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.inverse import fixed_to_moving, invert, moving_to_fixed
@@ -54,6 +55,7 @@ class Transform:
     def __repr__(self) -> str:
         return f"<mcbo.Transform: {sentence_of(self.tensor, self.fixed)}>"
 
+    @within_host_memory("warp")
     def warp(self, image: ImageLike, *, labels: bool = False, outside: float = 0.0) -> Any:
         """Warps an image in the space of the moving image onto the fixed grid.
 
@@ -83,6 +85,7 @@ class Transform:
             warped = resample(volume, grid, self.fixed, displacement=self.tensor, mode=mode, outside=outside)
         return like_given(warped, self.fixed, image)
 
+    @within_host_memory("warp_points")
     def warp_points(
         self, points: ArrayLike, *, unit: Unit = "voxel", direction: Direction = "fixed-to-moving"
     ) -> NDArray[np.float64]:
@@ -118,6 +121,7 @@ class Transform:
             log.warning("%d point(s) lie in folds of the displacement; their inverse is not unique", int(found.folded.sum()))
         return (end.to_voxels(found.world) if unit == "voxel" else found.world).numpy()
 
+    @within_host_memory("inverse")
     def inverse(self) -> "Transform":
         """From moving to fixed, on the moving image's grid. A warning says how much of it lies in folds of this one."""
         found = invert(self.tensor, self.fixed, self.moving)
@@ -125,6 +129,7 @@ class Transform:
             log.warning("inverse: %.2f %% of its voxels lie in folds of the displacement: not unique there", 100 * found.folded)
         return Transform(found.displacement, fixed=self.moving, moving=self.fixed)
 
+    @within_host_memory("to_itk")
     def to_itk(self) -> "sitk.DisplacementFieldTransform":
         """For SimpleITK: LPS mm, from fixed to moving, as ``sitk.Resample`` takes it."""
         return to_transform(self.tensor, self.fixed, self.moving)

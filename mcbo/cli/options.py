@@ -15,18 +15,18 @@ import typer
 from mcbo._version import __version__
 from mcbo.cli.streams import show
 from mcbo.core.errors import InputError
+from mcbo.core.memory import MEMORY_SHARE
 from mcbo.core.types import Choice, Triple
 from mcbo.dataset.learn2reg import SPLITS
 from mcbo.dataset.sockets import DISPLACEMENT, ROLES
+from mcbo.io.formats.registry import needs_spacing
 from mcbo.io.images import spacing_of
-from mcbo.io.itk_files import is_tiff
 from mcbo.io.nifti import FORMATS
 from mcbo.io.nifti_header import Form
 from mcbo.methods.memory_model import PROCESS_GB
 from mcbo.methods.presets import DEFAULT_TASK, TASKS
 from mcbo.progress import set_up_logging
 from mcbo.runs.options import ON_FAILURE
-from mcbo.runtime import MEMORY_SHARE
 
 API_METHODS = ("exec", "invoke")
 """A job of grand-challenge.org at the start, or jobs when asked over HTTP: the values of ``org.grand-challenge.api-method``."""
@@ -237,7 +237,7 @@ def parse_spacing(text: str | None, *images: Path | None) -> Triple | None:
     """Millimeters along columns, rows, slices from ``0.5,0.5,2``; raises ``InputError`` for anything else or without a TIFF."""
     if text is None:
         return None
-    if not any(image is not None and is_tiff(image) for image in images):
+    if not any(image is not None and needs_spacing(image) for image in images):
         raise InputError("--spacing: expected with TIFF files only; all other formats store their voxel size")
     return spacing_of(text)
 

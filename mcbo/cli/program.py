@@ -16,6 +16,7 @@ from mcbo.cli.streams import guarded
 from mcbo.core.entry import INTERRUPTED, TERMINATED
 from mcbo.core.errors import McboError
 from mcbo.core.log import log, printable
+from mcbo.core.memory import exhausted, is_exhausted
 
 ALL_WRITTEN, BAD_INPUT, SOME_FAILED = 0, 1, 2
 """Exit statuses, besides those of ``entry``."""
@@ -52,6 +53,11 @@ def _run(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
         app(list(arguments), prog_name=name, obj=status)
     except McboError as error:
         _say(str(error))
+        return BAD_INPUT
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_exhausted(error):
+            raise
+        _say(str(exhausted(name)))
         return BAD_INPUT
     except SystemExit as stop:
         if stop.code in (INTERRUPTED, TERMINATED):

@@ -15,8 +15,9 @@ from mcbo.geometry.grid import Grid, apply_affine
 from mcbo.geometry.inverse import Inverse, MappedPoints, fixed_to_moving, moving_to_fixed
 from mcbo.geometry.inverse import invert as inverted
 from mcbo.geometry.resample import Mode, resample
+from mcbo.io.files import suffix_of
 from mcbo.io.images import read_any, read_field, read_intensities, read_labels, write_any
-from mcbo.io.itk_files import SUFFIXES_WRITTEN, read_transform, suffix_of, write_transform
+from mcbo.io.itk_files import SUFFIXES_WRITTEN, read_transform, write_transform
 from mcbo.io.landmarks import SUFFIXES, read_landmarks, write_landmarks
 from mcbo.io.nifti import read_displacement, write_displacement
 

@@ -15,8 +15,8 @@ from pydantic import AliasChoices, BaseModel, FailFast, Field, TypeAdapter, Vali
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.dataset.folders import Folder
-from mcbo.io.files import shown
-from mcbo.io.itk_files import IMAGE_SUFFIXES, suffix_of
+from mcbo.io.files import shown, suffix_of
+from mcbo.io.formats.registry import FORMATS
 from mcbo.io.json_file import read_json
 
 INPUTS = "inputs.json"
@@ -245,4 +245,4 @@ def _find(entry: _Entry, side: Side, given: str | None, folder: Folder) -> Socke
 
 def _names_image(path: str) -> bool:
     name = path.rpartition("/")[2]
-    return not name.startswith(".") and suffix_of(Path(name)) in (*IMAGE_SUFFIXES, ".nii", ".nii.gz")
+    return not name.startswith(".") and any(suffix_of(Path(name)) in known.suffixes for known in FORMATS)

@@ -19,6 +19,9 @@ from mcbo.geometry.units import Unit
 SLAB_VOXELS = 1 << 20
 """Voxels that are worked on at a time: 25 MB for each set of float64 coordinates."""
 
+_SMALLEST_MM, _FARTHEST_MM = 1e-12, 1e12
+"""Of affines; smaller or larger numbers overflow on the way, and no image of anything has them."""
+
 _EDGE = 1e-6
 """Voxels by which a position may miss a grid's edge and still count as on it: rounding."""
 
@@ -49,7 +52,12 @@ class Grid:
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.array_equal(affine[3], (0, 0, 0, 1)):
             raise ShapeError(f"grid: expected a finite 4×4 affine whose last row is 0 0 0 1, got {affine.tolist()}")
         sizes = np.linalg.norm(affine[:3, :3], axis=0)
-        if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
+        if not (sizes.min() >= _SMALLEST_MM and np.abs(affine).max() <= _FARTHEST_MM):
+            raise ShapeError(
+                f"grid: expected voxels of {_SMALLEST_MM:g} mm or more within {_FARTHEST_MM:g} mm of the origin, got "
+                f"{affine.tolist()}"
+            )
+        if abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
             raise ShapeError(f"grid: expected an affine that can be inverted, got {affine.tolist()}")
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)

@@ -3,6 +3,7 @@
 Both rest on ``preimages``, which finds where a displacement reaches given points.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mcbo.core.errors import ShapeError
+from mcbo.core.memory import check_fits
 from mcbo.core.types import Displacement
 from mcbo.geometry.continuation import Continued, continued
 from mcbo.geometry.grid import SLAB_VOXELS, Grid
@@ -133,8 +135,10 @@ def invert(displacement: Displacement, grid: Grid, onto: Grid) -> Inverse:
 
     Raises:
         ShapeError: if the displacement does not live on its grid.
+        MemoryBudgetError: if the inverse does not fit into memory.
     """
     forward = continued(displacement, grid)
+    check_fits(12 * math.prod(onto.shape), "an inverse displacement")
     result = torch.empty((1, 3, *onto.shape), device=displacement.device)
     outside = folded = 0
     residual = 0.0

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mcbo.core.errors import InputError, ShapeError
 from mcbo.core.field import sample_at
+from mcbo.core.memory import check_fits
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid, displaced
 
@@ -44,12 +45,15 @@ def resample(
     Raises:
         ShapeError: if a tensor does not live on its grid.
         InputError: if the result cannot hold ``outside``.
+        MemoryBudgetError: if the result does not fit into memory.
     """
     if volume.dim() != 5 or tuple(volume.shape[2:]) != its_grid.shape or (mode != "linear" and volume.shape[1] != 1):
         raise ShapeError(f"resample: expected a volume of shape {(1, 1, *its_grid.shape)}, got {tuple(volume.shape)}")
     if mode == "linear" and volume.dtype != torch.float64:
         volume = volume.float()
     _check_outside(outside, volume.dtype)
+    if volume.device.type == "cpu":
+        check_fits(volume.element_size() * volume.shape[1] * math.prod(onto.shape), "a resampled image")
     result = volume.new_empty((1, volume.shape[1], *onto.shape))
     for first, last in onto.slabs():
         positions = its_grid.to_voxels(onto.to_world(displaced(onto, displacement, first, last))).to(volume.device)

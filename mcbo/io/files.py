@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from mcbo.core.errors import DiskSpaceError, InputError, OutputError, ShapeError
+from mcbo.core.errors import DiskSpaceError, InputError, MemoryBudgetError, OutputError, ShapeError
 from mcbo.io.lock import UNSUPPORTED, is_same_file, lock_file
 from mcbo.io.source import File
 
@@ -260,6 +260,9 @@ def _sync(descriptor: int) -> None:
             raise
 
 
+PACKED = (".gz", ".bz2", ".zst")
+"""Suffixes of compressed files, behind the one of their format."""
+
 _KINDS = {"d": "a folder", "p": "a named pipe", "s": "a socket", "c": "a device", "b": "a device"}
 """Kinds of files that are not regular, by the first letter of ``stat.filemode``."""
 
@@ -285,15 +288,24 @@ def reason_of(error: Exception) -> str:
 
 @contextlib.contextmanager
 def reading(name: object, expected: str, errors: tuple[type[Exception], ...] = (OSError, ValueError)) -> Iterator[None]:
-    """Turns errors in the block, those of libraries included, into an ``InputError`` that begins with a name."""
+    """Turns errors in the block, those of libraries included, into an ``InputError`` that begins with a name.
+
+    A lack of memory becomes a ``MemoryBudgetError``.
+    """
     try:
         yield
     except (InputError, ShapeError) as error:
         raise InputError(f"{name}: {error}") from error
-    except MemoryError as error:
-        raise InputError(f"{name}: expected {expected} that fits into memory: {error}") from error
+    except (MemoryError, MemoryBudgetError) as error:
+        raise MemoryBudgetError(f"{name}: expected {expected} that fits into memory: {error}") from error
     except errors as error:
         raise InputError(f"{name}: expected {expected}, but it cannot be read: {reason_of(error)}") from error
+
+
+def suffix_of(path: Path) -> str:
+    """``.nii.gz`` of ``a.nii.gz``, ``.nrrd`` of ``a.b.NRRD``."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return "".join(suffixes[-2:] if suffixes[-1:] and suffixes[-1] in PACKED else suffixes[-1:])
 
 
 def regular_size(path: File, expected: str) -> int:

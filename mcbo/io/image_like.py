@@ -1,5 +1,6 @@
 """Images as the Python API takes them: paths, arrays, tensors, images of nibabel and SimpleITK."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,11 @@ from mcbo.core.errors import InputError
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.units import unit_of
 from mcbo.io.files import reading
+from mcbo.io.formats.format import check_memory
+from mcbo.io.formats.registry import needs_spacing
 from mcbo.io.images import positive_sizes, read_any
 from mcbo.io.initial_transform import matrix_of
 from mcbo.io.itk import from_sitk, to_sitk
-from mcbo.io.itk_files import is_tiff
 from mcbo.io.nifti import check_finite, check_structure, to_nibabel, to_tensor
 from mcbo.io.nifti_header import Form, in_mm
 
@@ -53,18 +55,15 @@ class Geometry:
 def to_volume(image: ImageLike, name: str, geometry: Geometry) -> tuple[Tensor, Grid]:
     """Any 3D image as ``(1, 1, H, W, D)`` on the CPU, integers as such, and its grid; raises ``InputError`` with its name."""
     if isinstance(image, str | Path):
-        spacing_mm = geometry.spacing_mm if is_tiff(Path(image)) else None
+        spacing_mm = geometry.spacing_mm if needs_spacing(Path(image)) else None
         return read_any(Path(image), spacing_mm=spacing_mm, form=geometry.form)
     with reading(name, "an image", ()):
         if isinstance(image, tuple) and len(image) == 2:
             return _from_array(image[0], matrix_of(image[1], "beside an array (several images make a list) its affine as "))
         if hasattr(image, "GetDirection"):  # of SimpleITK
             return from_sitk(image)
-        if hasattr(image, "dataobj"):  # of nibabel, whose affine is in the unit of the file
-            unit = unit_of(image.header.get_xyzt_units()[0]) if hasattr(image.header, "get_xyzt_units") else None
-            affine = in_mm(image.affine, unit or "mm")
-            volume, grid = _from_array(np.asanyarray(image.dataobj), affine)
-            return volume, replace(grid, unit=unit or "mm")
+        if hasattr(image, "dataobj"):  # of nibabel
+            return _from_nibabel(image)
         return _from_array(image, geometry.matrix())
 
 
@@ -89,6 +88,17 @@ def like_given(volume: Tensor, grid: Grid, image: ImageLike) -> Any:
 def name_of(image: ImageLike, other: str) -> str:
     """The path of an image; another name if it has none."""
     return str(image) if isinstance(image, str | Path) else other
+
+
+def _from_nibabel(image: Any) -> tuple[Tensor, Grid]:
+    """Its file is read here, not in another process: the user has opened it already."""
+    check_memory(math.prod(image.shape), np.dtype(np.float64).itemsize)
+    with reading("nibabel", "a whole image", (Exception,)):  # its formats raise errors of any kind
+        array = np.asanyarray(image.dataobj)
+        unit = unit_of(image.header.get_xyzt_units()[0]) if hasattr(image.header, "get_xyzt_units") else None
+        affine = in_mm(image.affine, unit or "mm")  # which is in the unit of the file
+    volume, grid = _from_array(array, affine)
+    return volume, replace(grid, unit=unit or "mm")
 
 
 def _from_array(data: Any, affine: NDArray[np.float64]) -> tuple[Tensor, Grid]:

@@ -1,5 +1,6 @@
 """Any 3D image or displacement with its grid; the suffix decides which library reads or writes it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +15,20 @@ from mcbo.core.errors import InputError, OutputError
 from mcbo.core.types import Displacement, Triple, Volume
 from mcbo.geometry.grid import Grid
 from mcbo.io import itk_files, nifti
-from mcbo.io.files import reading
+from mcbo.io.files import reading, suffix_of
+from mcbo.io.formats.registry import format_of
 from mcbo.io.itk import to_sitk
-from mcbo.io.itk_files import IMAGE_SUFFIXES, SUFFIXES_WRITTEN, suffix_of
+from mcbo.io.itk_files import SUFFIXES_WRITTEN
 from mcbo.io.nifti_header import Form, read_header
-from mcbo.io.nifti_place import place
+
+MAX_DISPLACEMENT = 1e6
+"""Voxels; many times as far as any image is large."""
 
 
 def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None, form: Form = "sform") -> tuple[Volume, Grid]:
-    """Reads a 3D image: what nibabel reads (NIfTI, Analyze, MGH, MINC …), NRRD, MetaImage, TIFF stacks.
+    """Reads a 3D image of one of ``formats.registry``; a folder holds TIFF files, one per slice.
 
-    A folder holds TIFF files, one per slice. ``spacing_mm``, along columns, rows, slices, is for TIFF alone; ``form`` for NIfTI
-    headers with two of them.
+    ``spacing_mm``, along columns, rows, slices, is for TIFF alone; ``form`` for NIfTI headers with two of them.
 
     Returns:
         ``(1, 1, H, W, D)``, int32 or int64 where the file has whole numbers, else float32; and its grid, in RAS whatever the
@@ -33,15 +36,10 @@ def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None, form: For
 
     Raises:
         InputError: if it is not such an image.
+        MemoryBudgetError: if it does not fit into memory.
     """
-    if path.is_dir() or suffix_of(path) in IMAGE_SUFFIXES:
-        return itk_files.read_image(path, spacing_mm=spacing_mm)
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        header = read_header(path, form=form)
-        volume = nifti.read_voxels(header)
-        return volume, place(header)
-    volume, affine = nifti.read_otherwise(path)
-    return volume, _grid(path, volume, affine)
+    sizes = None if spacing_mm is None else positive_sizes(spacing_mm)
+    return format_of(path).read(path, sizes, form)
 
 
 def read_intensities(path: Path, *, spacing_mm: Sequence[float] | None = None, form: Form = "sform") -> tuple[Volume, Grid]:
@@ -94,12 +92,16 @@ def read_field(path: Path) -> tuple[Displacement, Grid]:
 
     Raises:
         InputError: if it is not NIfTI of shape ``(H, W, D, 3)`` with finite numbers; ``.npz`` has no affine.
+        MemoryBudgetError: if it does not fit into memory.
     """
     if path.suffix == ".npz":
         raise InputError(f"{path}: expected NIfTI: an .npz has no affine (`import` makes one, with --reference FIXED)")
     displacement = nifti.read_displacement(path)
-    if not torch.isfinite(displacement).all():
+    low, high = (float(bound) for bound in torch.aminmax(displacement))
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError(f"{path}: expected finite displacements, found some that are NaN or infinite")
+    if max(-low, high) > MAX_DISPLACEMENT:
+        raise InputError(f"{path}: expected displacements of at most {MAX_DISPLACEMENT:g} voxels, found {max(-low, high):g}")
     header = read_header(path)
     return displacement, replace(_grid(path, displacement, header.affine), unit=header.unit)
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError
-from mcbo.io.files import reading, regular_size
+from mcbo.io.files import reading, regular_size, suffix_of
 from mcbo.io.itk import LPS
-from mcbo.io.itk_files import TRANSFORM_SUFFIXES, suffix_of
+from mcbo.io.itk_files import TRANSFORM_SUFFIXES, read_itk_transform
 
 _MAX_TEXT = 1 << 16
 
@@ -24,11 +24,14 @@ def read_initial(path: Path) -> NDArray[np.float64]:
         InputError: if it is neither.
     """
     regular_size(path, "an initial transform")
-    with reading(path, "an initial transform", (OSError, RuntimeError)):
+    with reading(path, "an initial transform"):
         with path.open("rb") as file:
             head = file.read(_MAX_TEXT)
         is_itk = head.lstrip().startswith(b"#Insight") or suffix_of(path) in set(TRANSFORM_SUFFIXES) - {".txt"}
-        return check_matrix(_read_itk(path) if is_itk else _parse(head))
+        if not is_itk:
+            return check_matrix(_parse(head))
+        matrix, _ = read_itk_transform(path, {"what": "linear"})
+        return check_matrix(LPS @ matrix @ LPS)
 
 
 def check_matrix(matrix: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -62,19 +65,3 @@ def _parse(text: bytes) -> NDArray[np.float64]:
     if [len(row) for row in rows] != [4, 4, 4, 4]:
         raise InputError(f"expected four lines of four numbers, found lines of {[len(row) for row in rows][:8]} numbers")
     return np.array(rows)
-
-
-def _read_itk(path: Path) -> NDArray[np.float64]:
-    import SimpleITK as sitk
-
-    transform = sitk.ReadTransform(str(path))
-    if transform.GetDimension() != 3 or not transform.IsLinear():
-        raise InputError(
-            f"expected an affine transform of 3 dimensions, found a {transform.GetName()} of {transform.GetDimension()}; "
-            "`compose` combines a displacement field with a result"
-        )
-    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.array([transform.TransformPoint(axis) for axis in np.eye(3).tolist()]).T - origin[:, None]
-    matrix[:3, 3] = origin
-    return np.asarray(LPS @ matrix @ LPS)

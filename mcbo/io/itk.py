@@ -3,7 +3,9 @@
 SimpleITK is imported only where it is needed: registering NIfTI files works without it.
 """
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from mcbo.core.errors import InputError, ShapeError
 from mcbo.core.field import shape_of
+from mcbo.core.memory import check_fits
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid, check_lives_on
 from mcbo.io.nifti import to_tensor
@@ -25,12 +28,25 @@ LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
 """Between RAS and LPS millimeters."""
 
 
-def grid_of(image: Any) -> Grid:
-    """The grid of a SimpleITK image, or of the header that a reader has read."""
+def grid_of(image: "sitk.Image") -> Grid:
+    """The grid of a SimpleITK image."""
+    return grid_from(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def grid_from(size: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]) -> Grid:
+    """The grid of a size along columns, rows, slices, a spacing, an origin and directions in LPS mm, as ITK has them."""
     affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return Grid(image.GetSize(), LPS @ affine)
+    affine[:3, :3] = np.reshape(direction, (3, 3)) * np.array(spacing)
+    affine[:3, 3] = origin
+    height, width, depth = size
+    return Grid((height, width, depth), LPS @ affine)
+
+
+def geometry_of(grid: Grid) -> dict[str, list[float]]:
+    """The reverse: spacing, origin and direction, by these names."""
+    affine = LPS @ grid.affine
+    direction = affine[:3, :3] / np.array(grid.spacing_mm)
+    return {"spacing": list(grid.spacing_mm), "origin": affine[:3, 3].tolist(), "direction": direction.ravel().tolist()}
 
 
 def from_sitk(image: "sitk.Image", *, numbers: int = 1) -> tuple[Tensor, Grid]:
@@ -39,10 +55,14 @@ def from_sitk(image: "sitk.Image", *, numbers: int = 1) -> tuple[Tensor, Grid]:
 
     if image.GetDimension() != 3:
         raise InputError(f"expected a 3D image, found {image.GetDimension()} dimensions")
+    if image.GetPixelID() in _label_maps():  # of which SimpleITK makes no array, but aborts
+        found = image.GetPixelIDTypeAsString()
+        raise InputError(f"expected one number per voxel, found a {found}: convert it with SimpleITK.LabelMapToLabel")
     if image.GetNumberOfComponentsPerPixel() != numbers:
         expected = "one number" if numbers == 1 else f"{numbers} numbers"
         raise InputError(f"expected {expected} per voxel, found {image.GetNumberOfComponentsPerPixel()}")
-    array = sitk.GetArrayFromImage(image)
+    check_fits(8 * math.prod(image.GetSize()) * numbers, "an array of an image")
+    array = sitk.GetArrayViewFromImage(image)
     return to_tensor(array.reshape(*array.shape[:3], -1).transpose(3, 2, 1, 0))[None], grid_of(image)
 
 
@@ -54,10 +74,10 @@ def to_sitk(volume: Tensor, grid: Grid) -> "sitk.Image":
         raise ShapeError(f"image: expected a volume of shape {(1, 1, *grid.shape)}, got {tuple(volume.shape)}")
     array = np.ascontiguousarray(volume[0].cpu().numpy().transpose(3, 2, 1, 0))
     image = sitk.GetImageFromArray(array if len(volume[0]) > 1 else array[..., 0], isVector=len(volume[0]) > 1)
-    affine = LPS @ grid.affine
-    image.SetSpacing(grid.spacing_mm)
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / np.array(grid.spacing_mm)).ravel().tolist())
+    geometry = geometry_of(grid)
+    image.SetSpacing(geometry["spacing"])
+    image.SetOrigin(geometry["origin"])
+    image.SetDirection(geometry["direction"])
     return image
 
 
@@ -107,7 +127,11 @@ def to_component_axis(vectors: "sitk.Image") -> "sitk.Image":
 
 def from_vectors(image: "sitk.Image") -> tuple[Displacement, Grid]:
     """An image of finite LPS vectors in mm as ``(1, 3, H, W, D)`` float32 voxels, and its grid; else raises ``InputError``."""
-    vectors, grid = from_sitk(image, numbers=3)
+    return from_lps_vectors(*from_sitk(image, numbers=3))
+
+
+def from_lps_vectors(vectors: Tensor, grid: Grid) -> tuple[Displacement, Grid]:
+    """Finite LPS vectors in mm, ``(1, 3, H, W, D)``, as voxels of their grid, and that; else raises ``InputError``."""
     if not torch.isfinite(vectors).all():
         raise InputError("expected finite vectors, found some that are NaN or infinite")
     matrix = torch.from_numpy(np.linalg.inv((LPS @ grid.affine)[:3, :3])).to(torch.float32)
@@ -121,36 +145,14 @@ def to_transform(displacement: Displacement, grid: Grid, moving: Grid | None = N
     return sitk.DisplacementFieldTransform(to_vectors(displacement, grid, moving, dtype=torch.float64))
 
 
-def from_transform(transform: "sitk.Transform", fixed: Grid | None) -> tuple[Displacement, Grid]:
-    """Any 3D ITK transform, fixed to moving, as a displacement on the fixed grid; a displacement field may keep its own.
-
-    It is taken to lead from where ITK has the fixed image to where both have the moving one.
-
-    Raises:
-        InputError: if it is not 3D, or needs a grid.
-    """
-    import SimpleITK as sitk
-
-    if transform.GetDimension() != 3:
-        raise InputError(f"expected a transform of 3 dimensions, found {transform.GetDimension()}")
-    simple = transform
-    if isinstance(simple, sitk.CompositeTransform) and simple.GetNumberOfTransforms() == 1:
-        simple = simple.GetNthTransform(0)
-    if fixed is None:
-        if not isinstance(simple, sitk.DisplacementFieldTransform):
-            raise InputError(f"a {simple.GetName()} has no grid of its own: expected --reference with the fixed image")
-        return from_vectors(simple.GetDisplacementField())
-    seen = fixed.seen_by_itk()
-    like = to_sitk(torch.zeros((1, 1, 1, 1, 1)), Grid((1, 1, 1), seen.affine))
-    sampler = sitk.TransformToDisplacementFieldFilter()
-    sampler.SetReferenceImage(like)
-    sampler.SetSize(fixed.shape)
-    sampler.SetOutputPixelType(sitk.sitkVectorFloat64)
-    return on_grid(from_vectors(sampler.Execute(transform))[0], fixed), fixed
-
-
 def on_grid(displacement: Displacement, grid: Grid) -> Displacement:
     """A displacement in voxels of a grid as ITK has it, in voxels of the grid itself: to the same places in the world."""
     if grid.in_itk is None:
         return displacement
     return _moved(displacement, np.linalg.inv(grid.affine) @ grid.in_itk, np.eye(4), dtype=displacement.dtype)
+
+
+def _label_maps() -> set[int]:
+    import SimpleITK as sitk
+
+    return {sitk.sitkLabelUInt8, sitk.sitkLabelUInt16, sitk.sitkLabelUInt32, sitk.sitkLabelUInt64}

@@ -1,22 +1,28 @@
-"""Images and transforms in files of ITK: NRRD, MetaImage, TIFF stacks; ``.h5``, ``.tfm``, images of LPS vectors."""
+"""Images and transforms in files of ITK: written here, and transforms read, in another process (``sandbox``)."""
 
 import contextlib
 import errno
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mcbo.core.errors import InputError, OutputError, ShapeError
+from mcbo.core.memory import MEMORY_SHARE, available_bytes
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid, is_sheared
-from mcbo.io.files import check_can_hold, reading, reason_of, regular_size, write_whole
-from mcbo.io.itk import from_sitk, from_transform, from_vectors, grid_of, on_grid, to_transform, to_vectors
-from mcbo.io.nifti_header import MAX_VOXELS
+from mcbo.io.files import check_can_hold, reading, reason_of, regular_size, suffix_of, write_whole
+from mcbo.io.formats import metaimage, nrrd
+from mcbo.io.formats.format import DEFLATE, Claim, check_count, check_memory
+from mcbo.io.formats.itk_image import Judge, read_itk, to_volume
+from mcbo.io.itk import from_lps_vectors, geometry_of, grid_from, on_grid, to_transform, to_vectors
+from mcbo.io.nifti_header import read_header
+from mcbo.io.sandbox.client import HEADER_S, Limits, read_outside
+from mcbo.io.sandbox.wire import Frame
 from mcbo.io.source import File
 
 if TYPE_CHECKING:
@@ -28,13 +34,14 @@ TRANSFORM_SUFFIXES = (".h5", ".hdf5", ".tfm", ".txt", ".mat", ".xfm")
 SUFFIXES_WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Of written images, those of vectors included."""
 
-IMAGE_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".tif", ".tiff", ".gipl", ".gipl.gz")
-"""Of images that ITK reads; nibabel reads the others."""
-
 MAX_TEXT_VOXELS = 1 << 22
 """Of a displacement in a text file, at about 60 bytes per voxel."""
 
-_TIFF = (".tif", ".tiff")
+_TRANSFORM_RATIO = 100
+"""Memory that a transform may take per byte of its file: ITK holds five copies, and HDF5 may have compressed it."""
+
+_S_PER_VOXEL = 2e-5
+"""To evaluate a chain of transforms."""
 
 _TEXT_BYTES = 26
 """Of a number in a ``.tfm``, at most."""
@@ -46,23 +53,62 @@ _HDF5_LOCKS = "HDF5_USE_FILE_LOCKING"
 
 
 def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
-    """A displacement from an ITK transform, see ``from_transform``, or from an image of LPS vectors, as ANTs writes them.
+    """A displacement from any 3D ITK transform, fixed to moving, or from an image of LPS vectors, as ANTs writes them.
+
+    A transform is sampled on the fixed grid; without one, a displacement field keeps its own.
 
     Raises:
-        InputError: if it is not such a file, or its vectors are on another grid than the fixed one.
+        InputError: if it is not such a file, needs a grid, or its vectors are on another grid than the fixed one.
+        MemoryBudgetError: if it does not fit into memory.
     """
-    import SimpleITK as sitk
-
-    regular_size(path, "a transform")
-    with reading(path, "an ITK transform", (RuntimeError,)):
-        if suffix_of(path) in TRANSFORM_SUFFIXES:
-            return from_transform(sitk.ReadTransform(str(path)), fixed)
-        displacement, grid = from_vectors(_read(path))
+    suffix = suffix_of(path)
+    if suffix in TRANSFORM_SUFFIXES:
+        reference = None if fixed is None else geometry_of(fixed.seen_by_itk()) | {"size": list(fixed.shape)}
+        with reading(path, "an ITK transform"):
+            array, about = read_itk_transform(path, {"what": "transform", "reference": reference})
+            displacement, grid = from_lps_vectors(*to_volume(array, about, 3))
+        return (displacement, grid) if fixed is None else (on_grid(displacement, fixed), fixed)
+    if suffix not in _VECTORS:
+        known = ", ".join((*TRANSFORM_SUFFIXES, *_VECTORS))
+        raise InputError(f"{path}: expected a transform in a file ending in {known}: convert it to one of these")
+    vectors, grid = read_itk(path, *_VECTORS[suffix], numbers=3, expected="an image of vectors")
+    with reading(path, "an image of vectors"):
+        displacement = from_lps_vectors(vectors, grid)[0]
     if fixed is None:
         return displacement, grid
     if not grid.matches(fixed.seen_by_itk()):
         raise InputError(f"{path}: expected the grid of --reference, {fixed.shape}, found {grid.shape} or another position")
     return on_grid(displacement, fixed), fixed
+
+
+def read_itk_transform(path: Path, request: Frame) -> tuple[NDArray[Any], Frame]:
+    """What ``sandbox.with_itk`` makes of a transform; raises ``InputError`` and ``MemoryBudgetError`` without its name."""
+    size = regular_size(path, "an ITK transform")
+    free = int(MEMORY_SHARE * available_bytes())
+    reading_it = Limits(Limits.of_data(size, 0).seconds, 2**28 + min(_TRANSFORM_RATIO * size, free))
+
+    def judge(header: Frame) -> Limits:
+        count = check_count([*header["size"], header["numbers"]])
+        check_memory(count, header["value_bytes"])
+        return Limits(HEADER_S + _S_PER_VOXEL * math.prod(header["size"]), 2**28 + 2 * count * header["value_bytes"])
+
+    request = request | {"path": str(path)}
+    return read_outside("with_itk", request, expected="an ITK transform", judge=judge, limits=reading_it)
+
+
+def _judge_nifti(path: Path) -> Claim:
+    header = read_header(path)
+    count = check_count(header.shape)
+    return Claim(count, count * header.dtype.itemsize, regular_size(path, "an image"), DEFLATE)
+
+
+_VECTORS: dict[str, tuple[str, Judge]] = {
+    **dict.fromkeys(nrrd.FORMAT.suffixes, ("NrrdImageIO", nrrd.judge)),
+    **dict.fromkeys(metaimage.FORMAT.suffixes, ("MetaImageIO", metaimage.judge)),
+    ".nii.gz": ("NiftiImageIO", _judge_nifti),
+    ".nii": ("NiftiImageIO", _judge_nifti),
+}
+"""Formats of images of vectors, by suffix."""
 
 
 def write_transform(path: Path, displacement: Displacement, grid: Grid, moving: Grid | None = None) -> None:
@@ -91,34 +137,15 @@ def read_grid(path: File) -> Grid | None:
     shows = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it would print what is asked for here
     try:
-        return grid_of(_header(Path(path)))
-    except (RuntimeError, ShapeError):
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        direction = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)[:3, :3].ravel().tolist()
+        return grid_from(reader.GetSize()[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], direction)
+    except (RuntimeError, ValueError, ShapeError):
         return None
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shows)
-
-
-def read_image(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Tensor, Grid]:
-    """An image that nibabel does not read, with one number per voxel: NRRD, MetaImage, TIFF.
-
-    Slices in a folder of TIFF files are in the order of their names. ``spacing_mm``, along columns, rows, slices, is for TIFF,
-    which does not store it.
-
-    Returns:
-        ``(1, 1, H, W, D)`` as stored (integers stay integers), and its grid. Axis 0 runs along columns, as in NIfTI.
-
-    Raises:
-        InputError: if it is not that.
-    """
-    if is_tiff(path) and spacing_mm is None:
-        raise InputError(f"{path}: expected --spacing with the voxel size in mm (columns,rows,slices): TIFF does not store it")
-    if not path.is_dir():
-        regular_size(path, "an image")
-    with reading(path, "an image", (RuntimeError,)):
-        image = _read_folder(path) if path.is_dir() else _read(path)
-        if is_tiff(path) and spacing_mm is not None:
-            image.SetSpacing([float(size) for size in spacing_mm])
-        return from_sitk(image)
 
 
 def write_image(path: Path, image: "sitk.Image", *, compressed: bool = True) -> None:
@@ -135,55 +162,6 @@ def write_image(path: Path, image: "sitk.Image", *, compressed: bool = True) -> 
         )
 
     write_whole(path, write)
-
-
-def is_tiff(path: Path) -> bool:
-    """Whether a file is a TIFF, or a folder of them, so that its voxel size has to be given."""
-    return path.is_dir() or suffix_of(path) in _TIFF
-
-
-def suffix_of(path: Path) -> str:
-    """``.nii.gz`` of ``a.nii.gz``, ``.nrrd`` of ``a.b.NRRD``."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    return "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
-
-
-def _header(path: Path) -> "sitk.ImageFileReader":
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return reader
-
-
-def _read(path: Path) -> "sitk.Image":
-    reader = _header(path)
-    size = [*reader.GetSize(), reader.GetNumberOfComponents()]
-    if reader.GetDimension() == 4 and size[3] == 1:
-        reader.SetExtractSize([*size[:3], 0])
-    elif reader.GetDimension() != 3:
-        raise InputError(f"expected a 3D image, found {reader.GetDimension()}D data of size {tuple(reader.GetSize())}")
-    _check_size(size)
-    image: sitk.Image = reader.Execute()
-    return image
-
-
-def _read_folder(folder: Path) -> "sitk.Image":
-    import SimpleITK as sitk
-
-    files = sorted(file for file in folder.iterdir() if suffix_of(file) in _TIFF and file.is_file())
-    if not files:
-        raise InputError("expected TIFF files in this folder, one per slice, found none")
-    reader = _header(files[0])
-    _check_size([*reader.GetSize(), len(files), reader.GetNumberOfComponents()])
-    return sitk.ReadImage([str(file) for file in files])
-
-
-def _check_size(size: Sequence[int]) -> None:
-    count = int(np.prod([int(n) for n in size], dtype=object))
-    if not 0 < count <= MAX_VOXELS:
-        raise InputError(f"expected at most {MAX_VOXELS} numbers, found {count} in the header: {tuple(size)}")
 
 
 def _write_transform(path: Path, transform: "sitk.DisplacementFieldTransform", *, bytes_per_number: int) -> None:

@@ -1,20 +1,28 @@
-"""Untrusted JSON files, read within limits; Python itself limits whole numbers to 4300 digits.
+"""Untrusted JSON, read within limits; Python itself limits whole numbers to 4300 digits.
 
 ``pydantic_core.from_json`` would not do: its limit of 201 levels is fixed, and of two equal keys it silently takes the last.
 """
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 from mcbo.core.errors import InputError
 from mcbo.io.files import reading, regular_size, shown
 from mcbo.io.source import File
 
 MAX_BYTES = 2**23
-"""50,000 pairs. Parsed, such a file takes up to 30 times as much memory: 0.25 GB."""
+"""Of a dataset: 50,000 pairs. Parsed, such a file takes up to 30 times as much memory: 0.25 GB."""
 
 MAX_DEPTH = 50
 """Levels of brackets. Datasets have 4."""
+
+MAX_VALUES = 2**23
+"""Numbers, texts, lists and objects, each of up to 100 bytes of memory."""
+
+_SURROGATE = re.compile(r"\\u[dD]")
+"""How half a character begins, or a whole one that is written as two halves."""
 
 
 def read_description(path: File) -> dict[str, object]:
@@ -25,25 +33,43 @@ def read_description(path: File) -> dict[str, object]:
     return content
 
 
-def read_json(path: File, what: str) -> object:
-    """The content of a JSON file, which error messages call ``what``.
+def read_json(path: File, expected: str, *, max_bytes: int = MAX_BYTES) -> Any:
+    """The content of a file; raises ``InputError``, beginning with its name, as ``parse_json`` or for more bytes."""
+    size = regular_size(path, expected)
+    if size > max_bytes:
+        raise InputError(f"{path}: expected {expected} of at most {max_bytes} bytes, found {size}")
+    with reading(path, expected):  # ValueError: not UTF-8
+        with Path(path).open("rb") as file:
+            text = file.read(max_bytes).decode("utf-8-sig")
+        return parse_json(text, expected)
+
+
+def parse_json(text: str, expected: str, *, max_values: int = MAX_VALUES, surrogates: bool = True) -> Any:
+    """The content of a JSON text.
+
+    Args:
+        text: may come from anywhere.
+        expected: for messages, ``a dataset JSON``.
+        max_values: each comma, colon and bracket counts as one.
+        surrogates: whether texts may contain halves of characters, as file names do that are not UTF-8; no file
+            can be written with them as they are.
 
     Raises:
-        InputError: if the file is not that, too large, nested too deeply, or has a key twice in one object.
+        InputError: if it is no JSON, too large, nested too deeply, has a key twice in one object, or half a character.
     """
-    size = regular_size(path, what)
-    if size > MAX_BYTES:
-        raise InputError(f"{path}: expected {what} of at most {MAX_BYTES} bytes, found {size}")
-    with reading(path, what):  # ValueError: not UTF-8, not JSON, numbers of too many digits
-        with Path(path).open("rb") as file:
-            text = file.read(MAX_BYTES).decode("utf-8-sig")
-        try:
-            content = json.loads(text, object_pairs_hook=_once)
-            depth = _depth(content)
-        except RecursionError:
-            depth = MAX_DEPTH + 1
+    if sum(map(text.count, ",:[{")) > max_values:
+        raise InputError(f"expected {expected} of at most {max_values} values, found more")
+    try:
+        content = json.loads(text, object_pairs_hook=_once)
+        depth = _depth(content)
+    except RecursionError:
+        depth = MAX_DEPTH + 1
+    except ValueError as error:  # no JSON, or numbers of too many digits
+        raise InputError(f"expected {expected}, but it cannot be read: {error}") from error
     if depth > MAX_DEPTH:
-        raise InputError(f"{path}: expected {what} of at most {MAX_DEPTH} levels of brackets, found more")
+        raise InputError(f"expected {expected} of at most {MAX_DEPTH} levels of brackets, found more")
+    if not surrogates and _SURROGATE.search(text) and not _is_encodable(content):
+        raise InputError(f"expected {expected} of whole characters, found halves of some (\\ud800 to \\udfff): correct them")
     return content
 
 
@@ -65,3 +91,16 @@ def _depth(content: object) -> int:
         inner = [value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)]
         level = [value for values in inner for value in values if isinstance(value, dict | list)]
     return depth
+
+
+def _is_encodable(content: object) -> bool:
+    try:
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def format_json(content: object) -> str:
+    """Content as ``parse_json`` returns it, without halves of characters, as text for a file."""
+    return json.dumps(content, indent=4, ensure_ascii=False) + "\n"

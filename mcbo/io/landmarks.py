@@ -6,8 +6,6 @@ Everything else in a file (labels, descriptions, identifiers, header lines) is k
 import copy
 import csv
 import io
-import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +15,20 @@ import torch
 from torch import Tensor
 
 from mcbo.core.errors import InputError, OutputError
-from mcbo.io.files import reading, write_bytes
+from mcbo.io.files import reading, regular_size, shown, write_bytes
+from mcbo.io.json_file import format_json, parse_json
 
 Space: TypeAlias = Literal["table", "RAS", "LPS"]
 """The convention of a file's numbers: a table does not state one; markups are in world millimeters, RAS or LPS."""
 
 MAX_BYTES = 64 << 20
-"""A million points take about half of it."""
+"""A million points of a table take about half of it."""
+
+MAX_VALUES = 1 << 22
+"""Cells of a table: a million points; or values of markups: 100,000 points. Each takes up to 200 bytes of memory."""
+
+MAX_COORDINATE = 1e9
+"""Voxels or mm; more overflows on the way."""
 
 SUFFIXES = (".csv", ".fcsv", ".mrk.json")
 
@@ -55,12 +60,12 @@ def read_landmarks(path: Path) -> Landmarks:
     parse = _PARSERS.get(_suffix(path))
     if parse is None:
         raise InputError(f"{path}: expected landmarks in a file ending in {', '.join(SUFFIXES)}")
+    size = regular_size(path, "landmarks")
     with reading(path, "landmarks as text"):
-        if not path.is_file():
-            raise InputError("no such file")
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"expected at most {MAX_BYTES} bytes, found {path.stat().st_size}")
-        return parse(path.read_text(encoding="utf-8-sig"))
+        if size > MAX_BYTES:
+            raise InputError(f"expected at most {MAX_BYTES} bytes, found {size}")
+        with path.open("rb") as file:
+            return parse(file.read(MAX_BYTES).decode("utf-8-sig"))
 
 
 def write_landmarks(path: Path, text: str, *, like: Path) -> None:
@@ -124,10 +129,7 @@ def parse_fcsv(text: str) -> Landmarks:
 
 def parse_markups(text: str) -> Landmarks:
     """Markups of 3D Slicer 4.11 and later, JSON in millimeters; points that were never placed stay as they are."""
-    try:
-        content: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"expected JSON, but it cannot be read: {error}") from error
+    content: Any = parse_json(text, "markups in JSON", max_values=MAX_VALUES, surrogates=False)
     groups = content.get("markups") if isinstance(content, dict) else None
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
         raise InputError("expected a list 'markups' as 3D Slicer writes it")
@@ -144,12 +146,14 @@ def parse_markups(text: str) -> Landmarks:
         result = copy.deepcopy(content)
         for control, point in zip(_controls(result["markups"]), moved.tolist(), strict=True):
             control["position"] = point
-        return json.dumps(result, indent=4, ensure_ascii=False) + "\n"
+        return format_json(result)
 
     return Landmarks(_tensor(points), "RAS" if systems == {"RAS"} else "LPS", format_with)
 
 
 def _csv(text: str) -> list[list[str]]:
+    if text.count(",") + text.count("\n") > MAX_VALUES:
+        raise InputError(f"expected at most {MAX_VALUES} cells, found more")
     try:
         return list(csv.reader(io.StringIO(text, newline=None)))
     except csv.Error as error:
@@ -169,17 +173,17 @@ def _controls(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _point(cells: object, name: str) -> list[float]:
     found = _numbers(cells) if isinstance(cells, list) and len(cells) == 3 else None
     if found is None:
-        raise InputError(f"{name}: expected three finite numbers, found {str(cells)[:80]}")
+        raise InputError(f"{name}: expected three finite numbers, found {shown(cells)} (each at most {MAX_COORDINATE:g})")
     return found
 
 
 def _numbers(cells: Sequence[object]) -> list[float] | None:
-    """The cells as numbers; None if one of them is not a finite number."""
+    """The cells as numbers; None if one of them is not a finite number, or too large."""
     try:
         numbers = [float(cell) for cell in cells if isinstance(cell, str | int | float) and not isinstance(cell, bool)]
     except (ValueError, OverflowError):
         return None
-    return numbers if len(numbers) == len(cells) and all(math.isfinite(number) for number in numbers) else None
+    return numbers if len(numbers) == len(cells) and all(abs(number) <= MAX_COORDINATE for number in numbers) else None
 
 
 def _texts(point: Sequence[float]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Volumes and displacements in the files of the challenge, NIfTI and ``.npz``; volumes in whatever else nibabel reads."""
+"""Volumes and displacements in the files of the challenge, NIfTI and ``.npz``."""
 
 import errno
 import io
@@ -14,17 +14,17 @@ import nibabel
 import numpy as np
 import torch
 from isal import igzip_threaded
-from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcbo.core.errors import InputError
+from mcbo.core.errors import InputError, naming
 from mcbo.core.field import shape_of
+from mcbo.core.memory import check_fits
 from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.geometry.grid import Grid, is_sheared
 from mcbo.geometry.units import MM, Unit
-from mcbo.io.files import Digesting, check_size, digest, reading, regular_size, write_whole
-from mcbo.io.nifti_header import BLOCK_VALUES, MAX_VOXELS, UNREADABLE, Header, copy_reordered, read_header, read_values
+from mcbo.io.files import Digesting, check_size, digest, write_whole
+from mcbo.io.nifti_header import BLOCK_VALUES, Header, copy_reordered, read_header, read_values
 from mcbo.io.npz import read_array
 from mcbo.io.source import File
 
@@ -33,6 +33,9 @@ FORMATS = ("nii.gz", "npz")
 
 BLOCK_BYTES = 2**20
 """Compressed at a time. What a file contains depends on it, but not on the number of threads."""
+
+WORK_BYTES = 96
+"""Per voxel of a displacement, with what is made of it: exporting it for ITK takes most."""
 
 MAX_THREADS = 8
 """That compress a file: they take its values as fast as one thread can hand them out."""
@@ -133,21 +136,33 @@ def in_file_order(tensor: Tensor) -> Tensor:
 
 
 def read_displacement(path: Path) -> Displacement:
-    """Reads a displacement as ``(1, 3, H, W, D)`` float32 voxels; raises ``InputError`` if the file is not ``(H, W, D, 3)``."""
+    """Reads a displacement as ``(1, 3, H, W, D)`` float32 voxels.
+
+    Raises:
+        InputError: if the file is not ``(H, W, D, 3)``.
+        MemoryBudgetError: if it does not fit into memory, nor what is usually made of it.
+    """
     if path.suffix == ".npz":
         array = read_array(path, "a displacement")
+        _check_displacement(path, array.shape)
     else:
         header = read_header(path)
         if header.dtype.kind not in "iuf":
             raise InputError(f"{path}: expected a displacement of numbers, found data of type {header.dtype}")
+        _check_displacement(path, header.shape)
         array = read_values(header)
-    if array.ndim != 4 or array.shape[3] != 3:
-        raise InputError(f"{path}: expected a displacement of shape (H, W, D, 3), found {array.shape}")
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).movedim(-1, 0)[None]
 
 
+def _check_displacement(path: Path, shape: tuple[int, ...]) -> None:
+    if len(shape) != 4 or shape[3] != 3:
+        raise InputError(f"{path}: expected a displacement of shape (H, W, D, 3), found {shape}")
+    with naming(path):
+        check_fits(WORK_BYTES * math.prod(shape[:3]), f"work on a displacement of {'×'.join(map(str, shape[:3]))} voxels")
+
+
 def read_voxels(header: Header) -> Tensor:
-    """Reads any 3D image, even a constant one, to be warped rather than registered.
+    """Reads a 3D image of NIfTI, even a constant one, to be warped rather than registered.
 
     Returns:
         ``(1, 1, H, W, D)``, integers if the file has them without scaling, else float32.
@@ -159,20 +174,6 @@ def read_voxels(header: Header) -> Tensor:
     whole = header.dtype.kind in "iu" and (header.slope, header.intercept) == (1, 0)
     values = read_values(header, dtype=_whole_type(header.dtype) if whole else np.float32)
     return torch.from_numpy(values)[None, None]
-
-
-def read_otherwise(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
-    """Reads what nibabel knows besides NIfTI: Analyze, MGH, MINC and others."""
-    regular_size(path, "an image")
-    with reading(path, "a whole image", UNREADABLE):
-        image = nibabel.load(path)
-        if not isinstance(image, SpatialImage) or image.affine is None:
-            raise InputError(f"expected an image with an affine, found a {type(image).__name__}")
-        shape = image.shape[:3] if set(image.shape[3:]) <= {1} else image.shape
-        if len(shape) != 3 or not 0 < math.prod(shape) <= MAX_VOXELS:
-            raise InputError(f"expected a 3D image of at most {MAX_VOXELS} voxels, found data of shape {image.shape}")
-        volume = to_tensor(np.asanyarray(image.dataobj).reshape(shape))
-    return volume[None, None], np.asarray(image.affine, dtype=np.float64)
 
 
 def to_tensor(array: NDArray[np.generic]) -> Tensor:

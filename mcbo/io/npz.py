@@ -11,10 +11,18 @@ from typing import IO, Any
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from mcbo.core.memory import check_fits
 from mcbo.io.files import reading, regular_size, shown
+from mcbo.io.nifti_header import MAX_RATIO
 
 MAX_BYTES = 2**34
 """Of an array: a displacement of 1024³ voxels has 12 GiB."""
+
+_FLOAT_BYTES = 4
+"""Of the numbers that arrays are converted to."""
+
+_ALLOWANCE_BYTES = 2**16
+"""For members that are too small to be packed well."""
 
 _HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -31,10 +39,10 @@ def read_array(path: Path, what: str, *, name: str | None = None) -> NDArray[Any
     Raises:
         InputError: if there is none, or it claims more than the archive holds; the message names the file.
     """
-    regular_size(path, what)
+    held = regular_size(path, what)
     with reading(path, what, _UNREADABLE), path.open("rb") as file, zipfile.ZipFile(file) as archive, warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # numpy's, at headers of Python 2, which are refused
-        member = _member(archive, name)
+        member = _member(archive, name, held)
         with archive.open(member) as stream:
             _check_claim(stream, member.file_size)
         with archive.open(member) as stream:  # opened again: rewinding may end the check of its CRC
@@ -42,7 +50,7 @@ def read_array(path: Path, what: str, *, name: str | None = None) -> NDArray[Any
     return array
 
 
-def _member(archive: zipfile.ZipFile, name: str | None) -> zipfile.ZipInfo:
+def _member(archive: zipfile.ZipFile, name: str | None, held: int) -> zipfile.ZipInfo:
     members = archive.infolist()
     found = next((member for member in members if name is None or member.filename == f"{name}.npy"), None)
     if found is None:
@@ -53,6 +61,8 @@ def _member(archive: zipfile.ZipFile, name: str | None) -> zipfile.ZipInfo:
         raise ValueError("its compression is not that of numpy")
     if found.file_size > MAX_BYTES:
         raise ValueError(f"it claims {found.file_size} bytes, more than {MAX_BYTES}")
+    if found.file_size > min(found.compress_size, held) * MAX_RATIO + _ALLOWANCE_BYTES:
+        raise ValueError(f"it claims {found.file_size} bytes, more than {min(found.compress_size, held)} packed bytes can hold")
     return found
 
 
@@ -70,3 +80,4 @@ def _check_claim(stream: IO[bytes], size: int) -> None:
     claimed = stream.tell() + math.prod(shape) * dtype.itemsize
     if min(shape, default=1) < 1 or claimed != size:
         raise ValueError(f"its header claims the shape {shape}, {claimed} bytes, but it has {size}")
+    check_fits(claimed + _FLOAT_BYTES * math.prod(shape), f"an array of the shape {shape}")

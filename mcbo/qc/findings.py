@@ -16,7 +16,7 @@ from evaluation.images import read_affine
 from evaluation.landmarks import read_landmarks
 from evaluation.metrics import Regularity, displaced, landmark_errors, regularity
 from evaluation.pairs import beside
-from mcbo.core.errors import InputError
+from mcbo.core.errors import InputError, MemoryBudgetError
 from mcbo.core.field import format_shape, shape_of
 from mcbo.core.log import log
 from mcbo.core.types import Displacement, Shape, Volume
@@ -25,7 +25,7 @@ from mcbo.geometry.grid import voxel_size_mm
 from mcbo.geometry.resample import resample
 from mcbo.io.files import digest
 from mcbo.io.images import read_intensities, spacing_of
-from mcbo.io.nifti import Image, read_displacement, read_image
+from mcbo.io.nifti import Image, read_displacement, read_grid, read_image
 from mcbo.io.source import File
 from mcbo.qc.picture import Scale
 from mcbo.qc.plane import Array, nearest_axes, planes_through
@@ -134,7 +134,7 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
     path = folder / file
     try:
         displacement = read_displacement(path)
-    except InputError as error:
+    except (InputError, MemoryBudgetError) as error:
         return PairFindings(name, error=f"The report names it, but {error}")
     if not bool(displacement.isfinite().all()) or min(shape_of(displacement)) < 5:
         shape = tuple(displacement.shape)
@@ -145,7 +145,7 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
     images = landmarks = None
     try:
         fixed, moving, warped = _read_images(pair, case, displacement, notes)
-    except InputError as error:
+    except (InputError, MemoryBudgetError) as error:
         hint = " Name their dataset with --dataset." if case.coordinates == "voxels" else ""
         notes.append(f"No pictures of the images: {error}.{hint}")
         affine = _read_affine(path, notes)
@@ -208,9 +208,9 @@ def _read_images(
         if not its_grid.matches(grid):
             notes.append("The moving image has another grid; it is shown on that of the fixed image, in world coordinates.")
     else:
+        for path in (pair.fixed, pair.moving):  # before they are read: whatever the report names
+            _check_shape(path, read_grid(path).shape, displacement)
         fixed, moving = read_image(pair.fixed), read_image(pair.moving)
-        for image in (fixed, moving):
-            _check_shape(image.path, shape_of(image.volume), displacement)
         if not moving.grid.matches(fixed.grid):
             notes.append("The affines of the two images differ and were ignored: voxels correspond by index, as in Learn2Reg.")
     for path in (pair.fixed, pair.moving):

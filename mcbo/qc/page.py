@@ -104,7 +104,10 @@ def _means(run: RunFindings) -> dict[str, float] | None:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    try:
+        return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    except OverflowError:  # a whole number beyond floating point, in an edited report
+        return "–"
 
 
 def _scale_bar(view: View) -> dict[str, str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mcbo.core.errors import ClusterError, OutputError
+from mcbo.core.memory import MEMORY_SHARE
 from mcbo.core.timing import StageTimer
 from mcbo.dataset.learn2reg import Case
 from mcbo.methods.config import Preset
@@ -26,7 +27,6 @@ from mcbo.runs.resume import entry_file
 from mcbo.runs.write import fail, write
 from mcbo.runtime import (
     DECIDING,
-    MEMORY_SHARE,
     budget_bytes,
     describe_device,
     peak_meter,

@@ -16,7 +16,7 @@ from mcbo.geometry.inverse import fixed_to_moving
 from mcbo.geometry.resample import resample
 from mcbo.io import itk_files
 from mcbo.io.images import read_any, read_intensities, read_labels, spacing_of, write_any
-from mcbo.io.itk import from_sitk, from_transform, from_vectors, to_sitk, to_transform, to_vectors
+from mcbo.io.itk import from_sitk, from_vectors, to_sitk, to_transform, to_vectors
 from mcbo.io.itk_files import read_transform, write_transform
 
 if TYPE_CHECKING:
@@ -206,8 +206,9 @@ def test_vectors_and_colors_are_no_image(tmp_path: Path) -> None:
         write_any(tmp_path / "a.jpg", blobs(FIXED), FIXED)
 
 
-def test_a_field_that_has_its_own_grid_is_sampled_on_another() -> None:
-    field, grid = from_transform(to_transform(FIELD, FIXED), MOVING)
+def test_a_field_that_has_its_own_grid_is_sampled_on_another(tmp_path: Path) -> None:
+    sitk.WriteTransform(to_transform(FIELD, FIXED), str(tmp_path / "field.h5"))
+    field, grid = read_transform(tmp_path / "field.h5", MOVING)
     voxels = MOVING.voxels(0, MOVING.shape[0])
     there = FIXED.to_voxels(MOVING.to_world(voxels))
     deep = FIXED.inside(there - 0.5) & FIXED.inside(there + 0.5)

@@ -86,13 +86,13 @@ def test_the_judge_and_the_method_share_nothing() -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("nibabel", {"io.nifti", "io.nifti_header"}),
-        ("SimpleITK", {"io.itk", "io.itk_files", "io.initial_transform", "api.transform"}),
+        ("nibabel", {"io.nifti", "io.nifti_header", "io.sandbox.with_nibabel"}),
+        ("SimpleITK", {"io.itk", "io.itk_files", "io.sandbox.with_itk", "api.transform"}),
         (
             "json",
             {
                 "io.json_file",
-                "io.landmarks",
+                "io.sandbox.wire",
                 "report",
                 "progress",
                 "qc.page",

@@ -1,0 +1,104 @@
+"""Memory of the host: what is free, what would not fit, and the libraries' errors when it runs out."""
+
+import ctypes
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from mcbo.core.errors import MemoryBudgetError
+
+MEMORY_SHARE = 0.75
+"""Default share of the free memory for the tensors of a case.
+
+The rest is for the process itself (``memory_model.PROCESS_GB``), files and other programs."""
+
+_EXHAUSTED = re.compile(r"can't allocate memory|failed to allocate|not enough memory|bad_alloc|cannot allocate", re.IGNORECASE)
+"""What torch, ITK and the system say, since they raise ``RuntimeError`` and ``OSError``."""
+
+
+def give_back_memory() -> None:
+    """Returns unused pages of this process to the system. Does nothing without glibc."""
+    library = c_library()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+@cache
+def c_library() -> ctypes.CDLL | None:
+    """glibc, whose memory can be tuned; None elsewhere."""
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
+
+
+def available_bytes() -> int:
+    """Bytes free on the host, within the limits of both the machine and the container."""
+    meminfo = Path("/proc/meminfo").read_text()
+    available = next(int(line.split()[1]) * 1024 for line in meminfo.splitlines() if line.startswith("MemAvailable"))
+    return min([available, *_container_free_bytes()])
+
+
+def _container_free_bytes(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """What the limit of the control group (version 2 or 1) leaves, if there is one.
+
+    Files that were read lately count as used, but the system drops them where memory is needed.
+    """
+    for limit, used, statistics, key in (
+        (root / "memory.max", root / "memory.current", root / "memory.stat", "inactive_file "),
+        (
+            root / "memory/memory.limit_in_bytes",
+            root / "memory/memory.usage_in_bytes",
+            root / "memory/memory.stat",
+            "total_inactive_file ",
+        ),
+    ):
+        try:
+            free = int(limit.read_text()) - int(used.read_text())
+            lines = statistics.read_text().splitlines()
+            return [max(free + next((int(line.split()[1]) for line in lines if line.startswith(key)), 0), 0)]
+        except (OSError, ValueError):  # not this version, or "max": no limit
+            continue
+    return []
+
+
+def check_fits(needed_bytes: int, what: str) -> None:
+    """Raises ``MemoryBudgetError``, with both figures, for more than ``MEMORY_SHARE`` of what is free."""
+    if needed_bytes <= MEMORY_SHARE * available_bytes():
+        return
+    give_back_memory()  # so that it counts as free
+    free = available_bytes()
+    if needed_bytes > MEMORY_SHARE * free:
+        raise MemoryBudgetError(
+            f"{what} takes {needed_bytes / 1e9:.2f} GB of memory, but {MEMORY_SHARE * free / 1e9:.2f} GB may be used "
+            f"({100 * MEMORY_SHARE:.0f} % of what is free): free some, or crop or downsample the image"
+        )
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an error of any library means that the host has no more memory."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and _EXHAUSTED.search(str(error)) is not None
+    )
+
+
+@contextmanager
+def within_host_memory(who: object) -> Iterator[None]:
+    """Turns an allocation that fails in the block into ``MemoryBudgetError``."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_exhausted(error):
+            raise
+        raise exhausted(who) from error
+
+
+def exhausted(who: object) -> MemoryBudgetError:
+    """The error to raise where an allocation has failed."""
+    return MemoryBudgetError(
+        f"{who}: expected enough memory, but an allocation failed with {available_bytes() / 1e9:.2f} GB free: end other "
+        "programs, or crop or downsample the images"
+    )

@@ -1,0 +1,94 @@
+"""What a format of images has to offer, and the checks that all share."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from mcbo.core.errors import InputError
+from mcbo.core.memory import check_fits
+from mcbo.core.types import Triple
+from mcbo.geometry.grid import Grid
+from mcbo.io.files import regular_size, shown
+from mcbo.io.nifti_header import MAX_RATIO, MAX_VOXELS, Form
+
+DEFLATE = MAX_RATIO
+"""Largest ratio of compression of gzip and zlib."""
+
+ALLOWANCE_BYTES = 2**16
+"""For a compressed file's own header and trailer, where the file is small."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of images.
+
+    Attributes:
+        name: for messages.
+        suffixes: of its files, in lower case.
+        read: given a file, the voxel size (mm) along columns, rows, slices, if the user told it, and the form to take of two
+            in a NIfTI header: ``(1, 1, H, W, D)``, int32 or int64 where the file has whole numbers, else float32; and the grid.
+            Raises ``InputError``, beginning with the file's name, and ``MemoryBudgetError``.
+        stores_spacing: whether a file says how large its voxels are.
+        takes_folders: whether a folder of such files is an image, too.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    read: Callable[[Path, Triple | None, Form], tuple[Tensor, Grid]]
+    stores_spacing: bool = True
+    takes_folders: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a header says.
+
+    Attributes:
+        numbers: of the image, in all.
+        stored_bytes: what they take on disk at least, uncompressed.
+        held_bytes: what is there of them, compressed or not.
+        ratio: how much smaller compression may have made them; 1 if they are not compressed.
+    """
+
+    numbers: int
+    stored_bytes: int
+    held_bytes: int
+    ratio: int = 1
+
+    def check(self) -> None:
+        """Raises ``InputError`` if the file cannot hold what its header claims."""
+        limit = self.held_bytes if self.ratio == 1 else self.held_bytes * self.ratio + ALLOWANCE_BYTES
+        if self.stored_bytes > limit:
+            raise InputError(
+                f"expected a whole image, but its header claims {self.stored_bytes} bytes, more than {self.held_bytes} bytes "
+                f"of {'packed ' if self.ratio > 1 else ''}data can hold: it is cut off or damaged; save or copy it again"
+            )
+
+
+def check_count(size: Sequence[int]) -> int:
+    """How many numbers a size makes; raises ``InputError`` for none, or more than anything here could work on."""
+    count = math.prod(size) if min(size, default=0) > 0 else 0
+    if not 0 < count <= MAX_VOXELS:
+        raise InputError(f"expected at most {MAX_VOXELS} numbers, found {count} in the header: {tuple(size)}")
+    return count
+
+
+def check_memory(numbers: int, value_bytes: int) -> None:
+    """Raises ``MemoryBudgetError`` for numbers that do not fit while they are read: in both processes, and as tensors."""
+    check_fits(numbers * (2 * value_bytes + 8), f"reading {numbers} numbers")
+
+
+def data_file(header: Path, name: str) -> Path:
+    """A file that a header names: a regular file beside it; raises ``InputError`` otherwise."""
+    plain = name.removeprefix("./")
+    rule = "expected a data file in the header's folder, by its name alone"
+    if not plain or plain in (".", "..") or not plain.isprintable() or any(mark in plain for mark in "/\\%"):
+        raise InputError(f"{rule}, found {shown(name)}: put it there, or save header and data as one file")
+    path = header.parent / plain
+    regular_size(path, "a data file")
+    if path.is_symlink() and path.resolve().parent != header.parent.resolve():
+        raise InputError(f"{rule}, found the link {shown(name)} to {shown(str(path.resolve()))}: put a copy in its place")
+    return path

@@ -1,0 +1,94 @@
+"""Images that ITK reads, in the other process; also GIPL, which needs no more than that."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mcbo.core.errors import InputError
+from mcbo.core.types import Triple
+from mcbo.geometry.grid import Grid
+from mcbo.io.files import reading, regular_size
+from mcbo.io.formats.format import DEFLATE, Claim, Format, check_count, check_memory
+from mcbo.io.itk import grid_from
+from mcbo.io.nifti import to_tensor
+from mcbo.io.nifti_header import Form
+from mcbo.io.sandbox.client import Limits, read_outside
+from mcbo.io.sandbox.wire import Frame
+
+Judge: TypeAlias = Callable[[Path], Claim]
+"""What a header claims, by a parser of our own; raises ``InputError`` for one that cannot be trusted."""
+
+
+def read_itk(
+    path: Path, io: str, judge: Judge, *, numbers: int = 1, spacing_mm: Triple | None = None, expected: str = "an image"
+) -> tuple[Tensor, Grid]:
+    """Reads an image by one of ITK's formats.
+
+    Args:
+        path: the file.
+        io: ITK's class for the format, ``NrrdImageIO``.
+        judge: the format's.
+        numbers: per voxel.
+        spacing_mm: instead of the file's.
+        expected: for messages.
+
+    Returns:
+        ``(1, numbers, H, W, D)``, and its grid in RAS.
+
+    Raises:
+        InputError: if it is not such an image.
+        MemoryBudgetError: if it does not fit.
+    """
+    regular_size(path, expected)
+    with reading(path, expected):
+        claim = judge(path)
+        claim.check()
+        request = {"what": "image", "path": str(path), "io": io}
+        return _read(request, claim, numbers, spacing_mm, expected)
+
+
+def read_itk_slices(folder: Path, files: list[Path], io: str, ratio: int, spacing_mm: Triple | None) -> tuple[Tensor, Grid]:
+    """Reads slices, a file each, as ``read_itk`` does."""
+    with reading(folder, "slices"):
+        held = sum(regular_size(file, "a slice") for file in files)
+        request = {"what": "slices", "paths": [str(file) for file in files], "io": io}
+        return _read(request, Claim(1, 1, held, ratio), 1, spacing_mm, "slices")
+
+
+def _read(request: Frame, claim: Claim, numbers: int, spacing_mm: Triple | None, expected: str) -> tuple[Tensor, Grid]:
+    def judge(header: Frame) -> Limits:
+        found, value_bytes = int(header["numbers"]), int(header["value_bytes"])
+        if found != numbers:
+            raise InputError(f"expected {'one number' if numbers == 1 else f'{numbers} numbers'} per voxel, found {found}")
+        count = check_count([*header["size"], found])
+        Claim(count, count * value_bytes, claim.held_bytes, claim.ratio).check()
+        check_memory(count, value_bytes)
+        return Limits.of_data(claim.held_bytes, count * value_bytes)
+
+    array, about = read_outside("with_itk", request, expected=expected, judge=judge)
+    return to_volume(array, about, numbers, spacing_mm)
+
+
+def to_volume(array: NDArray[Any], about: Frame, numbers: int, spacing_mm: Triple | None = None) -> tuple[Tensor, Grid]:
+    """An array of ITK's, ``(D, W, H)`` or ``(D, W, H, n)``, as ``(1, n, H, W, D)``, and its grid."""
+    size = array.shape[2::-1]
+    grid = grid_from(size, spacing_mm or about["spacing"], about["origin"], about["direction"])
+    ordered = array.reshape(*array.shape[:3], numbers).transpose(3, 2, 1, 0)
+    return to_tensor(ordered)[None], grid
+
+
+def judge_size(path: Path, ratio: int = 1) -> Claim:
+    """For a format whose header ITK alone reads: nothing is claimed yet, but the file has a size."""
+    return Claim(1, 1, regular_size(path, "an image"), ratio)
+
+
+def _read_gipl(path: Path, spacing_mm: Triple | None, form: Form) -> tuple[Tensor, Grid]:
+    del spacing_mm, form
+    ratio = DEFLATE if path.name.lower().endswith(".gz") else 1
+    return read_itk(path, "GiplImageIO", lambda file: judge_size(file, ratio))
+
+
+GIPL = Format("GIPL", (".gipl", ".gipl.gz"), _read_gipl)

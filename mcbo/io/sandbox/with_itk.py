@@ -1,0 +1,107 @@
+"""ITK as a reader: images with a format of ITK's, and its transforms. Geometry is as ITK has it, LPS millimeters."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from mcbo.core.errors import InputError
+from mcbo.io.sandbox.wire import Frame
+
+Read: TypeAlias = Callable[[], tuple[NDArray[Any], Frame]]
+"""Reads the data: an array, C-contiguous, and what there is to say about it."""
+
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+_alive: list[sitk.Image] = []
+"""Views do not keep their image; this process serves no other file."""
+
+
+def open_file(request: Frame) -> tuple[Frame, Read]:
+    """What a file holds, and how to read it; ``request["what"]`` is ``image``, ``slices``, ``transform`` or ``linear``.
+
+    Raises:
+        InputError: for what is not 3D.
+        RuntimeError: those of ITK.
+    """
+    return {"image": _image, "slices": _slices, "transform": _transform, "linear": _linear}[request["what"]](request)
+
+
+def _header(path: str, io: str) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(io)  # else ITK goes by the content, whatever the name
+    reader.SetFileName(path)
+    reader.ReadImageInformation()
+    return reader
+
+
+def _told(reader: sitk.ImageFileReader, size: list[int]) -> Frame:
+    value = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
+    bits = int("".join(filter(str.isdigit, value)) or 64) * (2 if "complex" in value else 1)
+    return {"size": size, "numbers": reader.GetNumberOfComponents(), "value_bytes": bits // 8}
+
+
+def _image(request: Frame) -> tuple[Frame, Read]:
+    reader = _header(request["path"], request["io"])
+    size = list(reader.GetSize())
+    if reader.GetDimension() == 4 and size[3] == 1:
+        reader.SetExtractSize([*size[:3], 0])
+    elif reader.GetDimension() != 3:
+        raise InputError(f"expected a 3D image, found {reader.GetDimension()}D data of size {tuple(size)}")
+    return _told(reader, size[:3]), lambda: _array(reader.Execute())
+
+
+def _slices(request: Frame) -> tuple[Frame, Read]:
+    paths = request["paths"]
+    reader = _header(paths[0], request["io"])
+    size = [n for n in reader.GetSize() if n > 1]
+    if len(size) != 2:
+        raise InputError(f"expected slices of two dimensions, found data of size {tuple(reader.GetSize())}")
+    return _told(reader, [*size, len(paths)]), lambda: _array(sitk.ReadImage(paths, imageIO=request["io"]))
+
+
+def _array(image: sitk.Image) -> tuple[NDArray[Any], Frame]:
+    """The voxels of an image, ``(D, W, H)`` or, of vectors, ``(D, W, H, n)``, and where they lie."""
+    _alive.append(image)
+    about = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
+    return sitk.GetArrayViewFromImage(image), about
+
+
+def _transform(request: Frame) -> tuple[Frame, Read]:
+    """A transform as vectors: on the grid of a reference image, or, of a displacement field, on its own."""
+    transform = sitk.ReadTransform(request["path"])
+    if transform.GetDimension() != 3:
+        raise InputError(f"expected a transform of 3 dimensions, found {transform.GetDimension()}")
+    reference = request["reference"]
+    if reference is not None:
+        sampler = sitk.TransformToDisplacementFieldFilter()
+        sampler.SetSize(reference["size"])
+        sampler.SetOutputSpacing(reference["spacing"])
+        sampler.SetOutputOrigin(reference["origin"])
+        sampler.SetOutputDirection(reference["direction"])
+        sampler.SetOutputPixelType(sitk.sitkVectorFloat64)
+        return {"size": reference["size"], "numbers": 3, "value_bytes": 8}, lambda: _array(sampler.Execute(transform))
+    simple = transform.Downcast()
+    if isinstance(simple, sitk.CompositeTransform) and simple.GetNumberOfTransforms() == 1:
+        simple = simple.GetNthTransform(0).Downcast()
+    if not isinstance(simple, sitk.DisplacementFieldTransform):
+        raise InputError(f"a {simple.GetName()} has no grid of its own: expected --reference with the fixed image")
+    field = simple.GetDisplacementField()
+    return {"size": list(field.GetSize()), "numbers": 3, "value_bytes": 8}, lambda: _array(field)
+
+
+def _linear(request: Frame) -> tuple[Frame, Read]:
+    """An affine transform as a matrix ``(4, 4)``."""
+    transform = sitk.ReadTransform(request["path"])
+    if transform.GetDimension() != 3 or not transform.IsLinear():
+        raise InputError(
+            f"expected an affine transform of 3 dimensions, found a {transform.GetName()} of {transform.GetDimension()}; "
+            "`compose` combines a displacement field with a result"
+        )
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array([transform.TransformPoint(axis) for axis in np.eye(3).tolist()]).T - origin[:, None]
+    matrix[:3, 3] = origin
+    return {"size": [4, 4], "numbers": 1, "value_bytes": 8}, lambda: (matrix, {})
