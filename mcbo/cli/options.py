@@ -70,8 +70,8 @@ Expect: TypeAlias = Annotated[
 Accept: TypeAlias = Annotated[
     Choice | None,
     typer.Option(
-        metavar="|".join(get_args(Choice)),
-        help="Write this result, whatever the judgement is. The report says what was overruled.",
+        metavar="RESULT",
+        help=f"Write this result, {', '.join(get_args(Choice))}, whatever the judgement is. The report says what was overruled.",
     ),
 ]
 Split: TypeAlias = Annotated[str, typer.Option(metavar="|".join(SPLITS), help="Split of the dataset.")]
