@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @app.command(
     cls=Command,
     context_settings={"auto_envvar_prefix": "MCBO"},
-    epilog="Exit status: 0 all displacements written; 1 invalid input or usage, nothing started; 2 some pairs failed, the "
-    "others are written; 130 interrupted; 143 terminated.",
+    epilog="Exit status: 0 all displacements written; 1 invalid input or usage, nothing started, or the log cannot be written; "
+    "2 some pairs failed, the others are written; 130 interrupted; 143 terminated.",
 )
 def process(
     context: typer.Context,

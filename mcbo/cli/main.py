@@ -19,7 +19,10 @@ from mcbo.runtime import keep_freed_memory, use_available_cores
 app = typer.Typer(cls=Group, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
-@app.callback(epilog="Exit status: 0 done; 1 invalid input or usage; 2 some pairs failed (ablate).")
+@app.callback(
+    epilog="Exit status: 0 done; 1 invalid input or usage, or an output cannot be written; 2 some pairs failed (ablate); "
+    "130 interrupted; 143 terminated."
+)
 def _about(*, version: cli.Version = False) -> None:
     """Register 3D images of the same anatomy from different modalities, without training, on GPU or CPU.
 

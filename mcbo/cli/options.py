@@ -71,7 +71,7 @@ Accept: TypeAlias = Annotated[
     Choice | None,
     typer.Option(
         metavar="RESULT",
-        help=f"Write this result, {', '.join(get_args(Choice))}, whatever the judgement is. The report says what was overruled.",
+        help=f"Result to write, {', '.join(get_args(Choice))}, whatever the judgement is. The report says what was overruled.",
     ),
 ]
 Split: TypeAlias = Annotated[str, typer.Option(metavar="|".join(SPLITS), help="Split of the dataset.")]

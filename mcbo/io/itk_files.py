@@ -169,7 +169,7 @@ def _write_transform(path: Path, transform: "sitk.DisplacementFieldTransform", *
     import SimpleITK as sitk
 
     def write(file: Path) -> None:
-        with _locks_optional():
+        with locks_optional():
             _write_checked(
                 file,
                 transform.GetDisplacementField(),
@@ -232,7 +232,7 @@ def _name_for_itk(file: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _locks_optional() -> Iterator[None]:
+def locks_optional() -> Iterator[None]:
     """Lets HDF5 do without locks of its own, where the file system has none, unless the environment says something else."""
     if _HDF5_LOCKS in os.environ:
         yield

@@ -27,6 +27,10 @@ _NO_LOCKS = UNSUPPORTED | {errno.ENOLCK, errno.EBADF}
 """Errors of file systems without locks. NFS, whose locks are those of ``fcntl``, has none for a file opened to be read only."""
 
 
+_OPENED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How lock files are opened: no link is followed, and a named pipe in their place holds nobody up."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A folder, kept open: so its number in the file system is given to no other, even if it is removed."""
@@ -82,7 +86,7 @@ def hold(path: Path) -> Iterator[Place]:
 
 
 def _release(path: Path, descriptor: int) -> None:
-    """Removes a lock file, then releases the lock: who has opened the file sees, once it has the lock, that it is gone."""
+    """Removes a lock file, then releases the lock: so a run that has opened it sees, once it has the lock, that it is gone."""
     with contextlib.suppress(OSError):
         if is_same_file(path, descriptor):
             path.unlink()
@@ -92,7 +96,7 @@ def _release(path: Path, descriptor: int) -> None:
 def refuse_if_held(path: Path) -> None:
     """Raises ``OutputError``, with what the lock file says, if another run holds it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | _OPENED)
     except OSError:  # there is none
         return
     try:
@@ -104,7 +108,7 @@ def refuse_if_held(path: Path) -> None:
 def _acquire(path: Path) -> int:
     """The descriptor of the file, opened, locked and naming this process."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _OPENED, 0o666)
         with contextlib.ExitStack() as closing:
             closing.callback(os.close, descriptor)
             if not _lock(path, descriptor):
@@ -126,10 +130,12 @@ def _lock(path: Path, descriptor: int, *, shared: bool = False) -> bool:
     try:
         return lock_file(descriptor, wait=False, shared=shared)
     except BlockingIOError as error:
-        holder = os.read(descriptor, 1000).decode("utf-8", "replace").strip() or "its process is not known yet"
+        holder = ""
+        with contextlib.suppress(OSError):
+            holder = os.read(descriptor, 1000).decode("utf-8", "replace").strip()
         raise OutputError(
-            f"{path.parent}: expected no other run with the same report, but one is at work there ({holder}): wait for it, "
-            "stop it, or choose another --output"
+            f"{path.parent}: expected no other run with the same report, but one is at work there "
+            f"({holder or 'its process is not known yet'}): wait for it, stop it, or choose another --output"
         ) from error
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from mcbo.core.errors import ClusterError, McboError
+from mcbo.core.errors import ClusterError, McboError, OutputError
 from mcbo.core.log import log
 from mcbo.dataset.learn2reg import Case, wanted
 from mcbo.io.lock import Place
@@ -120,6 +120,13 @@ class _Dealer:
                 return
             if future is not None:
                 self._collect(future)
+            try:
+                self._setup.check_place()
+            except OutputError as error:
+                for running, _ in self._out.values():
+                    running.cancel()
+                self._give_up(str(error), "since its output folder is gone")
+                return
             if self._setup.options.strict and self._ledger.failed:
                 _say(self._ledger.stop("since one failed and --strict was given"))
                 return
@@ -177,15 +184,18 @@ class _Dealer:
         self._view.end_case()
 
     def _lose(self) -> None:
-        """The scheduler is gone: what is not settled has failed, although workers may still finish their current cases."""
+        """The scheduler is gone; workers may still finish their current cases."""
+        self._give_up("the scheduler was lost before it was done; the next run resumes", "since the scheduler was lost")
+
+    def _give_up(self, message: str, reason: str) -> None:
+        """Ends the run: what is not settled has failed."""
         cases = [*(assignment.case for _, assignment in self._out.values()), *reversed(self._left)]
         self._out.clear()
-        message = "the scheduler was lost before it was done; the next run resumes"
         self._ledger.started = True
         self._ledger.failed |= {
             pair.field_name: message for case in cases for pair in wanted(case, self._setup.options.movings)
         }
-        _say(self._ledger.stop("since the scheduler was lost"))
+        _say(self._ledger.stop(reason))
 
 
 def _say(stopped: str) -> None:

@@ -104,8 +104,7 @@ class Ledger:
         try:
             self._check_place()
         except OutputError as error:
-            if str(error) not in self.failed.values():
-                log.error("%s", error)
+            log.error("%s", error)
             lost = {path: str(error) for result in results for path in (*result.written, *result.placeholders)}
         else:
             lost = {

@@ -71,6 +71,18 @@ def test_workers_are_killed_and_the_scheduler_too(
         assert fields(out) == truth
         assert leftovers(out) == []
 
+        gone = tmp_path / "gone"
+        program = start(data, gone, "--scheduler", running.address)
+        wait_until(lambda: list(gone.glob("disp*")))
+        gone.rename(tmp_path / "moved")
+        gone.mkdir()
+        status, output, errors = finish(program)
+        assert status == process.SOME_FAILED
+        assert "0 displacement(s) written" in output
+        assert "since its output folder is gone" in errors
+        assert f"what was finished before is in {tmp_path / 'moved'}" in errors
+        assert "Traceback" not in errors
+
         program = start(data, out, "--scheduler", running.address, "--overwrite")
         wait_until(lambda: any(running.client.processing().values()))
         running.scheduler.kill()
