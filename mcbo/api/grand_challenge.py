@@ -177,7 +177,7 @@ def _write(prepared: PreparedJob, result: Result) -> list[Path]:
     for path in prepared.challenge_files:
         write_displacement(path, transform.tensor, transform.affine)
     vectors = to_vectors(transform.tensor, transform.fixed)
-    # Not compressed: that would take longer than the rest of the writing, to save 8 % (256³ voxels).
+    # Not compressed: that takes seconds, which count as run time, and saves little of such numbers.
     write_image(prepared.options.result, to_component_axis(vectors), compressed=False)
     return [prepared.options.result, *prepared.challenge_files]
 
