@@ -109,7 +109,7 @@ def suspect(pair: Pair, field: Field, spacing: Array) -> str | None:
 
 def _landmark_error(pair: Pair, shape: Shape, spacing: Array) -> Callable[[Field], float] | None:
     try:
-        fixed, moving = read_point_pairs(*pair.beside("landmarks", ".csv"), shape)
+        fixed, moving = read_point_pairs(pair, "landmarks", shape)
     except EvaluationError:
         return None
     return lambda field: float(landmark_errors(displaced(fixed, field), moving, spacing).mean())
