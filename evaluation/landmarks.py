@@ -50,9 +50,7 @@ class _Columns:
     time: int | None = None
 
 
-def read_landmarks(
-    path: Path, *, inside: tuple[int, int, int] | None = None, image: Path | None = None
-) -> NDArray[np.float64]:
+def read_landmarks(path: Path, *, inside: tuple[int, int, int] | None = None, image: Path | None = None) -> NDArray[np.float64]:
     """``(n, 3)`` voxels from a CSV: three numbers a line, separated by commas, or columns named by the first line.
 
     Args:
@@ -132,4 +130,4 @@ def _to_voxels(world: NDArray[np.float64], path: Path, image: Path | None) -> ND
     if image is None:
         raise EvaluationError(f"{path}: expected voxel coordinates, found columns in mm")
     inverse = np.linalg.inv(read_affine(image))
-    return world @ inverse[:3, :3].T + inverse[:3, 3]
+    return np.asarray(world @ inverse[:3, :3].T + inverse[:3, 3])

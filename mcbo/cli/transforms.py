@@ -13,6 +13,8 @@ from mcbo.geometry.grid import Grid
 from mcbo.geometry.inverse import Inverse, MappedPoints, fixed_to_moving, moving_to_fixed
 from mcbo.geometry.inverse import invert as inverted
 from mcbo.geometry.resample import Mode, resample
+from mcbo.io.foreign.fields import Vectors
+from mcbo.io.foreign.reader import read_foreign
 from mcbo.io.images import read_any, read_field, read_intensities, read_labels, write_any
 from mcbo.io.itk_files import SUFFIXES_WRITTEN, read_transform, suffix_of, write_transform
 from mcbo.io.landmarks import SUFFIXES, read_landmarks, write_landmarks
@@ -190,7 +192,8 @@ def import_(
     transform: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="ITK transform (.h5, .tfm, .mat, …), vectors in LPS (.nii.gz, .nrrd, .mha), or .npz."
+            metavar="FILE",
+            help="ITK transform (.h5, .tfm, .mat, …), vectors (.nii.gz, .nrrd, .mha), .npz, or a transform of another program.",
         ),
     ],
     output: cli.OutputFile,
@@ -201,12 +204,27 @@ def import_(
             help="The fixed image, for its grid. Required for .npz and for transforms that are not displacement fields.",
         ),
     ] = None,
+    moving: Annotated[
+        Path | None, typer.Option(metavar="MOVING", help="The moving image, for its grid. Required for transforms of FSL.")
+    ] = None,
+    vectors: Annotated[
+        Vectors | None,
+        typer.Option(
+            metavar="KIND",
+            help="What a field in NIfTI holds that does not say so itself: ras-displacement, ras-position, lps-displacement "
+            "(in mm) or fsl.",
+        ),
+    ] = None,
     spacing: cli.Spacing = None,
 ) -> None:
-    """Convert a transform of ITK, ANTs, or 3D Slicer, from fixed to moving, to a displacement field."""
+    """Convert a transform of another program, from fixed to moving, to a displacement field.
+
+    Reads those of ITK, ANTs, and 3D Slicer; fields of NiftyReg, SPM, and
+    FNIRT; and linear transforms of FLIRT, FreeSurfer, MINC, and elastix.
+    """
     _check_name(output, _NIFTI)
-    spacing_mm = cli.parse_spacing(spacing, reference)
-    fixed = None if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
+    spacing_mm = cli.parse_spacing(spacing, reference, moving)
+    fixed, its_moving = (None if image is None else read_any(image, spacing_mm=spacing_mm)[1] for image in (reference, moving))
     if transform.suffix == ".npz":
         if fixed is None:
             raise InputError(f"{transform}: expected --reference with the fixed image: an .npz has no affine")
@@ -216,7 +234,8 @@ def import_(
                 f"{transform}: expected the shape {grid.shape} of {reference}, found {tuple(displacement.shape[2:])}"
             )
     else:
-        displacement, grid = read_transform(transform, fixed)
+        found = read_foreign(transform, fixed, moving=its_moving, vectors=vectors)
+        displacement, grid = found or read_transform(transform, fixed)
     write_displacement(output, displacement, grid.affine)
     typer.echo(str(output))
 

@@ -13,7 +13,8 @@ from mcbo.core.errors import InputError, OutputError
 from mcbo.core.types import Displacement, Triple, Volume
 from mcbo.geometry.grid import Grid
 from mcbo.io import itk_files, nifti
-from mcbo.io.files import reading
+from mcbo.io.files import reading, regular_size
+from mcbo.io.foreign import fields as foreign
 from mcbo.io.itk import to_sitk
 from mcbo.io.itk_files import IMAGE_SUFFIXES, SUFFIXES_WRITTEN, suffix_of
 from mcbo.io.nifti_header import read_header
@@ -86,14 +87,27 @@ def read_field(path: Path) -> tuple[Displacement, Grid]:
     """Reads a displacement ``(1, 3, H, W, D)`` in voxels of its grid, and that grid.
 
     Raises:
-        InputError: if it is not NIfTI of shape ``(H, W, D, 3)`` with finite numbers; ``.npz`` has no affine.
+        InputError: if it is not NIfTI of shape ``(H, W, D, 3)`` with finite numbers, or says that it is another program's;
+            ``.npz`` has no affine.
     """
     if path.suffix == ".npz":
         raise InputError(f"{path}: expected NIfTI: an .npz has no affine (`import` makes one, with --reference FIXED)")
+    regular_size(path, "a displacement")
+    if not suffix_of(path).startswith(".nii"):
+        raise InputError(
+            f"{path}: expected a whole NIfTI image, found none; `mcbo import {path.name} --output NEW.nii.gz` makes one of a "
+            "transform of another program"
+        )
+    with reading(path, "a displacement"):
+        foreign.check_displacement(read_header(path))
     displacement = nifti.read_displacement(path)
     if not torch.isfinite(displacement).all():
         raise InputError(f"{path}: expected finite displacements, found some that are NaN or infinite")
-    return displacement, _grid(path, displacement, read_header(path).affine)
+    grid = _grid(path, displacement, read_header(path).affine)
+    if unit := foreign.looks_like_positions(displacement[0].movedim(0, -1).numpy(), grid):
+        remedy = "`mcbo import --vectors ras-position` converts them" if unit == "mm" else "subtract the voxel's own"
+        raise InputError(f"{path}: expected displacements, found positions in {unit}, by their spread: {remedy}")
+    return displacement, grid
 
 
 def spacing_of(text: str) -> Triple:

@@ -7,28 +7,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError
+from mcbo.geometry.grid import Grid
 from mcbo.io.files import reading, regular_size
-from mcbo.io.itk import LPS
+from mcbo.io.foreign.linear import parse_matrix, read_linear
+from mcbo.io.itk import LPS, matrix_of_transform
 from mcbo.io.itk_files import TRANSFORM_SUFFIXES, suffix_of
 
 _MAX_TEXT = 1 << 16
 
 
-def read_initial(path: Path) -> NDArray[np.float64]:
+def read_initial(path: Path, fixed: Grid | None = None, moving: Grid | None = None) -> NDArray[np.float64]:
     """Reads an initial transform as a matrix ``(4, 4)``, RAS mm, fixed to moving.
 
-    The file is text with four lines of four numbers, as the result; or an affine ITK transform (LPS mm, fixed to moving, as for
-    ITK's resampling): ``.tfm``, ``.txt``, ``.h5``, ``.mat``.
+    The file is text with four lines of four numbers, as the result; an affine ITK transform (LPS mm, fixed to moving, as for
+    ITK's resampling): ``.tfm``, ``.txt``, ``.h5``, ``.mat``; or one of ``foreign.linear``, of which FLIRT's needs both grids.
 
     Raises:
-        InputError: if it is neither.
+        InputError: if it is none of these.
     """
     regular_size(path, "an initial transform")
     with reading(path, "an initial transform", (OSError, RuntimeError)):
-        with path.open("rb") as file:
-            head = file.read(_MAX_TEXT)
-        is_itk = head.lstrip().startswith(b"#Insight") or suffix_of(path) in set(TRANSFORM_SUFFIXES) - {".txt"}
-        return check_matrix(_read_itk(path) if is_itk else _parse(head))
+        matrix = read_linear(path, fixed, moving)
+        if matrix is None:
+            with path.open("rb") as file:
+                head = file.read(_MAX_TEXT)
+            is_itk = head.lstrip().startswith(b"#Insight") or suffix_of(path) in set(TRANSFORM_SUFFIXES) - {".txt"}
+            matrix = _read_itk(path) if is_itk else parse_matrix(head.decode("latin-1"))
+        return check_matrix(matrix)
 
 
 def check_matrix(matrix: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -53,28 +58,7 @@ def matrix_of(matrix: Any, role: str) -> NDArray[np.float64]:
         raise InputError(f"expected {role}a 4×4 matrix of numbers, got {matrix!r:.80}") from error
 
 
-def _parse(text: bytes) -> NDArray[np.float64]:
-    try:
-        rows = [[float(part) for part in line.replace(",", " ").split()] for line in text.decode("ascii").splitlines()]
-    except ValueError as error:
-        raise InputError("expected four lines of four numbers, or an affine ITK transform") from error
-    rows = [row for row in rows if row]
-    if [len(row) for row in rows] != [4, 4, 4, 4]:
-        raise InputError(f"expected four lines of four numbers, found lines of {[len(row) for row in rows][:8]} numbers")
-    return np.array(rows)
-
-
 def _read_itk(path: Path) -> NDArray[np.float64]:
     import SimpleITK as sitk
 
-    transform = sitk.ReadTransform(str(path))
-    if transform.GetDimension() != 3 or not transform.IsLinear():
-        raise InputError(
-            f"expected an affine transform of 3 dimensions, found a {transform.GetName()} of {transform.GetDimension()}; "
-            "`compose` combines a displacement field with a result"
-        )
-    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.array([transform.TransformPoint(axis) for axis in np.eye(3).tolist()]).T - origin[:, None]
-    matrix[:3, 3] = origin
-    return np.asarray(LPS @ matrix @ LPS)
+    return LPS @ matrix_of_transform(sitk.ReadTransform(str(path))) @ LPS

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.errors import InputError, ShapeError
@@ -82,6 +83,20 @@ def to_transform(displacement: Displacement, grid: Grid) -> "sitk.DisplacementFi
     import SimpleITK as sitk
 
     return sitk.DisplacementFieldTransform(to_vectors(displacement, grid, dtype=torch.float64))
+
+
+def matrix_of_transform(transform: "sitk.Transform") -> NDArray[np.float64]:
+    """The matrix ``(4, 4)`` of a linear 3D transform of ITK, LPS mm; raises ``InputError`` for any other."""
+    if transform.GetDimension() != 3 or not transform.IsLinear():
+        raise InputError(
+            f"expected an affine transform of 3 dimensions, found a {transform.GetName()} of {transform.GetDimension()}; "
+            "`compose` combines a displacement field with a result"
+        )
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array([transform.TransformPoint(axis) for axis in np.eye(3).tolist()]).T - origin[:, None]
+    matrix[:3, 3] = origin
+    return matrix
 
 
 def from_transform(transform: "sitk.Transform", fixed: Grid | None) -> tuple[Displacement, Grid]:

@@ -53,6 +53,15 @@ _FORMATS: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header
 
 
 @dataclass(frozen=True)
+class Intent:
+    """What a header says its values are: NIfTI's code, a name that is free, and a first parameter."""
+
+    code: int = 0
+    name: str = ""
+    parameter: float = 0.0
+
+
+@dataclass(frozen=True)
 class Header:
     """What a NIfTI file claims to hold.
 
@@ -63,6 +72,7 @@ class Header:
         affine: voxel to world (mm), ``(4, 4)`` float64, invertible.
         slope, intercept: an intensity is ``slope·value + intercept``.
         offset: bytes before the first value, uncompressed.
+        intent: of its values.
     """
 
     path: File
@@ -72,6 +82,7 @@ class Header:
     slope: float
     intercept: float
     offset: int
+    intent: Intent = Intent()
 
 
 def read_header(path: File) -> Header:
@@ -185,7 +196,10 @@ def _parse(path: File, block: bytes) -> Header:
         raise InputError(
             f"expected a header with voxels that begin {least} to {MAX_OFFSET} bytes into the file, found {offset:g}"
         )
-    return Header(path, shape, dtype, affine, slope or 1.0, intercept, int(offset))  # a slope of 0 means "not scaled"
+    name = bytes(fields["intent_name"].item()).decode("latin-1")
+    intent = Intent(int(fields["intent_code"]), name, float(fields["intent_p1"]))
+    # A slope of 0 means "not scaled".
+    return Header(path, shape, dtype, affine, slope or 1.0, intercept, int(offset), intent)
 
 
 def _checked_shape(dim: list[int]) -> tuple[int, ...]:

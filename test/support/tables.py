@@ -1,4 +1,4 @@
-"""Tables of points as programs write them, for both packages: with the voxels that they mean, or none where they are refused."""
+"""Tables of points as programs write them, for both packages: some that all mean the same voxels, and some to be refused."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ AFFINE = np.array([[-1.0, 0, 0, 20], [0, -1, 0, 22], [0, 0, 2, -48], [0, 0, 0, 1
 
 SHAPE = (40, 44, 48)
 
-VOXELS = [[10.0, 20, 30], [11, 21, 31], [12, 22, 32.5]]
+VOXELS: list[list[float]] = [[10.0, 20, 30], [11, 21, 31], [12, 22, 32.5]]
 
 READ: dict[str, str] = {
     "Learn2Reg": "10,20,30\n11,21,31\n12,22,32.5\n",

@@ -86,7 +86,7 @@ def test_the_judge_and_the_method_share_nothing() -> None:
     ("library", "allowed"),
     [
         ("nibabel", {"io.nifti", "io.nifti_header"}),
-        ("SimpleITK", {"io.itk", "io.itk_files", "io.initial_transform", "api.transform"}),
+        ("SimpleITK", {"io.itk", "io.itk_files", "io.initial_transform", "io.foreign.elastix", "api.transform"}),
         (
             "json",
             {

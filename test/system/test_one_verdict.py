@@ -28,7 +28,7 @@ def test_both_read_a_table_as_the_same_points(image: Path, name: str) -> None:
     found = read_landmarks(path)
     grid = Grid(tables.SHAPE, tables.AFFINE)
     voxels = found.points if found.space == "table" else grid.to_voxels(found.to_ras())
-    assert np.abs(voxels.numpy() - tables.VOXELS).max() < 1e-9
+    assert np.abs(voxels.numpy() - np.array(tables.VOXELS)).max() < 1e-9
     assert np.abs(judge_landmarks(path, inside=tables.SHAPE, image=image) - tables.VOXELS).max() < 1e-9
 
 
