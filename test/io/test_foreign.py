@@ -255,13 +255,13 @@ def test_flirt_needs_both_images(tmp_path: Path, fixed: Grid, moving: Grid) -> N
 REFUSED: dict[str, tuple[str, str, str]] = {
     "elastix, splines": (
         "t.txt", ELASTIX.format(name="BSplineTransform", numbers="1 2", before="NoInitialTransform"),
-        "linear 3D transform of elastix .*found 'BSplineTransform': transformix -def all",
+        "linear 3D transform of elastix .*found 'BSplineTransform': .*transformix -def all",
     ),
     "elastix, after another": (
         "t.txt", ELASTIX.format(name="TranslationTransform", numbers="1 2 3", before="/x/TransformParameters.0.txt"),
-        "after another one, '/x/TransformParameters.0.txt': transformix",
+        "after another one, '/x/TransformParameters.0.txt': .*transformix",
     ),
-    "elastix, 2D": ("t.txt", TRANSLATION.replace("Dimension 3", "Dimension 2"), "FixedImageDimension '2': transformix"),
+    "elastix, 2D": ("t.txt", TRANSLATION.replace("Dimension 3", "Dimension 2"), "FixedImageDimension '2': .*transformix"),
     "elastix, half": ("t.txt", TRANSLATION.replace("-3 4 5", "-3 4"), "expected 3 TransformParameters"),
     "elastix, words": ("t.txt", TRANSLATION.replace("-3 4 5", "a b c"), "expected numbers under TransformParameters"),
     "elastix, not finite": ("t.txt", TRANSLATION.replace("-3 4 5", "1 2 nan"), "expected finite numbers"),
