@@ -229,6 +229,8 @@ def zero(
     trust_paths: TrustPaths = False,
 ) -> None:
     """Write zero displacements for every pair: the submission that scores the initial error."""
+    if output.name.endswith((".nii", ".nii.gz", ".npz", ".json", ".zip")) and not os.path.isdir(output):  # noqa: PTH112
+        raise EvaluationError(f"--output: expected a folder, found the name of a file, {output}; leave out the suffix")
     pairs = read_pairs(dataset, split=split, trust_paths=trust_paths)
     write_zero(pairs, output)
     _say(f"{len(pairs)} zero displacement(s) written to {output}")

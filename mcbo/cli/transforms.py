@@ -5,8 +5,11 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from mcbo.api.result import moving_grids
 from mcbo.cli import options as cli
 from mcbo.core.errors import InputError, OutputError
+from mcbo.core.field import format_shape
+from mcbo.core.log import printable
 from mcbo.core.types import Displacement
 from mcbo.geometry import continuation as composition
 from mcbo.geometry.grid import Grid
@@ -15,9 +18,9 @@ from mcbo.geometry.inverse import invert as inverted
 from mcbo.geometry.resample import Mode, resample
 from mcbo.io.foreign.fields import Vectors
 from mcbo.io.foreign.reader import read_foreign
-from mcbo.io.images import read_any, read_field, read_intensities, read_labels, write_any
+from mcbo.io.images import looks_like_intensities, read_any, read_field, read_intensities, read_labels, write_any
 from mcbo.io.itk_files import SUFFIXES_WRITTEN, read_transform, suffix_of, write_transform
-from mcbo.io.landmarks import SUFFIXES, read_landmarks, write_landmarks
+from mcbo.io.landmarks import SUFFIXES, Landmarks, read_landmarks, write_landmarks
 from mcbo.io.nifti import read_displacement, write_displacement
 
 Direction: TypeAlias = Literal["fixed-to-moving", "moving-to-fixed"]
@@ -89,21 +92,50 @@ def warp(
     displacement, fixed = read_field(field)
     moving = None if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
     if points:
-        _warp_points(path, output, displacement, fixed, moving or fixed, direction or "fixed-to-moving", unit)
+        _warp_points(path, output, displacement, fixed, moving, direction or "fixed-to-moving", unit)
         return
     if unit is not None:
         raise InputError("--unit: expected with --points only, got it with an image")
     volume, grid = (read_labels if labels else read_intensities)(path, spacing_mm=spacing_mm)
+    if labels and looks_like_intensities(volume):
+        _warn(f"{path}: its values change from voxel to voxel, as those of labels do not: for intensities, use --image")
     mode: Mode = interpolation if labels else "linear"
     onto = fixed
     if direction == "fixed-to-moving":
+        _check_grid(path, grid, [fixed], "the fixed image (of FIELD)")
         if moving is None:
             raise InputError("--reference: expected the moving image, onto whose grid the fixed image is to be warped")
         inverse = inverted(displacement, fixed, moving)
         _report_inverse(inverse)
         displacement, onto = inverse.displacement, moving
-    write_any(output, resample(volume, grid, onto, displacement=displacement, mode=mode, outside=outside), onto)
+    else:
+        due = moving_grids(field, fixed) if moving is None else [moving]
+        if not due and grid.shape == fixed.shape:  # as in Learn2Reg, where voxels correspond by index
+            due = [fixed]
+        _check_grid(path, grid, due, "the moving image")
+    warped = resample(volume, grid, onto, displacement=displacement, mode=mode, outside=outside)
+    if bool((warped == outside).all()):
+        _warn(f"{output}: nothing of {path.name} lies in it; all voxels have the value outside, {outside:g}")
+    write_any(output, warped, onto)
     typer.echo(f"{output}: {path.name}, {direction or 'moving-to-fixed'}")
+
+
+def _warn(text: str) -> None:
+    typer.echo(printable(f"WARNING: {text}"), err=True)
+
+
+def _check_grid(path: Path, grid: Grid, due: list[Grid], whose: str) -> None:
+    """Warns if an image is on none of the grids on which it should be, if they are known."""
+    if due and not any(grid.matches(other) for other in due):
+        found, expected = (
+            f"{format_shape(g.shape)} voxels of {'×'.join(f'{size:.3g}' for size in g.spacing_mm)} mm, {g.orientation}, "
+            f"the first at {', '.join(f'{x:.6g}' for x in g.affine[:3, 3])}"
+            for g in (grid, due[0])
+        )
+        _warn(
+            f"{path}: expected the grid of {whose} ({expected}), found another ({found}): the image is taken to lie where its "
+            "affine says"
+        )
 
 
 def _warp_points(
@@ -111,7 +143,7 @@ def _warp_points(
     output: Path,
     displacement: Displacement,
     fixed: Grid,
-    moving: Grid,
+    moving: Grid | None,
     direction: Direction,
     unit: Literal["voxel", "mm"] | None,
 ) -> None:
@@ -119,13 +151,23 @@ def _warp_points(
     if landmarks.space != "table" and unit == "voxel":
         raise InputError(f"{path}: its points are in mm: expected --unit mm or none, got --unit voxel")
     in_voxels = landmarks.space == "table" and unit != "mm"
-    start, end = (fixed, moving) if direction == "fixed-to-moving" else (moving, fixed)
+    start, end = (fixed, moving or fixed) if direction == "fixed-to-moving" else (moving or fixed, fixed)
     world = start.to_world(landmarks.points) if in_voxels else landmarks.to_ras()
     found = (fixed_to_moving if direction == "fixed-to-moving" else moving_to_fixed)(world, displacement, fixed)
     text = landmarks.format_with(end.to_voxels(found.world)) if in_voxels else landmarks.format_ras(found.world)
     write_landmarks(output, text, like=path)
-    typer.echo(f"{output}: {len(world)} points, {direction}, in {'voxels' if in_voxels else 'mm'}")
+    typer.echo(f"{output}: {len(world)} points, {direction}, in {_space(landmarks, in_voxels, moving is not None, direction)}")
     _report_points(found)
+
+
+def _space(landmarks: Landmarks, in_voxels: bool, has_reference: bool, direction: Direction) -> str:
+    """Where points that are written lie; where it had to be assumed, also how to say it."""
+    if not in_voxels:
+        return f"mm ({'RAS' if landmarks.space == 'table' else landmarks.space})"
+    if has_reference:
+        return f"voxels of the {direction.rpartition('-')[2]} image"
+    assumed = "; those read, too" if direction == "moving-to-fixed" else ""
+    return f"voxels of the fixed image{assumed} (for voxels of the moving image: --reference MOVING)"
 
 
 def _report_points(found: MappedPoints) -> None:

@@ -19,6 +19,9 @@ from mcbo.io.itk import to_sitk
 from mcbo.io.itk_files import IMAGE_SUFFIXES, SUFFIXES_WRITTEN, suffix_of
 from mcbo.io.nifti_header import read_header
 
+_FEW_LABELS = 32
+"""So few values may be labels, however they are spread."""
+
 
 def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
     """Reads a 3D image: what nibabel reads (NIfTI, Analyze, MGH, MINC …), NRRD, MetaImage, TIFF stacks.
@@ -68,6 +71,15 @@ def as_labels(volume: Tensor) -> Tensor:
     if volume.abs().max() >= 1 << 24:
         raise InputError("expected labels below 2²⁴, or stored as integers, found larger ones in floating point")
     return volume.int()
+
+
+def looks_like_intensities(labels: Tensor) -> bool:
+    """Whether whole numbers ``(1, 1, H, W, D)`` are many and mostly change from voxel to voxel, as labels do not."""
+    volume = labels[0, 0].numpy()
+    one, next_to_it = volume[:-1], volume[1:]
+    both = (one != 0) & (next_to_it != 0)
+    changes = np.count_nonzero(one[both] != next_to_it[both])
+    return changes > both.sum() / 2 and len(np.unique(volume)) > _FEW_LABELS
 
 
 def write_any(path: Path, volume: Tensor, grid: Grid) -> None:
