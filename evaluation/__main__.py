@@ -1,6 +1,7 @@
 """``python -m evaluation score | validate | leaderboard | zero``: evaluate displacement fields in challenge format."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from evaluation.errors import EvaluationError, printable
+from evaluation.errors import EvaluationError, log, printable
 from evaluation.leaderboard import build_board
 from evaluation.pairs import SPLITS, read_pairs
 from evaluation.render import BOARD_WRITERS, board_markdown, scores_page
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 success; 1 invalid input or usage, or a submission with problems; 2 some pairs have no score.
     """
     status: list[int] = []
+    _set_up_log()
     try:
         app(list(sys.argv[1:] if arguments is None else arguments), prog_name="python -m evaluation", obj=status)
     except SystemExit as stop:
@@ -69,6 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"ERROR: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
         return BAD_INPUT
     return status[0] if status else ALL_SCORED
+
+
+def _set_up_log() -> None:
+    log.handlers.clear()  # of an earlier call
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    log.addHandler(handler)
 
 
 @app.callback()

@@ -1,6 +1,10 @@
 """The package's exception, and how untrusted text is shown."""
 
+import logging
 import reprlib
+
+log = logging.getLogger("evaluation")
+"""For what a user should know although it is no error."""
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 120

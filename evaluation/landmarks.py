@@ -67,7 +67,7 @@ def read_landmarks(path: Path, *, inside: tuple[int, int, int] | None = None, im
     try:
         rows = list(csv.reader(io.StringIO(text.rstrip(), newline=None), strict=True))
     except csv.Error as error:
-        raise EvaluationError(f"{path}: expected numbers separated by commas, but the file cannot be read: {error}") from error
+        raise EvaluationError(f"{path}: expected three numbers a line, found text that is no table: {error}") from error
     columns = _columns(rows[0], path)
     if not columns.named:  # the challenge's, which quotes nothing
         rows = [line.split(",") for line in text.rstrip().splitlines()]
