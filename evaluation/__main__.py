@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from evaluation.errors import (
     finish,
     guarded,
     heard,
+    log,
     printable,
 )
 
@@ -91,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     status: list[int] = []
+    _set_up_log()
     try:
         app(list(arguments), prog_name="python -m evaluation", obj=status)
     except SystemExit as stop:
@@ -106,6 +109,13 @@ def _run(arguments: Sequence[str]) -> int:
         _say(f"ERROR: {error.filename or 'the system'}: {error.strerror or error}", err=True)
         return BAD_INPUT
     return status[0] if status else ALL_SCORED
+
+
+def _set_up_log() -> None:
+    log.handlers.clear()  # of an earlier call
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    log.addHandler(handler)
 
 
 @app.callback()
@@ -303,6 +313,8 @@ def zero(
     trust_paths: TrustPaths = False,
 ) -> None:
     """Write zero displacements for every pair: the submission that scores the initial error."""
+    if output.name.endswith((".nii", ".nii.gz", ".npz", ".json", ".zip")) and not os.path.isdir(output):  # noqa: PTH112
+        raise EvaluationError(f"--output: expected a folder, found the name of a file, {output}; leave out the suffix")
     pairs = read_pairs(dataset, split=split, trust_paths=trust_paths)
     write_zero(pairs, output)
     _say(f"{len(pairs)} zero displacement(s) written to {output}")

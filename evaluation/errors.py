@@ -6,6 +6,7 @@ Imports nothing that takes time.
 import contextlib
 import errno
 import io
+import logging
 import os
 import reprlib
 import signal
@@ -19,6 +20,9 @@ INTERRUPTED, TERMINATED = 130, 143
 
 _GONE = {errno.EPIPE, errno.EBADF}
 """Errors of a stream that nobody reads any more, as after ``| head``."""
+
+log = logging.getLogger("evaluation")
+"""For what a user should know although it is no error."""
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 120

@@ -1,42 +1,27 @@
-"""Reads images, labels and displacements; headers are checked against the size of the file before any value is read."""
+"""Reads images, labels and displacements, in NIfTI and ``.npz``."""
 
 import math
 import tokenize
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from evaluation.errors import EvaluationError, reason
 from evaluation.files import file_size
+from evaluation.nifti import BROKEN, MAX_VALUES, Nifti, open_nifti
 
 FIELD_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
 """The challenge requires float32; before 2022 it was float16, in ``.npz`` files."""
 
-MAX_VALUES = 2**29
-"""A displacement of 512³ voxels has 4·10⁸ values; scoring one takes four times its bytes in float64."""
-
-MAX_OFFSET = 2**26
-"""Bytes of header and extensions before the values."""
-
-MAX_RATIO, GZIP_BYTES = 1032, 2**16
-"""Deflate expands at most 1032 times; the bytes are an allowance for gzip's own header."""
-
-UNREADABLE = (
-    *(ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, zipfile.BadZipFile),
-    *(MemoryError, RuntimeError),  # absurd sizes; unusual compression
-)
+UNREADABLE = (*BROKEN, zipfile.BadZipFile, RuntimeError)  # the last for unusual compression
 """What the libraries raise for broken files."""
 
 _NO_NPY = (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError, UserWarning)
@@ -61,10 +46,10 @@ def open_field(path: Path) -> FieldFile:
     """Opens a displacement file, ``.nii.gz`` or ``.npz`` with one array; EvaluationError if it is neither."""
     if path.suffix == ".npz":
         return _open_archive(path)
-    image = open_image(path, "a whole displacement file")
-    if image.get_data_dtype().kind not in "biuf":
-        raise EvaluationError(f"{path}: expected float32, found data of type {image.get_data_dtype()}")
-    return FieldFile(path, tuple(image.shape), image.get_data_dtype(), lambda: np.asanyarray(image.dataobj))
+    nifti = open_nifti(path, "a whole displacement file")
+    if nifti.dtype.kind not in "biuf":
+        raise EvaluationError(f"{path}: expected float32, found data of type {nifti.dtype}")
+    return FieldFile(path, nifti.stored, nifti.dtype, nifti.read)
 
 
 def _open_archive(path: Path) -> FieldFile:
@@ -204,18 +189,21 @@ def read_field(path: Path, *, shape: Shape) -> NDArray[np.float32]:
 
 def read_grid(path: Path) -> tuple[Shape, Array]:
     """Shape and voxel size (mm) of an image, from its header."""
-    header = open_image(path, "a 3D image").header
-    shape, zooms = header.get_data_shape(), np.asarray(header.get_zooms()[:3], dtype=np.float64)
-    if len(shape) < 3:
-        raise EvaluationError(f"{path}: expected a 3D image, found {len(shape)}D data of shape {tuple(shape)}")
+    nifti = open_nifti(path, "a 3D image")
+    if len(nifti.shape) != 3:
+        raise EvaluationError(f"{path}: expected a 3D image, found {len(nifti.shape)}D data of shape {nifti.shape}")
+    _check_numbers(nifti)
+    zooms = nifti.zooms
+    if not np.isfinite(zooms).all():  # the affine may tell
+        zooms = np.linalg.norm(nifti.affine[:3, :3], axis=0)
     if not (np.isfinite(zooms).all() and (zooms > 0).all()):
         raise EvaluationError(f"{path}: expected voxel sizes above 0, found {zooms.tolist()} mm")
-    return (int(shape[0]), int(shape[1]), int(shape[2])), zooms
+    return (nifti.shape[0], nifti.shape[1], nifti.shape[2]), zooms
 
 
 def read_affine(path: Path) -> Array:
     """Affine of an image or displacement file, ``(4, 4)``, voxel to world in mm; it can be inverted."""
-    affine = np.asarray(open_image(path, "an image").affine, dtype=np.float64)
+    affine = open_nifti(path, "an image").affine
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
         raise EvaluationError(f"{path}: expected an affine that can be inverted, found {affine.tolist()}")
     return affine
@@ -223,59 +211,23 @@ def read_affine(path: Path) -> Array:
 
 def read_volume(path: Path, shape: tuple[int, ...]) -> Array:
     """An image of labels, a mask or intensities, ``(H, W, D)``, finite; EvaluationError if its shape is another."""
-    image = open_image(path, "an image")
-    if tuple(image.shape) != shape:
-        raise EvaluationError(f"{path}: expected shape {shape}, that of the fixed image, found {tuple(image.shape)}")
-    if image.get_data_dtype().kind not in "biuf":
-        raise EvaluationError(f"{path}: expected one number per voxel, found data of type {image.get_data_dtype()}")
+    nifti = open_nifti(path, "an image")
+    if nifti.shape != shape:
+        raise EvaluationError(f"{path}: expected shape {shape}, that of the fixed image, found {nifti.stored}")
+    _check_numbers(nifti)
     try:
         with np.errstate(all="ignore"):
-            volume = np.asarray(image.dataobj, dtype=np.float64)
+            volume = nifti.read().astype(np.float64)
     except UNREADABLE as error:
         raise _unreadable(path, "an image", error) from error
-    if not np.isfinite(volume).all():
-        raise EvaluationError(f"{path}: expected finite values, found some that are NaN or infinite")
+    if not bool((np.abs(volume) <= np.finfo(np.float32).max).all()):
+        raise EvaluationError(f"{path}: expected finite values, found some that are NaN, infinite or beyond float32")
     return volume
 
 
-def open_image(path: Path, expected: str) -> Any:
-    """A NIfTI image as nibabel has it, its values not yet read; ``expected`` names its kind in the errors.
-
-    Raises:
-        EvaluationError: if it is none, or its header claims more than the file can hold.
-    """
-    size = file_size(path, expected)
-    try:
-        # These two only: other readers of nibabel would parse untrusted XML and HDF5.
-        kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
-        kind = next((kind for kind in kinds if kind.path_maybe_image(path)[0]), None)
-        if kind is None:
-            raise ImageFileError("it is not NIfTI")
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # nibabel's, for extensions of unusual length
-            with nibabel.openers.ImageOpener(str(path)) as opened:
-                block = opened.read(kind.header_class.template_dtype.itemsize)
-            _check_claim(kind.header_class(block, check=False), size, compressed=path.suffix == ".gz")
-            return kind.from_filename(path)
-    except UNREADABLE as error:
-        raise _unreadable(path, expected, error) from error
-
-
-def _check_claim(header: Any, size: int, *, compressed: bool) -> None:
-    """Checks that a file of ``size`` bytes can hold what its header claims, at an offset within limits."""
-    count = int(header["dim"][0])
-    shape = [int(n) for n in header["dim"][1 : max(count, 0) + 1]]
-    if not 1 <= count <= 7 or min(shape) < 1 or math.prod(shape) > MAX_VALUES:
-        raise HeaderDataError(f"its header claims {count} dimensions and the shape {tuple(shape)}")
-    offset = float(header["vox_offset"])
-    if not 352 <= offset <= MAX_OFFSET:
-        raise HeaderDataError(f"its header claims that the values begin at byte {offset:g}")
-    try:
-        claimed = int(offset) + math.prod(shape) * header.get_data_dtype().itemsize
-    except KeyError as error:
-        raise HeaderDataError(f"its header claims data of an unknown type, number {error}") from error
-    if claimed > (size * MAX_RATIO + GZIP_BYTES if compressed else size):
-        raise HeaderDataError(f"its header claims {claimed} bytes, more than a file of {size} bytes can hold")
+def _check_numbers(nifti: Nifti) -> None:
+    if nifti.dtype.kind not in "biuf":
+        raise EvaluationError(f"{nifti.path}: expected one number per voxel, found data of type {nifti.dtype}")
 
 
 def _unreadable(path: Path, expected: str, error: Exception) -> EvaluationError:

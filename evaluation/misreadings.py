@@ -239,7 +239,7 @@ class _Landmarks:
     threshold, tie = LANDMARKS_DECIDE, 1.001
 
     def __init__(self, pair: Pair, field: Field, shape: Shape) -> None:
-        self._fixed, self._moving = read_point_pairs(*pair.beside("landmarks", ".csv"), shape)
+        self._fixed, self._moving = read_point_pairs(pair, "landmarks", shape)
         self._field = field
         _, self._spacing_mm = read_grid(pair.moving)
 

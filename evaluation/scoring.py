@@ -88,7 +88,7 @@ def _score_points(score: PairScore, method: Method, displacement: Field, shape: 
     fixed_path, moving_path = score.pair.beside(method.points, ".csv")
     if not settings.required and not fixed_path.exists() and not moving_path.exists():
         return
-    fixed, moving = read_point_pairs(fixed_path, moving_path, shape)
+    fixed, moving = read_point_pairs(score.pair, method.points, shape)
     _, spacing_mm = read_grid(score.pair.moving)
     found = displaced(fixed, displacement)
     score.initial[method.name] = landmark_errors(fixed, moving, spacing_mm).tolist()
@@ -97,10 +97,15 @@ def _score_points(score: PairScore, method: Method, displacement: Field, shape: 
     score.voxels[method.name] = landmark_errors(found, moving, np.ones(3)).tolist()
 
 
-def read_point_pairs(fixed_path: Path, moving_path: Path, shape: Shape) -> tuple[Array, Array]:
-    """Corresponding points of both images, each ``(n, 3)`` voxels; EvaluationError if their numbers differ."""
-    fixed = read_landmarks(fixed_path, inside=shape)
-    moving = read_landmarks(moving_path)  # these may lie outside the moving image
+def read_point_pairs(pair: Pair, kind: str, shape: Shape) -> tuple[Array, Array]:
+    """Corresponding points of both images, each ``(n, 3)`` voxels, in the folder of their kind.
+
+    Raises:
+        EvaluationError: if they cannot be read, or their numbers differ.
+    """
+    fixed_path, moving_path = pair.beside(kind, ".csv")
+    fixed = read_landmarks(fixed_path, inside=shape, image=pair.fixed)
+    moving = read_landmarks(moving_path, image=pair.moving)  # these may lie outside the moving image
     if len(fixed) != len(moving):
         found = f"{len(fixed)}, found {len(moving)}"
         raise EvaluationError(f"{moving_path}: expected as many points as {fixed_path.name} has, {found}")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from evaluation.errors import EvaluationError, reason, shown
 from evaluation.files import file_size
-from evaluation.images import MAX_RATIO, MAX_VALUES, Array, Shape, read_affine
+from evaluation.images import Array, Shape, read_affine
+from evaluation.nifti import MAX_RATIO, MAX_VALUES
 
 MAX_HEADER = 2**16
 """Bytes. Headers with all the tags of a DICOM series have a few thousand."""

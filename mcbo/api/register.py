@@ -214,7 +214,10 @@ def _place(image: ImageLike, mask: ImageLike | None, name: str, geometry: Geomet
 def _initial(initial: NDArray[np.generic] | str | Path | None, center: bool, images: Sequence[Placed]) -> NDArray[np.float64]:
     """The initial alignment, ``(4, 4)`` from fixed to moving, RAS mm."""
     if initial is not None:
-        return read_initial(Path(initial)) if isinstance(initial, str | Path) else check_matrix(initial)
+        if not isinstance(initial, str | Path):
+            return check_matrix(initial)
+        grid, first, *others = (image.grid for image in images)
+        return read_initial(Path(initial), grid, first if all(first.matches(other) for other in others) else None)
     motion = np.eye(4)
     if center:
         fixed, *movings = (center_of_mass(image) for image in images)

@@ -16,16 +16,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from mcbo.api.transform import Direction, Transform, Unit, sentence_of
-from mcbo.core.errors import InputError
+from mcbo.core.errors import InputError, ShapeError
 from mcbo.core.log import log
 from mcbo.core.memory import within_host_memory
 from mcbo.core.types import Judgement
+from mcbo.geometry.grid import Grid
 from mcbo.geometry.resample import resample
 from mcbo.io.files import check_inputs_stay, digest, identity, no_empty_folder, prepare_folder, suffix_of
 from mcbo.io.image_like import ImageLike
 from mcbo.io.images import write_any
 from mcbo.io.itk_files import write_transform
 from mcbo.io.nifti import write_displacement
+from mcbo.io.nifti_header import read_header
 from mcbo.methods.config import Preset
 from mcbo.methods.world import Placed
 from mcbo.report import REPORT, CaseReport, earlier_cases, write_report
@@ -115,6 +117,25 @@ def is_written(
     if earlier is None or list(earlier.files) != list(labels) or any(due - files.keys() for files in earlier.files.values()):
         return False
     return earlier.holds(inputs, {folder / files[kind] for files in earlier.files.values() for kind in due}, settings)
+
+
+def moving_grids(displacement: Path, fixed: Grid) -> list[Grid]:
+    """The grids of the moving images of a displacement, as far as the report beside it tells; ``fixed`` is that of its file.
+
+    A report of a dataset says that voxels correspond by index, so that both grids are one; one of a single registration names
+    inverses, which lie on those grids.
+    """
+    grids = []
+    for case in earlier_cases(displacement.parent / REPORT, None).values():
+        if case.coordinates == "voxels" and displacement.name in case.written:
+            return [fixed]
+        for files in case.files.values():
+            if files.get("displacement") == displacement.name and "inverse" in files:
+                with contextlib.suppress(InputError, ShapeError, ValueError):  # it is gone, or was replaced
+                    header = read_header(displacement.with_name(files["inverse"]))
+                    height, width, depth = header.shape[:3]
+                    grids.append(Grid((height, width, depth), header.affine))
+    return grids
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ Only ``process.py`` reads environment variables: ``MCBO_`` and the parameter's n
 """
 
 import math
+import os
 import re
 import threading
 from collections.abc import Sequence
@@ -19,8 +20,10 @@ from mcbo.core.memory import MEMORY_SHARE
 from mcbo.core.types import Choice, Triple
 from mcbo.dataset.learn2reg import SPLITS
 from mcbo.dataset.sockets import DISPLACEMENT, ROLES
+from mcbo.io.formats.registry import FORMATS as IMAGE_FORMATS
 from mcbo.io.formats.registry import needs_spacing
 from mcbo.io.images import spacing_of
+from mcbo.io.itk_files import SUFFIXES_WRITTEN, TRANSFORM_SUFFIXES
 from mcbo.io.nifti import FORMATS
 from mcbo.io.nifti_header import Form
 from mcbo.methods.memory_model import PROCESS_GB
@@ -32,6 +35,14 @@ API_METHODS = ("exec", "invoke")
 """A job of grand-challenge.org at the start, or jobs when asked over HTTP: the values of ``org.grand-challenge.api-method``."""
 
 _PRESETS = list(TASKS[DEFAULT_TASK].presets)
+
+_FILE_SUFFIXES = (
+    *SUFFIXES_WRITTEN,
+    *TRANSFORM_SUFFIXES,
+    *(suffix for known in IMAGE_FORMATS for suffix in known.suffixes),
+    *(".npz", ".json", ".html", ".csv", ".zip"),
+)
+"""Of files that people expect to be written."""
 
 # What to register, and how.
 Inputs: TypeAlias = Annotated[
@@ -209,6 +220,12 @@ def check_positive(option: str, value: float | None, *, what: str = "a number", 
     """Raises ``InputError`` for a value, if one is given, that is not above 0 and below the limit."""
     if value is not None and not 0 < value < limit:
         raise InputError(f"{option}: expected {what} above 0, got {value:g}")
+
+
+def check_folder(option: str, path: Path) -> None:
+    """Raises ``InputError`` for the name of a file where a folder is meant; a folder that is there may have any name."""
+    if path.name.lower().endswith(_FILE_SUFFIXES) and not os.path.isdir(path):  # noqa: PTH112 (which raises no error)
+        raise InputError(f"{option}: expected a folder for several files, got the name of a file, {path}: leave out the suffix")
 
 
 def check_workers(workers: int | None, scheduler: str | None, case_timeout: float | None) -> None:

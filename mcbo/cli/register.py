@@ -79,6 +79,7 @@ def register_files(
     cli.start_log(quiet=quiet, verbose=verbose, log_json=log_json)
     images, masks = [fixed, *movings], [fixed_mask, *(moving_mask or ())]
     cli.check_positive("--memory-gb", memory_gb)
+    cli.check_folder("--output", output)
     for kind in without or ():
         cli.check_choice("--without", kind, KINDS)
     spacing_mm = cli.parse_spacing(spacing, *images)

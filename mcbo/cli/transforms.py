@@ -6,9 +6,12 @@ from typing import Annotated, Literal, TypeAlias
 import numpy as np
 import typer
 
+from mcbo.api.result import moving_grids
 from mcbo.cli import options as cli
 from mcbo.cli.outputs import check_outputs
 from mcbo.core.errors import InputError, OutputError
+from mcbo.core.field import format_shape
+from mcbo.core.log import printable
 from mcbo.core.types import Displacement
 from mcbo.geometry import continuation as composition
 from mcbo.geometry.grid import Grid, apply_affine
@@ -16,9 +19,11 @@ from mcbo.geometry.inverse import Inverse, MappedPoints, fixed_to_moving, moving
 from mcbo.geometry.inverse import invert as inverted
 from mcbo.geometry.resample import Mode, resample
 from mcbo.io.files import suffix_of
-from mcbo.io.images import read_any, read_field, read_intensities, read_labels, write_any
+from mcbo.io.foreign.fields import Vectors
+from mcbo.io.foreign.reader import read_foreign
+from mcbo.io.images import looks_like_intensities, read_any, read_field, read_intensities, read_labels, write_any
 from mcbo.io.itk_files import SUFFIXES_WRITTEN, read_transform, write_transform
-from mcbo.io.landmarks import SUFFIXES, read_landmarks, write_landmarks
+from mcbo.io.landmarks import SUFFIXES, Landmarks, read_landmarks, write_landmarks
 from mcbo.io.nifti import read_displacement, write_displacement
 
 Direction: TypeAlias = Literal["fixed-to-moving", "moving-to-fixed"]
@@ -94,21 +99,50 @@ def warp(
     displacement, fixed = read_field(field)
     moving = None if reference is None else read_any(reference, spacing_mm=spacing_mm, form=geometry)[1]
     if points:
-        _warp_points(path, output, displacement, fixed, moving or fixed, direction or "fixed-to-moving", unit)
+        _warp_points(path, output, displacement, fixed, moving, direction or "fixed-to-moving", unit)
         return
     if unit is not None:
         raise InputError("--unit: expected with --points only, got it with an image")
     volume, grid = (read_labels if labels else read_intensities)(path, spacing_mm=spacing_mm, form=geometry)
+    if labels and looks_like_intensities(volume):
+        _warn(f"{path}: its values change from voxel to voxel, as those of labels do not: for intensities, use --image")
     mode: Mode = interpolation if labels else "linear"
     onto = fixed
     if direction == "fixed-to-moving":
+        _check_grid(path, grid, [fixed], "the fixed image (of FIELD)")
         if moving is None:
             raise InputError("--reference: expected the moving image, onto whose grid the fixed image is to be warped")
         inverse = inverted(displacement, fixed, moving)
         _report_inverse(inverse)
         displacement, onto = inverse.displacement, moving
-    write_any(output, resample(volume, grid, onto, displacement=displacement, mode=mode, outside=outside), onto)
+    else:
+        due = moving_grids(field, fixed) if moving is None else [moving]
+        if not due and grid.shape == fixed.shape:  # as in Learn2Reg, where voxels correspond by index
+            due = [fixed]
+        _check_grid(path, grid, due, "the moving image")
+    warped = resample(volume, grid, onto, displacement=displacement, mode=mode, outside=outside)
+    if bool((warped == outside).all()):
+        _warn(f"{output}: nothing of {path.name} lies in it; all voxels have the value outside, {outside:g}")
+    write_any(output, warped, onto)
     typer.echo(f"{output}: {path.name}, {direction or 'moving-to-fixed'}")
+
+
+def _warn(text: str) -> None:
+    typer.echo(printable(f"WARNING: {text}"), err=True)
+
+
+def _check_grid(path: Path, grid: Grid, due: list[Grid], whose: str) -> None:
+    """Warns if an image is on none of the grids on which it should be, if they are known."""
+    if due and not any(grid.matches(other) for other in due):
+        found, expected = (
+            f"{format_shape(g.shape)} voxels of {'×'.join(f'{size:.3g}' for size in g.spacing_mm)} mm, {g.orientation}, "
+            f"the first at {', '.join(f'{x:.6g}' for x in g.affine[:3, 3])}"
+            for g in (grid, due[0])
+        )
+        _warn(
+            f"{path}: expected the grid of {whose} ({expected}), found another ({found}): the image is taken to lie where its "
+            "affine says"
+        )
 
 
 def _warp_points(
@@ -116,7 +150,7 @@ def _warp_points(
     output: Path,
     displacement: Displacement,
     fixed: Grid,
-    moving: Grid,
+    moving: Grid | None,
     direction: Direction,
     unit: Literal["voxel", "mm"] | None,
 ) -> None:
@@ -124,7 +158,7 @@ def _warp_points(
     if landmarks.space != "table" and unit == "voxel":
         raise InputError(f"{path}: its points are in mm: expected --unit mm or none, got --unit voxel")
     in_voxels = landmarks.space == "table" and unit != "mm"
-    start, end = (fixed, moving) if direction == "fixed-to-moving" else (moving, fixed)
+    start, end = (fixed, moving or fixed) if direction == "fixed-to-moving" else (moving or fixed, fixed)
     world = start.to_world(landmarks.points) if in_voxels else landmarks.to_ras()
     if landmarks.space != "table":  # 3D Slicer places them where ITK has the image
         world = apply_affine(np.linalg.inv(start.to_itk()), world)
@@ -132,8 +166,18 @@ def _warp_points(
     ends = found.world if landmarks.space == "table" else apply_affine(end.to_itk(), found.world)
     text = landmarks.format_with(end.to_voxels(found.world)) if in_voxels else landmarks.format_ras(ends)
     write_landmarks(output, text, like=path)
-    typer.echo(f"{output}: {len(world)} points, {direction}, in {'voxels' if in_voxels else 'mm'}")
+    typer.echo(f"{output}: {len(world)} points, {direction}, in {_space(landmarks, in_voxels, moving is not None, direction)}")
     _report_points(found)
+
+
+def _space(landmarks: Landmarks, in_voxels: bool, has_reference: bool, direction: Direction) -> str:
+    """Where points that are written lie; where it had to be assumed, also how to say it."""
+    if not in_voxels:
+        return f"mm ({'RAS' if landmarks.space == 'table' else landmarks.space})"
+    if has_reference:
+        return f"voxels of the {direction.rpartition('-')[2]} image"
+    assumed = "; those read, too" if direction == "moving-to-fixed" else ""
+    return f"voxels of the fixed image{assumed} (for voxels of the moving image: --reference MOVING)"
 
 
 def _report_points(found: MappedPoints) -> None:
@@ -208,7 +252,8 @@ def import_(
     transform: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="ITK transform (.h5, .tfm, .mat, …), vectors in LPS (.nii.gz, .nrrd, .mha), or .npz."
+            metavar="FILE",
+            help="ITK transform (.h5, .tfm, .mat, …), vectors (.nii.gz, .nrrd, .mha), .npz, or a transform of another program.",
         ),
     ],
     output: cli.OutputFile,
@@ -219,14 +264,30 @@ def import_(
             help="The fixed image, for its grid. Required for .npz and for transforms that are not displacement fields.",
         ),
     ] = None,
+    moving: Annotated[
+        Path | None, typer.Option(metavar="MOVING", help="The moving image, for its grid. Required for transforms of FSL.")
+    ] = None,
+    vectors: Annotated[
+        Vectors | None,
+        typer.Option(
+            metavar="KIND",
+            help="What a field in NIfTI holds that does not say so itself: ras-displacement, ras-position, lps-displacement "
+            "(in mm) or fsl.",
+        ),
+    ] = None,
     spacing: cli.Spacing = None,
     geometry: cli.Geometry = "sform",
 ) -> None:
-    """Convert a transform of ITK, ANTs, or 3D Slicer, from fixed to moving, to a displacement field."""
+    """Convert a transform of another program, from fixed to moving, to a displacement field.
+
+    Reads those of ITK, ANTs, and 3D Slicer; fields of NiftyReg, SPM, and
+    FNIRT; and linear transforms of FLIRT, FreeSurfer, MINC, and elastix.
+    """
     _check_name(output, _NIFTI)
-    check_outputs({"--output": output}, [transform, reference])
-    spacing_mm = cli.parse_spacing(spacing, reference)
-    fixed = None if reference is None else read_any(reference, spacing_mm=spacing_mm, form=geometry)[1]
+    check_outputs({"--output": output}, [transform, reference, moving])
+    spacing_mm = cli.parse_spacing(spacing, reference, moving)
+    grids = (None if one is None else read_any(one, spacing_mm=spacing_mm, form=geometry)[1] for one in (reference, moving))
+    fixed, its_moving = grids
     if transform.suffix == ".npz":
         if fixed is None:
             raise InputError(f"{transform}: expected --reference with the fixed image: an .npz has no affine")
@@ -236,7 +297,8 @@ def import_(
                 f"{transform}: expected the shape {grid.shape} of {reference}, found {tuple(displacement.shape[2:])}"
             )
     else:
-        displacement, grid = read_transform(transform, fixed)
+        found = read_foreign(transform, fixed, moving=its_moving, vectors=vectors)
+        displacement, grid = found or read_transform(transform, fixed)
     write_displacement(output, displacement, grid.affine, grid.unit)
     typer.echo(str(output))
 

@@ -15,7 +15,8 @@ from mcbo.core.errors import InputError, OutputError
 from mcbo.core.types import Displacement, Triple, Volume
 from mcbo.geometry.grid import Grid
 from mcbo.io import itk_files, nifti
-from mcbo.io.files import reading, suffix_of
+from mcbo.io.files import reading, regular_size, suffix_of
+from mcbo.io.foreign import fields as foreign
 from mcbo.io.formats.registry import format_of
 from mcbo.io.itk import to_sitk
 from mcbo.io.itk_files import SUFFIXES_WRITTEN
@@ -23,6 +24,9 @@ from mcbo.io.nifti_header import Form, read_header
 
 MAX_DISPLACEMENT = 1e6
 """Voxels; many times as far as any image is large."""
+
+_FEW_LABELS = 32
+"""So few values may be labels, however they are spread."""
 
 
 def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None, form: Form = "sform") -> tuple[Volume, Grid]:
@@ -74,6 +78,15 @@ def as_labels(volume: Tensor) -> Tensor:
     return volume.int()
 
 
+def looks_like_intensities(labels: Tensor) -> bool:
+    """Whether whole numbers ``(1, 1, H, W, D)`` are many and mostly change from voxel to voxel, as labels do not."""
+    volume = labels[0, 0].numpy()
+    one, next_to_it = volume[:-1], volume[1:]
+    both = (one != 0) & (next_to_it != 0)
+    changes = np.count_nonzero(one[both] != next_to_it[both])
+    return changes > both.sum() / 2 and len(np.unique(volume)) > _FEW_LABELS
+
+
 def write_any(path: Path, volume: Tensor, grid: Grid) -> None:
     """Writes an image ``(1, 1, H, W, D)`` as NIfTI, NRRD or MetaImage, by suffix; raises ``OutputError`` on failure."""
     if suffix_of(path) not in SUFFIXES_WRITTEN:
@@ -91,11 +104,20 @@ def read_field(path: Path) -> tuple[Displacement, Grid]:
     """Reads a displacement ``(1, 3, H, W, D)`` in voxels of its grid, and that grid.
 
     Raises:
-        InputError: if it is not NIfTI of shape ``(H, W, D, 3)`` with finite numbers; ``.npz`` has no affine.
+        InputError: if it is not NIfTI of shape ``(H, W, D, 3)`` with finite numbers, or says that it is another program's;
+            ``.npz`` has no affine.
         MemoryBudgetError: if it does not fit into memory.
     """
     if path.suffix == ".npz":
         raise InputError(f"{path}: expected NIfTI: an .npz has no affine (`import` makes one, with --reference FIXED)")
+    regular_size(path, "a displacement")
+    if not suffix_of(path).startswith(".nii"):
+        raise InputError(
+            f"{path}: expected a whole NIfTI image, found none; `mcbo import {path.name} --output NEW.nii.gz` makes one of a "
+            "transform of another program"
+        )
+    with reading(path, "a displacement"):
+        foreign.check_displacement(read_header(path))
     displacement = nifti.read_displacement(path)
     low, high = (float(bound) for bound in torch.aminmax(displacement))
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -103,7 +125,11 @@ def read_field(path: Path) -> tuple[Displacement, Grid]:
     if max(-low, high) > MAX_DISPLACEMENT:
         raise InputError(f"{path}: expected displacements of at most {MAX_DISPLACEMENT:g} voxels, found {max(-low, high):g}")
     header = read_header(path)
-    return displacement, replace(_grid(path, displacement, header.affine), unit=header.unit)
+    grid = replace(_grid(path, displacement, header.affine), unit=header.unit)
+    if unit := foreign.looks_like_positions(displacement[0].movedim(0, -1).numpy(), grid):
+        remedy = "`mcbo import --vectors ras-position` converts them" if unit == "mm" else "subtract the voxel's own"
+        raise InputError(f"{path}: expected displacements, found positions in {unit}, by their spread: {remedy}")
+    return displacement, grid
 
 
 def spacing_of(text: str) -> Triple:

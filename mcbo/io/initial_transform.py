@@ -7,31 +7,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError
+from mcbo.geometry.grid import Grid
 from mcbo.io.files import reading, regular_size, suffix_of
+from mcbo.io.foreign.linear import parse_matrix, read_linear
 from mcbo.io.itk import LPS
 from mcbo.io.itk_files import TRANSFORM_SUFFIXES, read_itk_transform
 
 _MAX_TEXT = 1 << 16
 
 
-def read_initial(path: Path) -> NDArray[np.float64]:
+def read_initial(path: Path, fixed: Grid | None = None, moving: Grid | None = None) -> NDArray[np.float64]:
     """Reads an initial transform as a matrix ``(4, 4)``, RAS mm, fixed to moving.
 
-    The file is text with four lines of four numbers, as the result; or an affine ITK transform (LPS mm, fixed to moving, as for
-    ITK's resampling): ``.tfm``, ``.txt``, ``.h5``, ``.mat``.
+    The file is text with four lines of four numbers, as the result; an affine ITK transform (LPS mm, fixed to moving, as for
+    ITK's resampling): ``.tfm``, ``.txt``, ``.h5``, ``.mat``; or one of ``foreign.linear``, of which FLIRT's needs both grids.
 
     Raises:
-        InputError: if it is neither.
+        InputError: if it is none of these.
     """
     regular_size(path, "an initial transform")
     with reading(path, "an initial transform"):
-        with path.open("rb") as file:
-            head = file.read(_MAX_TEXT)
-        is_itk = head.lstrip().startswith(b"#Insight") or suffix_of(path) in set(TRANSFORM_SUFFIXES) - {".txt"}
-        if not is_itk:
-            return check_matrix(_parse(head))
-        matrix, _ = read_itk_transform(path, {"what": "linear"})
-        return check_matrix(LPS @ matrix @ LPS)
+        matrix = read_linear(path, fixed, moving)
+        if matrix is None:
+            with path.open("rb") as file:
+                head = file.read(_MAX_TEXT)
+            is_itk = head.lstrip().startswith(b"#Insight") or suffix_of(path) in set(TRANSFORM_SUFFIXES) - {".txt"}
+            matrix = _read_itk(path) if is_itk else parse_matrix(head.decode("latin-1"))
+        return check_matrix(matrix)
 
 
 def check_matrix(matrix: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -56,12 +58,6 @@ def matrix_of(matrix: Any, role: str) -> NDArray[np.float64]:
         raise InputError(f"expected {role}a 4×4 matrix of numbers, got {matrix!r:.80}") from error
 
 
-def _parse(text: bytes) -> NDArray[np.float64]:
-    try:
-        rows = [[float(part) for part in line.replace(",", " ").split()] for line in text.decode("ascii").splitlines()]
-    except ValueError as error:
-        raise InputError("expected four lines of four numbers, or an affine ITK transform") from error
-    rows = [row for row in rows if row]
-    if [len(row) for row in rows] != [4, 4, 4, 4]:
-        raise InputError(f"expected four lines of four numbers, found lines of {[len(row) for row in rows][:8]} numbers")
-    return np.array(rows)
+def _read_itk(path: Path) -> NDArray[np.float64]:
+    matrix, _ = read_itk_transform(path, {"what": "linear"})
+    return np.asarray(LPS @ matrix @ LPS)

@@ -152,6 +152,20 @@ def on_grid(displacement: Displacement, grid: Grid) -> Displacement:
     return _moved(displacement, np.linalg.inv(grid.affine) @ grid.in_itk, np.eye(4), dtype=displacement.dtype)
 
 
+def matrix_of_transform(transform: "sitk.Transform") -> NDArray[np.float64]:
+    """The matrix ``(4, 4)`` of a linear 3D transform of ITK, LPS mm; raises ``InputError`` for any other."""
+    if transform.GetDimension() != 3 or not transform.IsLinear():
+        raise InputError(
+            f"expected an affine transform of 3 dimensions, found a {transform.GetName()} of {transform.GetDimension()}; "
+            "`compose` combines a displacement field with a result"
+        )
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array([transform.TransformPoint(axis) for axis in np.eye(3).tolist()]).T - origin[:, None]
+    matrix[:3, 3] = origin
+    return matrix
+
+
 def _label_maps() -> set[int]:
     import SimpleITK as sitk
 

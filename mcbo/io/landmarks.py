@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,7 @@ from torch import Tensor
 from mcbo.core.errors import InputError, OutputError
 from mcbo.io.files import reading, regular_size, shown, write_bytes
 from mcbo.io.json_file import format_json, parse_json
-
-Space: TypeAlias = Literal["table", "RAS", "LPS"]
-"""The convention of a file's numbers: a table does not state one; markups are in world millimeters, RAS or LPS."""
+from mcbo.io.tables import Space, layout_of, point_of
 
 MAX_BYTES = 64 << 20
 """A million points of a table take about half of it."""
@@ -80,21 +78,29 @@ def _suffix(path: Path) -> str:
 
 
 def parse_table(text: str) -> Landmarks:
-    """Learn2Reg's table, one point of three numbers per line; a first line of names and further columns are kept."""
-    rows = [row for row in _csv(text) if any(cell.strip() for cell in row)]
-    header = rows[:1] if rows and _numbers(rows[0][:3]) is None else []
-    if header and (len(header[0]) < 3 or any(_numbers([cell]) for cell in header[0][:3])):
-        raise InputError(f"line 1: expected three numbers or three names, found {','.join(header[0])[:80]!r}")
-    points = [_point(row[:3], f"point {n}") for n, row in enumerate(rows[len(header) :], start=1)]
-    tails = [row[3:] for row in rows[len(header) :]]
+    """A table, as ``tables.layout_of`` reads it; all but the coordinates of points that were placed stays as it is."""
+    rows = _csv(text, strict=True)
+    layout = layout_of(next(iter(rows), []))
+    if not layout.has_names:  # Learn2Reg's, which quotes nothing
+        rows = [line.split(",") for line in text.splitlines()]
+    while rows and "".join(rows[-1]).strip() == "" and len(rows[-1]) < 2:
+        rows.pop()
+    start = 1 if layout.has_names else 0
+    if len(rows) == start:
+        raise InputError("expected points, found none")
+    found = {n: point_of(row, layout, n - start + 1) for n, row in enumerate(rows) if n >= start}
+    points = {n: point for n, point in found.items() if point is not None}
 
     def format_with(moved: Tensor) -> str:
+        result = [list(row) for row in rows]
+        for n, point in zip(points, moved.tolist(), strict=True):
+            for column, value in zip(layout.columns, _texts(point), strict=True):
+                result[n][column] = value
         output = io.StringIO()
-        lines = ([*_texts(point), *tail] for point, tail in zip(moved.tolist(), tails, strict=True))
-        csv.writer(output, lineterminator="\n").writerows([*header, *lines])
+        csv.writer(output, lineterminator="\n").writerows(result)
         return output.getvalue()
 
-    return Landmarks(_tensor(points), "table", format_with)
+    return Landmarks(_tensor(list(points.values())), layout.space, format_with)
 
 
 def parse_fcsv(text: str) -> Landmarks:
@@ -151,11 +157,11 @@ def parse_markups(text: str) -> Landmarks:
     return Landmarks(_tensor(points), "RAS" if systems == {"RAS"} else "LPS", format_with)
 
 
-def _csv(text: str) -> list[list[str]]:
+def _csv(text: str, *, strict: bool = False) -> list[list[str]]:
     if text.count(",") + text.count("\n") > MAX_VALUES:
         raise InputError(f"expected at most {MAX_VALUES} cells, found more")
     try:
-        return list(csv.reader(io.StringIO(text, newline=None)))
+        return list(csv.reader(io.StringIO(text, newline=None), strict=strict))
     except csv.Error as error:
         raise InputError(f"expected text separated by commas, but it cannot be read: {error}") from error
 

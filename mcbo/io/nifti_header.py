@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias, cast
+from typing import IO, Any, Literal, TypeAlias
 
 import nibabel
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError
+from mcbo.core.log import log
 from mcbo.geometry.units import MM, Unit
 from mcbo.io.files import reading, regular_size
 from mcbo.io.source import File
@@ -56,7 +57,22 @@ _UNITS: dict[int, Unit] = {1: "m", 2: "mm", 3: "um"}
 """By the lowest three bits of ``xyzt_units``."""
 
 _GZIP = b"\x1f\x8b"
+_GZIP_FORMAT = 31
+"""zlib's code for it, at its largest window."""
+
+_CHUNK = 2**18
+"""Bytes of a file that are read at a time."""
+
 _FORMATS: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What a header says its values are: NIfTI's code, a name that is free, and a first parameter."""
+
+    code: int = 0
+    name: str = ""
+    parameter: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,7 @@ class Header:
         sizes_mm: of a voxel, as ``pixdim`` has them, which ITK takes.
         slope, intercept: an intensity is ``slope·value + intercept``.
         offset: bytes before the first value, uncompressed.
+        intent: of its values.
     """
 
     path: File
@@ -85,6 +102,7 @@ class Header:
     slope: float
     intercept: float
     offset: int
+    intent: Intent = Intent()
 
 
 def read_header(path: File, *, form: Form = "sform") -> Header:
@@ -101,8 +119,7 @@ def read_header(path: File, *, form: Form = "sform") -> Header:
             block = file.read(_HEAD_BYTES)
         compressed = block.startswith(_GZIP)
         if compressed:
-            with igzip.IGzipFile("", "rb", fileobj=io.BytesIO(block)) as stream:
-                block = stream.read(540)
+            block = _read_upto(Inflated(io.BytesIO(block)), 540)
         header = _parse(path, block, form)
         claimed = header.offset + math.prod(header.shape) * header.dtype.itemsize
         if claimed > (size * MAX_RATIO + _STREAM_BYTES if compressed else size):
@@ -131,13 +148,14 @@ def read_values(header: Header, *, dtype: type[np.float32 | np.int32 | np.int64]
     with reading(header.path, "a whole NIfTI image", UNREADABLE):
         values = np.empty(header.shape, dtype)
         with _open(header.path) as stream, np.errstate(over="ignore", invalid="ignore"):
-            stream.seek(header.offset)
+            _read_exactly(stream, header.offset)
             for low in range(0, last, thick):
                 high = min(low + thick, last)
                 block = _read_exactly(stream, math.prod(lead) * (high - low) * header.dtype.itemsize)
                 part = _scaled(np.frombuffer(block, header.dtype), header).reshape((*lead, high - low), order="F")
                 copy_reordered(values[..., low:high], part)
-            stream.read(1)  # lets gzip compare its checksum, if the file ends here
+            if isinstance(stream, Inflated) and stream.has_garbage_behind():
+                log.warning("%s: bytes behind its compressed data are ignored, as gzip does; save it again", header.path)
     return values
 
 
@@ -155,25 +173,63 @@ def _scaled(values: NDArray[Any], header: Header) -> NDArray[Any]:
     return values.astype(np.float64) * header.slope + header.intercept
 
 
-def _read_exactly(stream: IO[bytes], count: int) -> bytes:
+class Inflated:
+    """The content of a file of gzip streams, read from its beginning to its end; what lies behind them is not touched."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._left, self._stream = file, b"", isal_zlib.decompressobj(_GZIP_FORMAT)
+
+    def read(self, count: int) -> bytes:
+        """Up to so many bytes; none at the end of the last stream."""
+        while True:
+            if self._stream.eof:  # another stream may follow, behind zeros
+                self._left = (self._left + self._file.read(_CHUNK)).lstrip(b"\0")
+                if not self._left.startswith(_GZIP):
+                    return b""
+                self._stream = isal_zlib.decompressobj(_GZIP_FORMAT)
+            if part := self._inflate(count):
+                return part
+
+    def has_garbage_behind(self) -> bool:
+        """Has the checksum compared, if a stream ends near, and says whether something else than zeros and gzip follows it."""
+        surplus = 0
+        while not self._stream.eof:
+            surplus += len(self._inflate(_CHUNK))
+            if surplus > _CHUNK:
+                return False
+        behind = (self._left + self._file.read(_CHUNK)).lstrip(b"\0")
+        return bool(behind) and not behind.startswith(_GZIP)
+
+    def _inflate(self, count: int) -> bytes:
+        """Up to so many bytes of this stream; none if it ends, or more of the file is needed."""
+        data = self._left or self._file.read(_CHUNK)
+        if not data:
+            raise EOFError("it is cut off: its compressed data have no end")
+        part = self._stream.decompress(data, count)
+        self._left = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
+        return part
+
+
+def _read_upto(stream: IO[bytes] | Inflated, count: int) -> bytes:
     parts, missing = [], count
     while missing and (part := stream.read(missing)):
         parts.append(part)
         missing -= len(part)
-    if missing:
-        raise EOFError(f"it is cut off: {missing} of {count} bytes of a block are missing")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def _read_exactly(stream: IO[bytes] | Inflated, count: int) -> bytes:
+    block = _read_upto(stream, count)
+    if len(block) < count:
+        raise EOFError(f"it is cut off: {count - len(block)} of {count} bytes of a block are missing")
+    return block
+
+
 @contextmanager
-def _open(path: File) -> Iterator[IO[bytes]]:
+def _open(path: File) -> Iterator[IO[bytes] | Inflated]:
     """The uncompressed bytes of a file, compressed or not by its first bytes, whatever its name."""
     with Path(path).open("rb") as file:
-        if file.peek(2)[:2] != _GZIP:
-            yield file
-            return
-        with igzip.IGzipFile("", "rb", fileobj=file) as stream:
-            yield cast(IO[bytes], stream)
+        yield Inflated(file) if file.peek(2)[:2] == _GZIP else file
 
 
 def _parse(path: File, block: bytes, form: Form) -> Header:
@@ -186,6 +242,7 @@ def _parse(path: File, block: bytes, form: Form) -> Header:
     try:
         with np.errstate(all="ignore"):
             fields = _FORMATS[length](block[:length], endianness=order, check=False)
+            _mend_pixdim(fields["pixdim"])
             unit = _UNITS.get(int(fields["xyzt_units"]) & 7, "mm")
             forms = _form(fields, "sform", unit), _form(fields, "qform", unit)
             guess = in_mm(fields.get_base_affine(), unit)
@@ -197,16 +254,19 @@ def _parse(path: File, block: bytes, form: Form) -> Header:
     affine = guess if chosen is None else chosen
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
         raise InputError(f"expected an affine that can be inverted, found {affine.tolist()}")
-    slope = _checked_finite("slope", float(fields["scl_slope"]))
+    slope = float(fields["scl_slope"])
+    slope = slope if math.isfinite(slope) else 0.0  # nibabel and ITK take it for "not scaled", too
     intercept = _checked_finite("intercept", float(fields["scl_inter"])) if slope else 0.0
     offset, least = float(fields["vox_offset"]), length + 4
     if not least <= offset <= MAX_OFFSET or offset != int(offset):
         raise InputError(
             f"expected a header with voxels that begin {least} to {MAX_OFFSET} bytes into the file, found {offset:g}"
         )
-    x, y, z = (abs(float(size)) * MM[unit] for size in fields["pixdim"][1:4])
+    x, y, z = (float(size) * MM[unit] for size in fields["pixdim"][1:4])
     slope = slope or 1.0  # a slope of 0 means "not scaled"
-    return Header(path, shape, dtype, affine, unit, forms, (x, y, z), slope, intercept, int(offset))
+    name = bytes(fields["intent_name"].item()).decode("latin-1")
+    intent = Intent(int(fields["intent_code"]), name, float(fields["intent_p1"]))
+    return Header(path, shape, dtype, affine, unit, forms, (x, y, z), slope, intercept, int(offset), intent)
 
 
 def _form(fields: Any, name: Form, unit: Unit) -> NDArray[np.float64] | None:
@@ -224,6 +284,12 @@ def _form(fields: Any, name: Form, unit: Unit) -> NDArray[np.float64] | None:
 def in_mm(affine: Any, unit: Unit) -> NDArray[np.float64]:
     """An affine ``(4, 4)`` to another unit, as one to millimeters."""
     return np.asarray(np.diag([MM[unit]] * 3 + [1.0]) @ np.asarray(affine, dtype=np.float64))
+
+
+def _mend_pixdim(pixdim: NDArray[np.floating]) -> None:
+    """Voxel sizes of 0 or below, and a first number other than ±1, as nibabel mends them; they are common in old files."""
+    pixdim[1:4] = np.where(pixdim[1:4] == 0, 1, np.abs(pixdim[1:4]))
+    pixdim[0] = pixdim[0] if pixdim[0] in (-1, 1) else 1
 
 
 def _checked_shape(dim: list[int]) -> tuple[int, ...]:

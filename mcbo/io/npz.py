@@ -11,6 +11,7 @@ from typing import IO, Any
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from mcbo.core.errors import InputError
 from mcbo.core.memory import check_fits
 from mcbo.io.files import reading, regular_size, shown
 from mcbo.io.nifti_header import MAX_RATIO
@@ -34,7 +35,7 @@ _NO_HEADER = (ValueError, TypeError, KeyError, SyntaxError, MemoryError, Recursi
 
 
 def read_array(path: Path, what: str, *, name: str | None = None) -> NDArray[Any]:
-    """Reads an array of numbers from an archive: the one of this name, else the first. ``what`` says in errors what it is.
+    """Reads an array of numbers from an archive: the one of this name, or the only one. ``what`` says in errors what it is.
 
     Raises:
         InputError: if there is none, or it claims more than the archive holds; the message names the file.
@@ -52,6 +53,9 @@ def read_array(path: Path, what: str, *, name: str | None = None) -> NDArray[Any
 
 def _member(archive: zipfile.ZipFile, name: str | None, held: int) -> zipfile.ZipInfo:
     members = archive.infolist()
+    if name is None and len(members) > 1:
+        listed = ", ".join(member.filename.removesuffix(".npy") for member in members[:9])
+        raise InputError(f"expected one array, found {len(members)} ({listed})")
     found = next((member for member in members if name is None or member.filename == f"{name}.npy"), None)
     if found is None:
         raise ValueError("it is empty" if name is None else f"it has no array {shown(name)}")

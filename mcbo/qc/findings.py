@@ -243,7 +243,8 @@ def _find_landmarks(fixed: Image, moving: Image, displacement: Displacement, not
     if not any(file.exists() for file in files):
         return None
     try:
-        points, theirs = read_landmarks(files[0], inside=shape_of(displacement)), read_landmarks(files[1])
+        points = read_landmarks(files[0], inside=shape_of(displacement), image=Path(fixed.path))
+        theirs = read_landmarks(files[1], image=Path(moving.path))
     except EvaluationError as error:
         notes.append(f"No landmarks: {error}")
         return None

@@ -1,19 +1,26 @@
 """The commands as a user gives them, on an oblique, anisotropic pair of different grids."""
 
+import csv
+import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import tables
 import torch
 from geometry import FIXED, MOVING, as_itk_transform, as_sitk, blobs, inner_points, itk_points, smooth_field
-from helpers import constant_field
+from helpers import cascade_config, constant_field
 
+import process
+from evaluation.__main__ import main as judge
 from mcbo.cli.main import main
 from mcbo.geometry.grid import Grid
 from mcbo.io.images import read_field, read_intensities, read_labels, write_any
+from mcbo.io.landmarks import read_landmarks
 from mcbo.io.nifti import write_displacement
+from mcbo.report import CaseReport, write_report
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -219,3 +226,172 @@ def test_a_tiff_may_say_where_a_displacement_goes(folder: Path) -> None:
     assert run(folder, *words, "--spacing", "1,2,3") == 0
     grid = read_field(folder / "back.nii.gz")[1]
     assert (grid.shape, grid.spacing_mm) == ((5, 6, 7), (1, 2, 3))
+
+
+@pytest.fixture
+def shifted(tmp_path: Path) -> Path:
+    """A field that moves by (3, −2, 1) voxels, (−3, 2, 2) mm RAS, where the points of ``tables`` lie."""
+    write_displacement(tmp_path / "shift.nii.gz", constant_field((3, -2, 1), tables.SHAPE), tables.AFFINE)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", tables.READ)
+def test_tables_are_read_by_the_names_of_their_columns(shifted: Path, name: str) -> None:
+    """The points move, in the space of the table; read again, they are where the field leads. All other cells are kept."""
+    (shifted / "in.csv").write_bytes(tables.READ[name].encode())
+    assert run(shifted, "warp", "shift.nii.gz", "--points", "in.csv", "--output", "out.csv") == 0
+    found = read_landmarks(shifted / "out.csv")
+    grid = Grid(tables.SHAPE, tables.AFFINE)
+    voxels = found.points if found.space == "table" else grid.to_voxels(found.to_ras())
+    assert np.abs(voxels.numpy() - tables.moved((3, -2, 1))).max() < 1e-5
+    before, after = (
+        list(csv.reader(io.StringIO(text, newline=None)))
+        for text in (tables.READ[name].rstrip("\n"), (shifted / "out.csv").read_text())
+    )
+    coordinates = {*"xyzijkraslp", "axis-0", "axis-1", "axis-2"}
+    kept = [
+        i for i, cell in enumerate(before[0]) if not cell.strip()[-1:].isdigit() and cell.strip().lower() not in coordinates
+    ]
+    assert len(after) == len(before)
+    assert [[row[i] for i in kept] for row in after] == [[row[i] for i in kept] for row in before]
+
+
+@pytest.mark.parametrize("name", ["napari", "3D Slicer", "ANTs"])
+def test_tables_come_back_with_these_values(shifted: Path, name: str) -> None:
+    (shifted / "in.csv").write_bytes(tables.READ[name].encode())
+    assert run(shifted, "warp", "shift.nii.gz", "--points", "in.csv", "--output", "out.csv") == 0
+    assert (shifted / "out.csv").read_text().splitlines()[:2] == {
+        "napari": ["index,axis-0,axis-1,axis-2", "0.0,13.000000,18.000000,31.000000"],
+        "3D Slicer": [
+            "label,r,a,s,defined,selected,visible,locked,description",
+            "F-1,7.000000,4.000000,14.000000,1,1,1,0,",
+        ],
+        "ANTs": ["x,y,z,t,label,comment", "-7.000000,-4.000000,14.000000,0,1,first"],
+    }[name]
+
+
+def test_points_that_were_never_placed_stay_as_they_are(shifted: Path) -> None:
+    (shifted / "in.csv").write_text("label,r,a,s,defined\nF-1,10,2,12,1\nF-2,0,0,0,0\nF-3,8,0,17,1\n")
+    assert run(shifted, "warp", "shift.nii.gz", "--points", "in.csv", "--output", "out.csv") == 0
+    assert (shifted / "out.csv").read_text().splitlines()[1:] == [
+        "F-1,7.000000,4.000000,14.000000,1",
+        "F-2,0,0,0,0",
+        "F-3,5.000000,2.000000,19.000000,1",
+    ]
+
+
+@pytest.mark.parametrize("name", ["3D Slicer", "3D Slicer, LPS", "ANTs"])
+def test_a_table_in_millimeters_is_not_in_voxels(shifted: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (shifted / "in.csv").write_bytes(tables.READ[name].encode())
+    words = ("warp", "shift.nii.gz", "--points", "in.csv", "--output", "out.csv", "--unit")
+    assert run(shifted, *words, "voxel") == 1
+    assert "its points are in mm" in capsys.readouterr().err
+    assert run(shifted, *words, "mm") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "space"),
+    [
+        ((), "in voxels of the fixed image (for voxels of the moving image: --reference MOVING)"),
+        (("--reference", "moving.nrrd"), "in voxels of the moving image"),
+        (("--unit", "mm"), "in mm (RAS)"),
+        (("--direction", "moving-to-fixed", "--reference", "moving.nrrd"), "in voxels of the fixed image"),
+        (("--direction", "moving-to-fixed"), "in voxels of the fixed image; those read, too (for voxels of the moving image"),
+    ],
+)
+def test_the_space_of_points_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], space: str
+) -> None:
+    (folder / "a.csv").write_text(table(FIXED.to_voxels(inner_points(FIXED, 3))))
+    assert run(folder, "warp", "field.nii.gz", "--points", "a.csv", "--output", "b.csv", *words) == 0
+    assert space in capsys.readouterr().out
+
+
+def test_an_image_on_another_grid_than_the_moving_one_is_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shifted = MOVING.affine.copy()
+    shifted[0, 3] += 1
+    write_any(folder / "moved.nii.gz", blobs(MOVING), Grid(MOVING.shape, shifted))
+    write_any(folder / "cropped.nii.gz", blobs(MOVING)[..., 1:], Grid((*MOVING.shape[:2], MOVING.shape[2] - 1), MOVING.affine))
+    like = ("--output", "out.nii.gz", "--reference", "moving.nrrd")
+    for words in (("--image", "moved.nii.gz"), ("--image", "cropped.nii.gz"), ("--image", "fixed.nii.gz")):
+        assert run(folder, "warp", "field.nii.gz", *words, *like) == 0
+        assert f"{words[1]}: expected the grid of the moving image (" in capsys.readouterr().err
+    for words in (("--image", "moving.nrrd"), ("--labels", "labels.nii.gz")):
+        assert run(folder, "warp", "field.nii.gz", *words, *like) == 0
+        assert "WARNING" not in capsys.readouterr().err
+    back = ("--direction", "fixed-to-moving")
+    assert run(folder, "warp", "field.nii.gz", "--image", "moving.nrrd", *like, *back) == 0
+    assert "moving.nrrd: expected the grid of the fixed image" in capsys.readouterr().err
+    assert run(folder, "warp", "field.nii.gz", "--image", "fixed.nii.gz", *like, *back) == 0
+    assert "expected the grid" not in capsys.readouterr().err
+
+
+def test_the_report_beside_a_field_tells_the_moving_grid(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_displacement(folder / "back.nii.gz", constant_field((0, 0, 0), MOVING.shape), MOVING.affine)
+    words = ("warp", "field.nii.gz", "--output", "out.nii.gz", "--image")
+    assert run(folder, *words, "fixed.nii.gz") == 0  # nothing is known
+    assert "WARNING" not in capsys.readouterr().err
+    case = CaseReport(coordinates="world", files={"m": {"displacement": "field.nii.gz", "inverse": "back.nii.gz"}})
+    write_report(folder / "report.json", {"result": case}, cascade_config(), "cpu")
+    assert run(folder, *words, "fixed.nii.gz") == 0
+    assert "fixed.nii.gz: expected the grid of the moving image" in capsys.readouterr().err
+    assert run(folder, *words, "moving.nrrd") == 0
+    assert "WARNING" not in capsys.readouterr().err
+    case = CaseReport(coordinates="voxels", written={"field.nii.gz": ""})
+    write_report(folder / "report.json", {"0001": case}, cascade_config(), "cpu")
+    assert run(folder, *words, "moving.nrrd") == 0
+    assert "moving.nrrd: expected the grid of the moving image" in capsys.readouterr().err
+
+
+def test_an_image_elsewhere_leaves_nothing_and_that_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    far = MOVING.affine.copy()
+    far[:3, 3] += 1000
+    write_any(folder / "far.nii.gz", blobs(MOVING), Grid(MOVING.shape, far))
+    assert run(folder, "warp", "field.nii.gz", "--image", "far.nii.gz", "--output", "out.nii.gz", "--outside", "-7") == 0
+    assert "nothing of far.nii.gz lies in it; all voxels have the value outside, -7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["noise of 8 bits", "a ramp", "a phantom of 12 bits", "regions", "few values", "many regions"])
+def test_intensities_given_as_labels_are_warned_of(folder: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    shape = (1, 1, *MOVING.shape)
+    rng = np.random.default_rng(0)
+    volume = {
+        "noise of 8 bits": rng.integers(0, 256, shape),
+        "a ramp": np.arange(np.prod(shape)).reshape(shape),
+        "a phantom of 12 bits": (blobs(MOVING).numpy() * 40).round().astype(int),
+        "regions": blobs(MOVING).numpy().astype(int) // 20,
+        "few values": rng.integers(0, 5, shape),
+        "many regions": (np.indices(MOVING.shape) // 4 * np.array([1, 50, 2500])[:, None, None, None]).sum(0).reshape(shape)
+        + 1,
+    }[kind]
+    write_any(folder / "given.nii.gz", torch.from_numpy(volume.astype(np.int32)), MOVING)
+    assert run(folder, "warp", "field.nii.gz", "--labels", "given.nii.gz", "--output", "out.nii.gz") == 0
+    told = "as those of labels do not: for intensities, use --image" in capsys.readouterr().err
+    assert told == (kind in ("noise of 8 bits", "a ramp", "a phantom of 12 bits"))
+
+
+@pytest.mark.parametrize("name", ["field.h5", "field.tfm", "field.nrrd", "field.mha", "for_ants.nii.gz"])
+def test_a_transform_of_itk_is_no_field_but_can_be_imported(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    kind = "ants" if name.endswith(".nii.gz") else "slicer"
+    assert run(folder, "export", "field.nii.gz", "--to", kind, "--output", name) == 0
+    for words in (("warp", name, "--image", "moving.nrrd"), ("invert", name), ("compose", name, name)):
+        assert run(folder, *words, "--output", "out.nii.gz") == 1
+        assert "mcbo import" in capsys.readouterr().err
+    assert not (folder / "out.nii.gz").exists()
+
+
+@pytest.mark.parametrize("name", ["x.nii.gz", "x.NII", "x.h5", "x.mha", "x.json", "a b.tif"])
+def test_the_name_of_a_file_is_no_folder(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    output = ["--output", str(folder / name)]
+    for program, words in (
+        (main, ["register", str(folder / "fixed.nii.gz"), str(folder / "moving.nrrd")]),
+        (process.main, [str(folder)]),
+        (judge, ["zero", "--dataset", str(folder / "x.json")]),
+    ):
+        if program is judge and name in ("x.NII", "x.h5", "x.mha", "a b.tif"):
+            continue
+        assert program([*words, *output]) == 1
+        assert re.search("--output: expected a folder.* the name of a file, .*: leave out|; leave out", capsys.readouterr().err)
+    assert not (folder / name).exists()

@@ -28,7 +28,7 @@ FIRST, SECOND = "disp_0001_0000_0001_0001", "disp_0001_0000_0001_0002"
     ("text", "message"),
     [
         ("", "found an empty file"),
-        ("x,y,z\n1,2,3\n", "found 'x,y,z' in line 1; remove the header, if it is one"),
+        ("x,y,q\n1,2,3\n", "found 'x,y,q' in line 1; remove the header, if it is one"),
         ("1;2;3\n", "separated by commas, found semicolons"),
         ("1,2,3\n\n3,4,5\n", "found '' in line 2"),
         ("1,2\n3,4\n", "expected three numbers a line, found '1,2' in line 1"),

@@ -220,7 +220,7 @@ def csv_samples() -> Iterator[Sample]:
     """Landmarks that are none."""
     numbers = "expected three numbers a line, found"
     for text in (
-        "x,y,z\n1,2,3\n", "1,2\n", "1,2,3,4\n", "1\n", "1 2 3\n", "1\t2\t3\n", "1|2|3\n", "1,2,3\n\n1,2,3\n", "nan,1,2\n",
+        "x,y,q\n1,2,3\n", "1,2\n", "1,2,3,4\n", "1\n", "1 2 3\n", "1\t2\t3\n", "1|2|3\n", "1,2,3\n\n1,2,3\n", "nan,1,2\n",
         "1,inf,2\n", "1,-Infinity,2\n", "1,2,\n",
         ",,\n", "a,b,c\n", "1_0,2,3\n", "0x1,2,3\n", "1,2,3 # one\n", "١,2,3\n", "'1',2,3\n", '"1","2","3"\n', "1,2,1+2j\n",
         "1,2,=1+1\n", "1,2,3\n<script>\n", "1,2,\x1b[2J\n",

@@ -87,7 +87,7 @@ def test_the_judge_and_the_method_share_nothing() -> None:
     ("library", "allowed"),
     [
         ("nibabel", {"io.nifti", "io.nifti_header", "io.sandbox.with_nibabel"}),
-        ("SimpleITK", {"io.itk", "io.itk_files", "io.sandbox.with_itk", "api.transform"}),
+        ("SimpleITK", {"io.itk", "io.itk_files", "io.sandbox.with_itk", "io.foreign.elastix", "api.transform"}),
         (
             "json",
             {
