@@ -20,6 +20,29 @@ RUN python3 -m venv /opt/venv \
  # headers are for compilers, and there is none; nobody runs torch's and pandas' own tests here
  && for part in torch/include torch/test pandas/tests; do rm -rf /opt/venv/lib/python3.*/site-packages/"${part}"; done
 
+# docker build --target evaluation: the evaluation container of grand-challenge.org and Codabench, without torch.
+FROM ${BASE_IMAGE} AS evaluation
+ENV PATH=/opt/venv/bin:${PATH} \
+    HOME=/tmp \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+COPY .ci/image.lock /tmp/
+RUN python3 -m venv /opt/venv \
+ && pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r /tmp/image.lock \
+ # what only the method needs
+ && pip uninstall --yes connected-components-3d cuda-core cuda-pathfinder isal llvmlite networkx numba simpleitk sympy \
+ && rm -rf /opt/venv/lib/python3.*/site-packages/pandas/tests
+WORKDIR /opt/app
+COPY LICENSE ./
+COPY evaluation evaluation
+RUN chmod -R a+rX . && python -m compileall -q .
+LABEL org.opencontainers.image.title="MCBO evaluation" \
+      org.opencontainers.image.licenses="Apache-2.0"
+USER 65532:65532
+ENTRYPOINT ["python", "-m", "evaluation"]
+CMD ["grand-challenge"]
+
 FROM ${BASE_IMAGE}
 # Only /tmp and /output can be written where this runs, and the user has no home. Nor is there a C compiler, which Triton asks
 # for: torch for CUDA would otherwise use Triton for some products of matrices (torch/_native).

@@ -19,8 +19,9 @@ from evaluation.scoring import read_point_pairs
 LANDMARKS_DECIDE, IMAGES_DECIDE = 0.6, 0.85
 """A mistake is suspected if correcting it gives less than this fraction of the error as written and of the initial error.
 Images show less than landmarks: on simulated ultrasound a wrong reading of the truth makes a difference of 0.70 to 0.82."""
-SHRINKING = 0.7
-"""Corrections that make displacements smaller have to be better by this factor still: half of a noisy one is always closer."""
+SHRINKING = 0.55
+"""A correction that makes displacements smaller has to give less than this fraction of the error as written: half of a noisy
+displacement is always closer than the whole."""
 GOOD_ENOUGH = 0.05
 """A displacement that leaves less than this fraction of the initial error is not suspected."""
 CHANCE = 1e-4
@@ -193,12 +194,12 @@ def suspect(pair: Pair, field: Field, readings: Sequence[Reading]) -> Reading | 
     if written <= GOOD_ENOUGH * initial:
         return None
     errors = [evidence.error(reading) for reading in readings]
-    least, limit = min(errors), evidence.threshold * min(written, initial)
-    if not least < limit:
+    least = min(errors)
+    if not least < evidence.threshold * min(written, initial):
         return None
     tied = (reading for reading, error in zip(readings, errors, strict=True) if error <= evidence.tie * least + 1e-12)
     best = next(tied)
-    if (best.shrinks and not least < SHRINKING * limit) or not evidence.sure(best):
+    if (best.shrinks and not least < SHRINKING * written) or not evidence.sure(best):
         return None
     if best.opposite:
         # Of the opposite direction, exactly: the images and their points change places.

@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-$PWD/.venv/bin/python}
 lab=$(mktemp -d /var/tmp/mcbo-container.XXXXXX)
 image=localhost/mcbo:test
+judge=localhost/mcbo-evaluation:test
 step() { echo "[+${SECONDS}s] $*"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
@@ -46,7 +47,7 @@ cleanup() {
   # What containers wrote belongs to their users, which only a root may delete.
   $engine run --rm --user 0 --entrypoint rm -v "$lab:/lab" "$image" -rf /lab/shown /lab/plain /lab/two /lab/both /lab/asked /lab/alone >/dev/null 2>&1 || true
   $engine ps -aq --filter "ancestor=$image" 2>/dev/null | xargs -r $engine rm -f >/dev/null 2>&1 || true
-  $engine rmi -f "$image-invoke" "$image" >/dev/null 2>&1 || true
+  $engine rmi -f "$image-invoke" "$image" "$judge" >/dev/null 2>&1 || true
   if [ $engine = podman ]; then podman rmi -af >/dev/null 2>&1 || true; fi
   rm -rf "$lab" 2>/dev/null || true
   exit $status
@@ -133,6 +134,83 @@ for other in others:
         a, b = (np.asarray(nibabel.load(folder / name).dataobj) for folder in (first, other))
         assert a.dtype == b.dtype == np.float32 and np.array_equal(a, b), f"{other / name} differs"
         assert a.any(), f"{other / name} is zero"
+P
+}
+
+# The evaluation container, as grand-challenge.org and Codabench run it: four jobs, of which one is right.
+# evaluation_container DATASET_FOLDER FIELDS
+evaluation_container() {
+  local data=$1 fields=$2 jobs output size user
+  step "build the evaluation container"
+  $engine build "${build_options[@]}" --target evaluation -t "$judge" . > "$lab/judge.log" 2>&1 || { tail -40 "$lab/judge.log"; fail "build"; }
+  size=$($engine image inspect "$judge" --format '{{.Size}}'); echo "$((size / 1000000)) MB"
+  user=$($engine image inspect "$judge" --format '{{.Config.User}}')
+  case $user in [1-9]*) ;; *) fail "expected a numeric user that is not root, found '$user'" ;; esac
+  jobs=$(new jobs)
+  "$python" - "$data/$json" "$fields" "$jobs" <<'P'
+import json, sys
+from pathlib import Path
+import nibabel, numpy as np, SimpleITK as sitk
+from evaluation.pairs import read_pairs
+dataset, fields, jobs = map(Path, sys.argv[1:])
+listed = []
+for kind, pair in zip(("right", "missing", "nan", "misshapen"), read_pairs(dataset)):
+    image = nibabel.load(fields / f"{pair.field_name}.nii.gz")
+    field = np.asarray(image.dataobj, dtype=np.float64)
+    if kind == "nan":
+        field[3, 3, 3, 0] = np.nan
+    field = field[:-1] if kind == "misshapen" else field
+    lps = np.diag((-1.0, -1.0, 1.0)) @ image.affine[:3]
+    spacing = np.linalg.norm(lps[:, :3], axis=0)
+    vectors = sitk.GetImageFromArray(np.ascontiguousarray((field @ lps[:, :3].T).transpose(2, 1, 0, 3)), isVector=True)
+    vectors.SetOrigin(lps[:, 3].tolist()); vectors.SetSpacing(spacing.tolist()); vectors.SetDirection((lps[:, :3] / spacing).ravel().tolist())
+    folder = jobs / kind / "output/images/displacement-field"
+    folder.mkdir(parents=True)
+    if kind != "missing":
+        sitk.WriteImage(vectors, folder / "output.mha", True)
+    names = [path.name.replace(".nii.gz", ".mha") for path in (pair.fixed, pair.moving)]
+    listed.insert(0, {
+        "pk": kind, "status": "Succeeded", "exec_duration": "P0DT00H00M12.5S", "invoke_duration": None,
+        "inputs": [{"socket": {"slug": slug}, "image": {"name": name}} for slug, name in zip(("us", "mr"), names)],
+        "outputs": [{"socket": {"slug": "displacement-field", "relative_path": "images/displacement-field"}}],
+    })
+(jobs / "predictions.json").write_text(json.dumps(listed))
+P
+  "$python" -m evaluation score --dataset "$data/$json" --predictions "$fields" --output "$lab/scores.json" > /dev/null
+  for user in "$user" 34567:34567; do
+    step "evaluation as user $user"
+    output=$(new "judged-$user")
+    timeout 300 $engine run --rm "${limits[@]}" --user "$user" -v "$jobs:/input:ro" -v "$data:/opt/ml/input/data/ground_truth:ro" \
+      -v "$output:/output" "$judge" > "$lab/judged.log" 2> "$lab/judged.err"
+    "$python" - "$lab/scores.json" "$output/metrics.json" <<'P' || fail "metrics.json"
+import json, sys
+scores, metrics = (json.load(open(path)) for path in sys.argv[1:])
+first, *others = metrics["results"]
+def same(a, b):
+    if isinstance(a, dict):
+        return all(same(value, b[key]) for key, value in a.items())
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return abs(a - b) <= 1e-9 if isinstance(a, float) else a == b
+assert first["job"] == "right" and first["runtime_s"] == 12.5, first
+assert same(scores["cases"][first["pair"]], first), "not the numbers of evaluation score"
+for result, words in zip(others, ("empty folder", "NaN", "expected the shape", "expected a job", "expected a job"), strict=True):
+    assert words in result["error"] and result["TRE_lm"]["mean"] is None, result
+assert (metrics["aggregates"]["scored"], metrics["aggregates"]["failed"]) == (1, 5)
+print("the right job has the numbers of evaluation score; the others:", *(r["error"].split(":")[-1].strip()[:60] for r in others), sep="\n  ")
+P
+  done
+  step "Codabench"
+  output=$(new codabench)
+  timeout 300 $engine run --rm "${limits[@]}" -v "$data:/app/input/ref:ro" -v "$fields:/app/input/res:ro" -v "$output:/app/output" \
+    "$judge" codabench > /dev/null
+  "$python" - "$lab/scores.json" "$output" <<'P' || fail "scores.json"
+import json, sys
+from pathlib import Path
+scores, flat = json.load(open(sys.argv[1])), json.load(open(f"{sys.argv[2]}/scores.json"))
+assert abs(flat["TRE_lm"] - scores["aggregates"]["TRE_lm"]["mean"]) <= 1e-9 and flat["failed"] == 0, flat
+assert "<table>" in Path(sys.argv[2], "detailed_results.html").read_text()
+print(flat)
 P
 }
 
@@ -272,6 +350,8 @@ shown=$(new shown); run "$data" "$shown" -e MCBO_PRESET=cascade -- --demo > "$la
 grep "mean TRE" "$lab/demo.log"
 step "scores by the image's own evaluation"
 run "$data" "$plain" --entrypoint python -- -m evaluation score --dataset "/input/$json" --predictions /output --output /output/metrics.json
+
+evaluation_container "$data" "$outside"
 
 step "refused: the same sentence and status as outside"
 # refuse NAME [program arguments]: the broken data set $lab/bad, inside and outside
