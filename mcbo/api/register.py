@@ -1,10 +1,11 @@
 """Registration from Python: ``mcbo.register``. The command ``python -m mcbo register`` is a thin layer over it."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +20,12 @@ from mcbo.core.timing import StageTimer
 from mcbo.core.types import Kernels
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.resample import resample
+from mcbo.geometry.units import MM, symbol_of
 from mcbo.io.files import digest
 from mcbo.io.image_like import Geometry, ImageLike, name_of, to_intensities, to_volume
 from mcbo.io.initial_transform import check_matrix, read_initial
+from mcbo.io.microscopy.images import finest_that_fits, selections, to_settings
+from mcbo.io.microscopy.selection import Selection, VoxelSize
 from mcbo.methods.config import Preset, Registration, check_size
 from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
 from mcbo.methods.quality import Sanity
@@ -56,7 +60,9 @@ def register(
     task: str = DEFAULT_TASK,
     expect: tuple[float, float] | None = None,
     affine: NDArray[np.generic] | None = None,
-    spacing: Sequence[float] | None = None,
+    spacing: Sequence[Any] | str | None = None,
+    channel: int | Sequence[int | str | None] | None = None,
+    time: int | Sequence[int | str | None] | None = None,
     fixed_mask: ImageLike | None = None,
     moving_masks: ImageLike | list[ImageLike | None] | None = None,
     initial: NDArray[np.generic] | str | Path | None = None,
@@ -74,7 +80,11 @@ def register(
         expect: how far apart such images usually are, after ``initial`` or ``center``: the shift, mm, and the rotation,
             degrees; that of the task, if None.
         affine: of arrays without their own: voxel to world, RAS mm.
-        spacing: instead of ``affine``, where only the voxel size along axes 0, 1, 2 is known, mm.
+        spacing: instead of ``affine``, where only the voxel size along axes 0, 1, 2 is known, mm; also of TIFF and OME-Zarr
+            files that do not state it, along columns, rows, slices. With a unit it is text, ``"50,50,100nm"``. A list has
+            one for each image, fixed first, None where the file's own counts.
+        channel: of TIFF and OME-Zarr files with several, counted from 0; or a list with one for each image, fixed first.
+        time: the same of time points.
         fixed_mask: where the fixed image counts (not 0), on any grid; if None, its background is detected.
         moving_masks: the same for the moving image, or a list.
         initial: rough alignment: ``(4, 4)`` from fixed to moving world positions, RAS mm; or a file, see ``read_initial``.
@@ -86,7 +96,7 @@ def register(
         InputError: for images, masks, alignments or names that cannot be used.
         McboError: if the registration fails; see ``pipeline.register``.
     """
-    start = time.perf_counter()
+    start = perf_counter()
     several = list(movings) if isinstance(movings, list) else [movings]
     masks = list(moving_masks) if isinstance(moving_masks, list) else [moving_masks] * len(several)
     if not several or len(masks) != len(several):
@@ -97,13 +107,16 @@ def register(
     warm_up(on)
     budget = budget_bytes(on, memory_gb)
     labels = labels_of([name_of(image, "") for image in several])
+    host = budget_bytes(select_device("cpu"), memory_gb)
+    fixed, *several = (finest_that_fits(Path(i), host) if isinstance(i, str | Path) else i for i in (fixed, *several))
+    selected = selections([fixed, *several], spacing=spacing, channel=channel, time=time)
     with show_progress(1) as view, peak_meter(on) as meter:
         view.begin_case(Path(name_of(fixed, "fixed")).name)
         timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(on), tidy=tidy_memory)
         with timer.stage("read"):
             names = ["fixed image", *(f"moving image {number}" for number in range(1, len(several) + 1))]
-            given = zip((fixed, *several), (fixed_mask, *masks), names, strict=True)
-            images = [_place(image, mask, name, Geometry(affine, spacing), on) for image, mask, name in given]
+            given = zip((fixed, *several), (fixed_mask, *masks), names, selected, strict=True)
+            images = [_place(image, mask, name, Geometry(affine, selection), on) for image, mask, name, selection in given]
         motion = _initial(initial, center, images)
         kernels = ready_kernels(on)
         with naming(name_of(fixed, "fixed image")):
@@ -138,9 +151,10 @@ def register(
     ]
     report = _describe(registration, checks, images[0].grid, working, motion, labels)
     report.images = [name_of(image, "") or None for image in (fixed, *several)]
+    report.settings = to_settings(selected)
     report.inputs = {path: digest(Path(path)) for path in report.images if path}
     report.device = describe_device(on)
-    report.seconds = round(time.perf_counter() - start, 3)
+    report.seconds = round(perf_counter() - start, 3)
     report.stages = stages_of(timer)
     movings = tuple(replace(image, volume=image.volume.cpu(), mask=None) for image in images[1:])
     return Result(tuple(transforms), registration.judgements, registration.config, report, movings, tuple(labels), on)
@@ -176,7 +190,8 @@ def _place(image: ImageLike, mask: ImageLike | None, name: str, geometry: Geomet
     if mask is None:
         return Placed(volume.to(device), grid)
     mask_name = name_of(mask, f"mask of the {name}")
-    given, its_grid = to_volume(mask, mask_name, Geometry(affine=grid.affine))
+    same = Selection(default_spacing=VoxelSize(grid.spacing_mm, grid.unit))
+    given, its_grid = to_volume(mask, mask_name, Geometry(grid.affine, same))
     if isinstance(mask, np.ndarray | torch.Tensor) and its_grid.shape != grid.shape:
         raise InputError(
             f"{mask_name}: expected the shape of its image, {grid.shape}, or an affine beside it, got {its_grid.shape}"
@@ -195,7 +210,8 @@ def _initial(initial: NDArray[np.generic] | str | Path | None, center: bool, ima
     if center:
         fixed, *movings = (center_of_mass(image) for image in images)
         motion[:3, 3] = np.mean(movings, axis=0) - fixed
-        log.info("centers of mass aligned: moved by %s mm", np.round(motion[:3, 3], 1).tolist())
+        unit = images[0].grid.unit
+        log.info("centers of mass aligned: moved by %s %s", np.round(motion[:3, 3] / MM[unit], 1).tolist(), symbol_of(unit))
     return motion
 
 
@@ -207,7 +223,7 @@ def _working_grid(
     size = fixed.spacing_mm
     if preset != AUTO:
         if max(size) / min(size) > MAX_RATIO and config.uses_masks:
-            log.info("the fixed image's voxels are anisotropic, %s mm: preset %s does better", _sizes(fixed), AUTO)
+            log.info("the fixed image's voxels are anisotropic, %s: preset %s does better", _sizes(fixed), AUTO)
         return fixed
     joint = config.joint(len(movings))
 
@@ -216,14 +232,14 @@ def _working_grid(
 
     working, is_coarser = working_grid(fixed, movings, initial=motion, fits=fits)
     check_size(working.shape)
-    log.info("working grid: %s voxels of %s mm", format_shape(working.shape), _sizes(working))
+    log.info("working grid: %s voxels of %s", format_shape(working.shape), _sizes(working))
     if is_coarser:
-        log.warning("its voxels are larger than the fixed image's finest side (%s mm), so that it fits", _sizes(fixed))
+        log.warning("its voxels are larger than the fixed image's finest side (%s), so that it fits", _sizes(fixed))
     return working
 
 
 def _sizes(grid: Grid) -> str:
-    return "×".join(f"{size:.3g}" for size in grid.spacing_mm)
+    return "×".join(f"{size / MM[grid.unit]:.3g}" for size in grid.spacing_mm) + f" {symbol_of(grid.unit)}"
 
 
 def _describe(

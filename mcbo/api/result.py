@@ -43,7 +43,8 @@ def labels_of(paths: Sequence[str]) -> list[str]:
     """Unique short names for moving images: of their files, else ``moving``."""
     labels: list[str] = []
     for text in paths:
-        path = Path(text)
+        given = Path(text)
+        path = next((folder for folder in (given, *given.parents) if folder.suffix.lower() == ".zarr"), given)
         stem = re.sub(r"[^\w.-]", "_", path.name.removesuffix(suffix_of(path))) or "moving"
         label, number = stem, 1
         while label in labels:
@@ -142,9 +143,18 @@ class Result:
         """From about 0 for unrelated images to 1; None for presets that do not judge their result."""
         return self.judgements[0].confidence if self.judgements else None
 
-    def warp(self, image: ImageLike, *, labels: bool = False, outside: float = 0.0) -> NDArray[np.generic]:
+    def warp(
+        self,
+        image: ImageLike,
+        *,
+        labels: bool = False,
+        outside: float = 0.0,
+        spacing: Sequence[float] | str | None = None,
+        channel: int | None = None,
+        time: int | None = None,
+    ) -> NDArray[np.generic]:
         """Warps an image in the space of the moving image onto the fixed grid; see ``Transform.warp``."""
-        return self.transforms[0].warp(image, labels=labels, outside=outside)
+        return self.transforms[0].warp(image, labels=labels, outside=outside, spacing=spacing, channel=channel, time=time)
 
     def warp_points(
         self, points: ArrayLike, *, unit: Unit = "voxel", direction: Direction = "fixed-to-moving"

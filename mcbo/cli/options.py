@@ -14,10 +14,7 @@ import typer
 
 from mcbo._version import __version__
 from mcbo.core.errors import InputError
-from mcbo.core.types import Triple
 from mcbo.dataset.learn2reg import SPLITS
-from mcbo.io.images import spacing_of
-from mcbo.io.itk_files import is_tiff
 from mcbo.io.nifti import FORMATS
 from mcbo.methods.memory_model import PROCESS_GB
 from mcbo.methods.presets import DEFAULT_TASK, TASKS
@@ -76,7 +73,26 @@ TrustPaths: TypeAlias = Annotated[
     bool, typer.Option("--trust-paths", help="Allow image paths and links that lead out of the dataset's folder.")
 ]
 Spacing: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="X,Y,Z", help="Voxel size of TIFF files in mm: columns, rows, slices.")
+    list[str] | None,
+    typer.Option(
+        metavar="X,Y,Z",
+        help="Voxel size where a TIFF or OME-Zarr does not state it: columns, rows, slices, in mm, or with a unit: "
+        "50,50,100nm. Once for all images, or once for each, in their order; - for none.",
+    ),
+]
+Channel: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="N",
+        help="Channel of a TIFF or OME-Zarr with several, counted from 0. Once for all images with several, or once for "
+        "each, in their order; - for none.",
+    ),
+]
+TimePoint: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--time", metavar="N", help="Time point of a TIFF or OME-Zarr with several, counted from 0; given as --channel is."
+    ),
 ]
 
 # Where to run, and with which resources.
@@ -188,15 +204,6 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     if not 1 <= index <= count:
         raise InputError(f"--shard: expected I/N with I from 1 to N, such as 3/8, got {text[:40]!r}")
     return index, count
-
-
-def parse_spacing(text: str | None, *images: Path | None) -> Triple | None:
-    """Millimeters along columns, rows, slices from ``0.5,0.5,2``; raises ``InputError`` for anything else or without a TIFF."""
-    if text is None:
-        return None
-    if not any(image is not None and is_tiff(image) for image in images):
-        raise InputError("--spacing: expected with TIFF files only; all other formats store their voxel size")
-    return spacing_of(text)
 
 
 def parse_expect(text: str | None) -> tuple[float, float] | None:

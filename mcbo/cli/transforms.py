@@ -1,30 +1,40 @@
 """Commands on displacements: ``warp``, ``export``, ``import``, ``invert``, ``compose``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
 
 from mcbo.cli import options as cli
-from mcbo.core.errors import InputError, OutputError
+from mcbo.core.errors import InputError, OutputError, naming
 from mcbo.core.types import Displacement
 from mcbo.geometry import continuation as composition
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.inverse import Inverse, MappedPoints, fixed_to_moving, moving_to_fixed
 from mcbo.geometry.inverse import invert as inverted
 from mcbo.geometry.resample import Mode, resample
+from mcbo.geometry.units import MM, symbol_of
 from mcbo.io.images import read_any, read_field, read_intensities, read_labels, write_any
 from mcbo.io.itk_files import SUFFIXES_WRITTEN, read_transform, suffix_of, write_transform
 from mcbo.io.landmarks import SUFFIXES, read_landmarks, write_landmarks
+from mcbo.io.microscopy.bigwarp import Pairs, Side, read_pairs
+from mcbo.io.microscopy.images import finest_that_fits, selections
+from mcbo.io.microscopy.ngff_field import SUFFIX, write_ngff_field
+from mcbo.io.microscopy.physical import to_physical, to_voxels
+from mcbo.io.microscopy.selection import Selection, VoxelSize
 from mcbo.io.nifti import read_displacement, write_displacement
+from mcbo.runtime import budget_bytes, select_device
 
 Direction: TypeAlias = Literal["fixed-to-moving", "moving-to-fixed"]
+PointUnit: TypeAlias = Literal["voxel", "nm", "um", "mm"]
 
 EXPORTS = {
     "itk": (".h5", (".h5", ".tfm")),
     "ants": (".nii.gz", (".nii.gz", ".nii")),
     "slicer": (".h5", (".h5", ".tfm", ".nrrd", ".mha", ".nii.gz", ".nii")),
     "npz": (".npz", (".npz",)),
+    "ome-zarr": (SUFFIX, (SUFFIX, ".zarr")),
 }
 """Formats of ``export``: the default suffix, and all suffixes it can write."""
 
@@ -38,7 +48,9 @@ def warp(
     output: cli.OutputFile,
     image: Annotated[Path | None, typer.Option(metavar="IMAGE", help="Image to warp, interpolated trilinearly.")] = None,
     labels: Annotated[Path | None, typer.Option(metavar="IMAGE", help="Label map to warp; labels stay whole numbers.")] = None,
-    points: Annotated[Path | None, typer.Option(metavar="FILE", help="Landmarks to map: .csv, .fcsv, .mrk.json.")] = None,
+    points: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Landmarks to map: .csv (also BigWarp's), .fcsv, .mrk.json.")
+    ] = None,
     direction: Annotated[
         Direction | None,
         typer.Option(
@@ -48,10 +60,11 @@ def warp(
         ),
     ] = None,
     unit: Annotated[
-        Literal["voxel", "mm"] | None,
+        PointUnit | None,
         typer.Option(
             metavar="voxel|mm",
-            help="Unit of a .csv: voxels of the image that the points lie in, counted from 0 (default), or world mm, RAS.",
+            help="Unit of a .csv: voxels of the image that the points lie in, counted from 0 (default), or world mm, RAS. Of "
+            "BigWarp's: nm, um or mm, if it is not that of the images.",
         ),
     ] = None,
     reference: Annotated[
@@ -71,6 +84,8 @@ def warp(
     ] = "label",
     outside: Annotated[float, typer.Option(metavar="X", help="Value outside the image.")] = 0.0,
     spacing: cli.Spacing = None,
+    channel: cli.Channel = None,
+    time: cli.TimePoint = None,
 ) -> None:
     """Warp an image or labels, or map landmarks, from one image to the other.
 
@@ -83,15 +98,22 @@ def warp(
         raise InputError("warp: expected exactly one of --image, --labels and --points")
     path = given[0]
     _check_name(output, SUFFIXES if points else SUFFIXES_WRITTEN)
-    spacing_mm = cli.parse_spacing(spacing, image, labels, reference)
+    if points and (channel or time):
+        raise InputError("--channel, --time: expected with --image or --labels only, got them with points")
+    images = [finest_that_fits(path, _budget()) for path in (image or labels, reference) if path is not None]
+    sizes = [selection.spacing for selection in selections(images, spacing=spacing)]
     displacement, fixed = read_field(field)
-    moving = None if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
+    moving = None if reference is None else _grid_of(images[-1], sizes[-1])
+    if points and (pairs := read_pairs(points)):
+        _warp_pairs(pairs, points, output, displacement, fixed, moving, direction or "fixed-to-moving", unit)
+        return
     if points:
         _warp_points(path, output, displacement, fixed, moving or fixed, direction or "fixed-to-moving", unit)
         return
     if unit is not None:
         raise InputError("--unit: expected with --points only, got it with an image")
-    volume, grid = (read_labels if labels else read_intensities)(path, spacing_mm=spacing_mm)
+    (selection,) = selections(images[:1], channel=channel, time=time)
+    volume, grid = (read_labels if labels else read_intensities)(images[0], replace(selection, spacing=sizes[0]))
     mode: Mode = interpolation if labels else "linear"
     onto = fixed
     if direction == "fixed-to-moving":
@@ -111,9 +133,11 @@ def _warp_points(
     fixed: Grid,
     moving: Grid,
     direction: Direction,
-    unit: Literal["voxel", "mm"] | None,
+    unit: PointUnit | None,
 ) -> None:
     landmarks = read_landmarks(path)
+    if unit in ("nm", "um"):
+        raise InputError(f"--unit: expected voxel or mm but for landmarks of BigWarp, got {unit}")
     if landmarks.space != "table" and unit == "voxel":
         raise InputError(f"{path}: its points are in mm: expected --unit mm or none, got --unit voxel")
     in_voxels = landmarks.space == "table" and unit != "mm"
@@ -123,6 +147,36 @@ def _warp_points(
     text = landmarks.format_with(end.to_voxels(found.world)) if in_voxels else landmarks.format_ras(found.world)
     write_landmarks(output, text, like=path)
     typer.echo(f"{output}: {len(world)} points, {direction}, in {'voxels' if in_voxels else 'mm'}")
+    _report_points(found)
+
+
+def _warp_pairs(
+    pairs: Pairs,
+    path: Path,
+    output: Path,
+    displacement: Displacement,
+    fixed: Grid,
+    moving: Grid | None,
+    direction: Direction,
+    unit: PointUnit | None,
+) -> None:
+    """Landmarks of BigWarp: the points of one image take the place of those of the other, from which their distance is told."""
+    if unit == "voxel":
+        raise InputError(f"{path}: BigWarp has physical coordinates: expected --unit nm, um, mm or none, got --unit voxel")
+    grids: dict[Side, Grid] = {
+        "fixed": fixed if unit is None else replace(fixed, unit=unit),
+        "moving": (moving or fixed) if unit is None else replace(moving or fixed, unit=unit),
+    }
+    start: Side = "fixed" if direction == "fixed-to-moving" else "moving"
+    end: Side = "moving" if start == "fixed" else "fixed"
+    with naming(path):
+        world, other = (grids[side].to_world(to_voxels(pairs.points(side), grids[side])) for side in (start, end))
+    found = (fixed_to_moving if start == "fixed" else moving_to_fixed)(world, displacement, fixed)
+    write_landmarks(output, pairs.format_with(end, to_physical(grids[end].to_voxels(found.world), grids[end])), like=path)
+    told = grids[end].unit
+    before, after = (float((points - other).norm(dim=1).mean()) / MM[told] for points in (world, found.world))
+    typer.echo(f"{output}: {len(world)} pairs of BigWarp, {direction}, in {symbol_of(told)}")
+    typer.echo(f"mean distance from the {end} points of the file: {before:.4g} {symbol_of(told)} before, {after:.4g} after")
     _report_points(found)
 
 
@@ -153,20 +207,21 @@ def _report_inverse(inverse: Inverse) -> None:
 def export(
     field: Field,
     to: Annotated[
-        Literal["itk", "ants", "slicer", "npz"],
+        Literal["itk", "ants", "slicer", "npz", "ome-zarr"],
         typer.Option(
             metavar="|".join(EXPORTS),
             help="itk: transform, .h5 or .tfm. ants: vectors in LPS, .nii.gz. slicer: .h5, or vectors in LPS (.nrrd, .mha, "
-            ".nii.gz). npz: the array alone, as in Learn2Reg.",
+            ".nii.gz). npz: the array alone, as in Learn2Reg. ome-zarr: a coordinate transformation of OME-NGFF 0.6.",
         ),
     ],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File to write. Default: beside FIELD, with the suffix of the format.")
     ] = None,
 ) -> None:
-    """Convert a displacement field for ITK, ANTs, 3D Slicer, or Learn2Reg.
+    """Convert a displacement field for ITK, ANTs, 3D Slicer, Learn2Reg, or OME-NGFF.
 
-    It still maps from fixed to moving; for the first three in millimeters, LPS.
+    It still maps from fixed to moving; for the first three in millimeters, LPS;
+    for OME-NGFF in the unit of the fixed image, along its axes.
     """
     default, suffixes = EXPORTS[to]
     output = output or _beside(field, to, default)
@@ -176,6 +231,8 @@ def export(
     displacement, grid = read_field(field)
     if to == "npz":
         write_displacement(output, displacement, grid.affine)
+    elif to == "ome-zarr":
+        write_ngff_field(output, displacement, grid)
     else:
         write_transform(output, displacement, grid)
     typer.echo(str(output))
@@ -205,8 +262,7 @@ def import_(
 ) -> None:
     """Convert a transform of ITK, ANTs, or 3D Slicer, from fixed to moving, to a displacement field."""
     _check_name(output, _NIFTI)
-    spacing_mm = cli.parse_spacing(spacing, reference)
-    fixed = None if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
+    fixed = _reference_grid(reference, spacing)
     if transform.suffix == ".npz":
         if fixed is None:
             raise InputError(f"{transform}: expected --reference with the fixed image: an .npz has no affine")
@@ -232,9 +288,9 @@ def invert(
 ) -> None:
     """Invert a displacement field: from moving to fixed. Reports where it folds and has no unique inverse."""
     _check_name(output, _NIFTI)
-    spacing_mm = cli.parse_spacing(spacing, reference)
+    moving = _reference_grid(reference, spacing)
     displacement, fixed = read_field(field)
-    onto = fixed if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
+    onto = moving or fixed
     inverse = inverted(displacement, fixed, onto)
     write_displacement(output, inverse.displacement, onto.affine)
     typer.echo(str(output))
@@ -260,6 +316,24 @@ def compose(
         typer.echo(
             f"WARNING: {beyond:.1%} of the voxels lie outside the grid of {second}, which is extrapolated there", err=True
         )
+
+
+def _reference_grid(reference: Path | None, spacing: list[str] | None) -> Grid | None:
+    """The grid of an image that is named for it; of several channels and time points that of the first, since all share one."""
+    if reference is None:
+        if spacing:
+            raise InputError("--spacing: expected with --reference only, got it without an image")
+        return None
+    path = finest_that_fits(reference, _budget())
+    return _grid_of(path, selections([path], spacing=spacing)[0].spacing)
+
+
+def _grid_of(path: Path, spacing: VoxelSize | None) -> Grid:
+    return read_any(path, Selection(channel=0, time=0, spacing=spacing))[1]
+
+
+def _budget() -> int:
+    return budget_bytes(select_device("cpu"), None)
 
 
 def _check_name(path: Path, suffixes: tuple[str, ...]) -> None:

@@ -1,8 +1,6 @@
 """Any 3D image or displacement with its grid; the suffix decides which library reads or writes it."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,19 +8,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.errors import InputError, OutputError
-from mcbo.core.types import Displacement, Triple, Volume
+from mcbo.core.types import Displacement, Volume
 from mcbo.geometry.grid import Grid
 from mcbo.io import itk_files, nifti
 from mcbo.io.files import reading
 from mcbo.io.itk import to_sitk
 from mcbo.io.itk_files import IMAGE_SUFFIXES, SUFFIXES_WRITTEN, suffix_of
+from mcbo.io.microscopy.images import microscopy_reader
+from mcbo.io.microscopy.selection import ALL, Selection
 from mcbo.io.nifti_header import read_header
 
 
-def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
-    """Reads a 3D image: what nibabel reads (NIfTI, Analyze, MGH, MINC …), NRRD, MetaImage, TIFF stacks.
+def read_any(path: Path, selection: Selection = ALL) -> tuple[Volume, Grid]:
+    """Reads a 3D image: what nibabel reads (NIfTI, Analyze, MGH, MINC …), NRRD, MetaImage, TIFF, OME-Zarr.
 
-    A folder holds TIFF files, one per slice. ``spacing_mm``, along columns, rows, slices, is for TIFF alone.
+    A folder is an OME-Zarr, or holds TIFF files, one per slice. ``selection`` is for these formats alone.
 
     Returns:
         ``(1, 1, H, W, D)``, int32 or int64 where the file has whole numbers, else float32; and its grid, in RAS whatever the
@@ -31,23 +31,25 @@ def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[
     Raises:
         InputError: if it is not such an image.
     """
-    if path.is_dir() or suffix_of(path) in IMAGE_SUFFIXES:
-        return itk_files.read_image(path, spacing_mm=spacing_mm)
+    if read := microscopy_reader(path):
+        return read(path, selection)
+    if suffix_of(path) in IMAGE_SUFFIXES:
+        return itk_files.read_image(path)
     volume, affine = nifti.read_voxels(path)
     return volume, _grid(path, volume, affine)
 
 
-def read_intensities(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
+def read_intensities(path: Path, selection: Selection = ALL) -> tuple[Volume, Grid]:
     """``read_any`` in float32; raises ``InputError`` also for intensities that are not finite."""
-    volume, grid = read_any(path, spacing_mm=spacing_mm)
+    volume, grid = read_any(path, selection)
     volume = volume.float()
     nifti.check_finite(volume, path)
     return volume, grid
 
 
-def read_labels(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Tensor, Grid]:
+def read_labels(path: Path, selection: Selection = ALL) -> tuple[Tensor, Grid]:
     """``read_any`` as ``as_labels`` converts it; raises ``InputError`` also for what that refuses."""
-    volume, grid = read_any(path, spacing_mm=spacing_mm)
+    volume, grid = read_any(path, selection)
     try:
         return as_labels(volume), grid
     except InputError as error:
@@ -94,23 +96,6 @@ def read_field(path: Path) -> tuple[Displacement, Grid]:
     if not torch.isfinite(displacement).all():
         raise InputError(f"{path}: expected finite displacements, found some that are NaN or infinite")
     return displacement, _grid(path, displacement, read_header(path).affine)
-
-
-def spacing_of(text: str) -> Triple:
-    """Three positive numbers from ``0.5,0.5,2``; raises ``InputError`` if it is not that."""
-    sizes = positive_sizes(text.split(","))
-    if sizes is None:
-        raise InputError(f"--spacing: expected three positive numbers such as 0.5,0.5,2, got {text!r}")
-    return sizes
-
-
-def positive_sizes(values: Any) -> Triple | None:
-    """Three numbers above 0 and below infinity; None if the values are anything else."""
-    try:
-        first, second, third = (float(value) for value in values)
-    except (TypeError, ValueError):
-        return None
-    return (first, second, third) if all(0 < size < np.inf for size in (first, second, third)) else None
 
 
 def _grid(path: Path, tensor: Tensor, affine: NDArray[np.float64]) -> Grid:

@@ -1,11 +1,12 @@
-"""Images and transforms in files of ITK: NRRD, MetaImage, TIFF stacks; ``.h5``, ``.tfm``, images of LPS vectors."""
+"""Images and transforms in files of ITK: NRRD, MetaImage, GIPL; ``.h5``, ``.tfm``, images of LPS vectors."""
 
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.errors import InputError, OutputError
@@ -24,13 +25,11 @@ TRANSFORM_SUFFIXES = (".h5", ".hdf5", ".tfm", ".txt", ".mat", ".xfm")
 SUFFIXES_WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Of written images, those of vectors included."""
 
-IMAGE_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".tif", ".tiff", ".gipl", ".gipl.gz")
+IMAGE_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".gipl.gz")
 """Of images that ITK reads; nibabel reads the others."""
 
 MAX_TEXT_VOXELS = 1 << 22
 """Of a displacement in a text file, at about 60 bytes per voxel."""
-
-_TIFF = (".tif", ".tiff")
 
 
 def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
@@ -70,11 +69,8 @@ def write_transform(path: Path, displacement: Displacement, grid: Grid) -> None:
         raise OutputError(f"{path}: expected a name ending in {', '.join(('.h5', '.tfm', *SUFFIXES_WRITTEN))}")
 
 
-def read_image(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Tensor, Grid]:
-    """An image that nibabel does not read, with one number per voxel: NRRD, MetaImage, TIFF.
-
-    Slices in a folder of TIFF files are in the order of their names. ``spacing_mm``, along columns, rows, slices, is for TIFF,
-    which does not store it.
+def read_image(path: Path) -> tuple[Tensor, Grid]:
+    """An image that nibabel does not read, with one number per voxel: NRRD, MetaImage, GIPL.
 
     Returns:
         ``(1, 1, H, W, D)`` as stored (integers stay integers), and its grid. Axis 0 runs along columns, as in NIfTI.
@@ -82,15 +78,19 @@ def read_image(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tupl
     Raises:
         InputError: if it is not that.
     """
-    if is_tiff(path) and spacing_mm is None:
-        raise InputError(f"{path}: expected --spacing with the voxel size in mm (columns,rows,slices): TIFF does not store it")
-    if not path.is_dir():
-        regular_size(path, "an image")
+    regular_size(path, "an image")
     with reading(path, "an image", (RuntimeError,)):
-        image = _read_folder(path) if path.is_dir() else _read(path)
-        if is_tiff(path) and spacing_mm is not None:
-            image.SetSpacing([float(size) for size in spacing_mm])
-        return from_sitk(image)
+        return from_sitk(_read(path))
+
+
+def read_pages(path: Path) -> NDArray[Any]:
+    """All pages of a TIFF of ITK's kinds and compressions: ``(pages, rows, columns)``; raises ``RuntimeError`` for others."""
+    import SimpleITK as sitk
+
+    reader = _header(path)
+    _check_size([*reader.GetSize(), reader.GetNumberOfComponents()])
+    pages: NDArray[Any] = sitk.GetArrayFromImage(reader.Execute())
+    return pages[None] if pages.ndim == 2 else pages
 
 
 def write_image(path: Path, image: "sitk.Image") -> None:
@@ -98,11 +98,6 @@ def write_image(path: Path, image: "sitk.Image") -> None:
     import SimpleITK as sitk
 
     write_whole(path, lambda file: _guarded(lambda: sitk.WriteImage(image, str(file), useCompression=True)))
-
-
-def is_tiff(path: Path) -> bool:
-    """Whether a file is a TIFF, or a folder of them, so that its voxel size has to be given."""
-    return path.is_dir() or suffix_of(path) in _TIFF
 
 
 def suffix_of(path: Path) -> str:
@@ -130,17 +125,6 @@ def _read(path: Path) -> "sitk.Image":
     _check_size(size)
     image: sitk.Image = reader.Execute()
     return image
-
-
-def _read_folder(folder: Path) -> "sitk.Image":
-    import SimpleITK as sitk
-
-    files = sorted(file for file in folder.iterdir() if suffix_of(file) in _TIFF and file.is_file())
-    if not files:
-        raise InputError("expected TIFF files in this folder, one per slice, found none")
-    reader = _header(files[0])
-    _check_size([*reader.GetSize(), len(files), reader.GetNumberOfComponents()])
-    return sitk.ReadImage([str(file) for file in files])
 
 
 def _check_size(size: Sequence[int]) -> None:

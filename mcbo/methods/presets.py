@@ -120,6 +120,7 @@ _COMULIS3DCLEM = Task(
     presets={
         "cascade": replace(
             _CASCADE,
+            unit="um",
             deformation=replace(
                 _CASCADE.deformation,
                 stages=tuple(
@@ -146,6 +147,7 @@ _COMULIS3DCLEM = Task(
             coupling_weights=_COUPLING_WEIGHTS,
             consistency_rounds=15,
             modality_fusion=None,
+            unit="um",
             stretch=True,
         ),
     },
