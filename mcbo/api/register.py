@@ -24,7 +24,7 @@ from mcbo.geometry.units import MM, symbol_of
 from mcbo.io.files import digest
 from mcbo.io.image_like import Geometry, ImageLike, name_of, to_intensities, to_volume
 from mcbo.io.initial_transform import check_matrix, read_initial
-from mcbo.io.microscopy.images import finest_that_fits, selections, to_settings
+from mcbo.io.microscopy.images import finest_that_fits, name_of_image, selections, to_settings
 from mcbo.io.microscopy.selection import Selection, VoxelSize
 from mcbo.methods.config import Preset, Registration, check_size
 from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
@@ -111,7 +111,7 @@ def register(
     fixed, *several = (finest_that_fits(Path(i), host) if isinstance(i, str | Path) else i for i in (fixed, *several))
     selected = selections([fixed, *several], spacing=spacing, channel=channel, time=time)
     with show_progress(1) as view, peak_meter(on) as meter:
-        view.begin_case(Path(name_of(fixed, "fixed")).name)
+        view.begin_case(name_of_image(Path(name_of(fixed, "fixed"))))
         timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(on), tidy=tidy_memory)
         with timer.stage("read"):
             names = ["fixed image", *(f"moving image {number}" for number in range(1, len(several) + 1))]

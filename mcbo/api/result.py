@@ -24,6 +24,7 @@ from mcbo.io.files import digest, prepare_folder
 from mcbo.io.image_like import ImageLike
 from mcbo.io.images import write_any
 from mcbo.io.itk_files import suffix_of, write_transform
+from mcbo.io.microscopy.images import name_of_image
 from mcbo.io.nifti import write_displacement
 from mcbo.methods.config import Preset
 from mcbo.methods.world import Placed
@@ -43,8 +44,7 @@ def labels_of(paths: Sequence[str]) -> list[str]:
     """Unique short names for moving images: of their files, else ``moving``."""
     labels: list[str] = []
     for text in paths:
-        given = Path(text)
-        path = next((folder for folder in (given, *given.parents) if folder.suffix.lower() == ".zarr"), given)
+        path = Path(name_of_image(Path(text)).partition("/")[0])
         stem = re.sub(r"[^\w.-]", "_", path.name.removesuffix(suffix_of(path))) or "moving"
         label, number = stem, 1
         while label in labels:

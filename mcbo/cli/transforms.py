@@ -322,7 +322,7 @@ def _reference_grid(reference: Path | None, spacing: list[str] | None) -> Grid |
     """The grid of an image that is named for it; of several channels and time points that of the first, since all share one."""
     if reference is None:
         if spacing:
-            raise InputError("--spacing: expected with --reference only, got it without an image")
+            raise InputError("--spacing: expected with TIFF or OME-Zarr only, got it without --reference")
         return None
     path = finest_that_fits(reference, _budget())
     return _grid_of(path, selections([path], spacing=spacing)[0].spacing)

@@ -26,7 +26,7 @@ from mcbo.geometry.resample import resample
 from mcbo.geometry.units import UNITS, Unit
 from mcbo.io.files import digest
 from mcbo.io.images import read_intensities
-from mcbo.io.microscopy.images import from_settings
+from mcbo.io.microscopy.images import from_settings, name_of_image
 from mcbo.io.nifti import Image, read_displacement, read_image
 from mcbo.io.source import File
 from mcbo.qc.lengths import MICROSCOPY, MILLIMETERS, Lengths, lengths_of
@@ -176,8 +176,8 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
     return PairFindings(
         name=name,
         notes=tuple(notes),
-        fixed=pair.fixed.name if pair else "",
-        moving=pair.moving.name if pair else "",
+        fixed=_name_of(pair.fixed) if pair else "",
+        moving=_name_of(pair.moving) if pair else "",
         regularity=regularity(displacement[0].movedim(0, -1).numpy()),
         landmarks=landmarks,
         magnitude_scale=scale,
@@ -185,6 +185,10 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
         lengths=lengths,
         is_microscopy=is_microscopy,
     )
+
+
+def _name_of(file: File) -> str:
+    return name_of_image(file) if isinstance(file, Path) else file.name
 
 
 def _make_views(

@@ -65,9 +65,8 @@ def _environment() -> Environment:
     )
     pages.filters |= {
         "number": _number,
-        "length": _length,
+        "in_unit": _in_unit,
         "share": _share,
-        "relative": _relative,
         "data_uri": lambda png: "data:image/png;base64," + base64.b64encode(png).decode("ascii"),
         "scale_bar": _scale_bar,
         "most_pixels": _most_pixels,
@@ -113,7 +112,7 @@ def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _length(length_mm: float | None, lengths: Lengths, digits: int = 1) -> str:
+def _in_unit(length_mm: float | None, lengths: Lengths, digits: int = 1) -> str:
     """A length in a unit; where that is not the millimeter, with two digits at least."""
     digits = digits if lengths == MILLIMETERS else max(digits, 2)
     return _number(None if length_mm is None else length_mm * lengths.per_mm, digits)
@@ -122,11 +121,6 @@ def _length(length_mm: float | None, lengths: Lengths, digits: int = 1) -> str:
 def _share(view: View, views: Sequence[View]) -> str:
     """The width of a plane as a percentage of that of several side by side."""
     return f"{100 * view.plane.size_mm[0] / sum(one.plane.size_mm[0] for one in views):.3f}"
-
-
-def _relative(size_mm: float, view: View) -> str:
-    """A side of a plane as a percentage of its longer one."""
-    return f"{100 * size_mm / max(view.plane.size_mm):.3f}"
 
 
 def _scale_bar(view: View, lengths: Lengths) -> dict[str, str]:

@@ -83,7 +83,7 @@ def test_compressions_of_other_programs(tmp_path: Path, compression: str, pages:
 
 def test_what_no_codec_here_reads_is_named_with_the_way_out(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", STACK, compression="zlib")
-    with tifffile.TiffFile(path, mode="r+b") as tif:
+    with tifffile.TiffFile(path, mode="r+") as tif:
         for page in tif.pages:
             assert isinstance(page, tifffile.TiffPage)
             page.tags["Compression"].overwrite(50000)  # Zstandard
@@ -144,7 +144,11 @@ def test_an_origin_of_imagej_is_where_the_image_lies(tmp_path: Path) -> None:
     ("units", "unit", "mm"),
     [
         ({}, "um", (0.05e-3, 0.06e-3, 0.1e-3)),
-        (dict.fromkeys(("PhysicalSizeXUnit", "PhysicalSizeYUnit", "PhysicalSizeZUnit"), "nm"), "nm", (0.05e-6, 0.06e-6, 0.1e-6)),
+        (
+            dict.fromkeys(("PhysicalSizeXUnit", "PhysicalSizeYUnit", "PhysicalSizeZUnit"), "nm"),
+            "nm",
+            (0.05e-6, 0.06e-6, 0.1e-6),
+        ),
         ({"PhysicalSizeZUnit": "mm"}, "um", (0.05e-3, 0.06e-3, 0.1)),
         (dict.fromkeys(("PhysicalSizeXUnit", "PhysicalSizeYUnit", "PhysicalSizeZUnit"), "Å"), "mm", (5e-9, 6e-9, 1e-8)),
     ],
@@ -237,7 +241,9 @@ def test_a_palette_keeps_its_indices(tmp_path: Path, one_by_one: bool) -> None:
         for part in indices if one_by_one else [indices]:
             tif.write(part, photometric="palette", colormap=green)
     assert np.array_equal(values(tmp_path / "a.tif"), indices)
-    Image.fromarray(indices[0]).convert("P").save(tmp_path / "b.tif", save_all=True, append_images=[Image.fromarray(indices[1])])
+    Image.fromarray(indices[0]).convert("P").save(
+        tmp_path / "b.tif", save_all=True, append_images=[Image.fromarray(indices[1])]
+    )
     assert values(tmp_path / "b.tif").shape == (2, 7, 9)
 
 
@@ -355,7 +361,8 @@ def test_a_chain_of_directories_that_is_a_circle_further_on(tmp_path: Path) -> N
         for _ in range(150):
             tif.write(np.zeros((2, 2), np.uint8), metadata=None)
     with tifffile.TiffFile(tmp_path / "a.tif") as tif:
-        assert isinstance(last := tif.pages[-1], tifffile.TiffPage)
+        last = tif.pages[-1]
+        assert isinstance(last, tifffile.TiffPage)
         link, back = following(last), tif.pages[120].offset
     (tmp_path / "a.tif").write_bytes(spoiled((tmp_path / "a.tif").read_bytes(), link, back, 4))
     assert "run in a circle" in refused(tmp_path / "a.tif")

@@ -32,6 +32,12 @@ def finest_that_fits(path: Path, budget_bytes: int) -> Path:
     return ome_zarr.level_that_fits(path, budget_bytes // ome_zarr.BYTES_PER_VOXEL) if ome_zarr.is_ome_zarr(path) else path
 
 
+def name_of_image(path: Path) -> str:
+    """The name of a file or folder; of a level of an OME-Zarr ``image.ome.zarr/0``."""
+    store = next((folder for folder in path.parents if folder.suffix.lower() == ".zarr"), None)
+    return path.name if store is None else f"{store.name}/{path.relative_to(store)}"
+
+
 def choices(path: Path) -> tuple[int, int]:
     """How many channels and time points an image has; raises ``InputError`` if it cannot be read."""
     reader = microscopy_reader(path)

@@ -156,7 +156,7 @@ def _opened(path: Path) -> Iterator[tuple[Pyramid, Level, Any]]:
     """The level whose array is in a folder, and its image."""
     with _reading(path) as zarr:
         for group in path.parents[:4]:
-            if not is_ome_zarr(group):
+            if not is_ome_zarr(group) or not _multiscales(group, zarr):
                 continue
             pyramid = _pyramid(group, zarr)
             for level in pyramid.levels:
@@ -208,12 +208,18 @@ def _codec_names(metadata: Any) -> Iterator[str]:
             yield from _codec_names(codec.get("configuration") or {})
 
 
-def _pyramid(group: Path, zarr: Any) -> Pyramid:
-    """The image that a group's metadata describe; raises ``InputError`` if there is none."""
+def _multiscales(group: Path, zarr: Any) -> list[Any]:
+    """What a group's metadata say of its images; nothing if there are none."""
     attributes = dict(zarr.open_group(zarr.storage.LocalStore(_checked(group), read_only=True), mode="r").attrs)
     about = attributes["ome"] if isinstance(attributes.get("ome"), dict) else attributes
     listed = about.get("multiscales")
-    if not isinstance(listed, list) or not listed:
+    return listed if isinstance(listed, list) else []
+
+
+def _pyramid(group: Path, zarr: Any) -> Pyramid:
+    """The image that a group's metadata describe; raises ``InputError`` if there is none."""
+    listed = _multiscales(group, zarr)
+    if not listed:
         inside = sorted(folder.name for folder in group.iterdir() if is_ome_zarr(folder))[:12]
         raise InputError(
             "expected the folder of an image, found a Zarr group without multiscales"

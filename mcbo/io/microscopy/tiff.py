@@ -147,10 +147,7 @@ def _stack(tif: tifffile.TiffFile, ome: str | None) -> Stack:
     axes, shape = _named("".join(a for a, _ in kept)), tuple(n for _, n in kept)
     page_axes = axes[len(axes) - sum(n > 1 or a in "YX" for a, n in zip(key.axes, key.shape, strict=True)) :]
     lead = math.prod(shape) // math.prod(shape[len(axes) - len(page_axes) :])
-    if len(series) == 1 and first.dataoffset is not None and first.transform is None:
-        offset = int(first.dataoffset)
-    else:
-        offset = None
+    offset = first.dataoffset if len(series) == 1 and first.transform is None else None
     if offset is None and (len(pages) != lead or None in pages):
         raise InputError(
             f"expected a whole TIFF image of {lead} pages, found {sum(page is not None for page in pages)}: it is cut off"
@@ -192,7 +189,7 @@ def _volume(series: Sequence[tifffile.TiffPageSeries]) -> list[tifffile.TiffPage
 
 def _is_beside(page: tifffile.TiffPageSeries, stack: tifffile.TiffPageSeries) -> bool:
     """Whether a page is a small picture before or behind a stack, such as a thumbnail, not a slice of it that was spoiled."""
-    numbers, (first, *_, last) = [one.index for one in page], [one.index for one in stack]
+    numbers, (first, *_, last) = ([one.index for one in pages if one is not None] for pages in (page, stack))
     rows, columns = stack.shape[stack.axes.index("Y")], stack.shape[stack.axes.index("X")]
     is_smaller = page.shape[page.axes.index("Y")] < rows and page.shape[page.axes.index("X")] < columns
     return is_smaller and all(number < first or number > last for number in numbers)
