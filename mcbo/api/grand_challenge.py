@@ -16,7 +16,7 @@ from mcbo.api.result import Result, labels_of
 from mcbo.core.errors import InputError, OutputError, naming
 from mcbo.core.log import log
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Choice, Triple
+from mcbo.core.types import Choice
 from mcbo.dataset.learn2reg import displacement_name
 from mcbo.dataset.sockets import Job, Socket, Sockets, read_job
 from mcbo.geometry.grid import Grid
@@ -25,6 +25,7 @@ from mcbo.io.image_like import Geometry, to_intensities
 from mcbo.io.itk import to_component_axis, to_vectors
 from mcbo.io.itk_files import write_image
 from mcbo.io.lock import hold
+from mcbo.io.microscopy.selection import Selection, VoxelSize
 from mcbo.io.nifti import write_displacement
 from mcbo.methods.memory_model import result_bytes
 from mcbo.methods.presets import task_of
@@ -47,7 +48,7 @@ class JobOptions:
         preset: None for the task's default: on the fixed image's voxels, as ``process.py`` does it, if all images lie on one
             grid, else ``auto``.
         expect, accept: as for ``register``.
-        spacing_mm: of TIFF files: columns, rows, slices.
+        spacing: of TIFF files that do not state their voxel size.
         device, memory_gb: as for ``register``.
         challenge_suffix: ``.nii.gz`` or ``.npz``, to write the displacement in the challenge's format, too.
         trust_paths: whether images may lie outside of the folder of ``inputs``.
@@ -60,7 +61,7 @@ class JobOptions:
     preset: str | None = None
     expect: tuple[float, float] | None = None
     accept: Choice | None = None
-    spacing_mm: Triple | None = None
+    spacing: VoxelSize | None = None
     device: str = "auto"
     memory_gb: float | None = None
     challenge_suffix: str | None = None
@@ -135,7 +136,7 @@ def run_job(prepared: PreparedJob) -> list[Path]:
         for socket in sockets:
             log.info("socket '%s': %s image (%s)", socket.slug, socket.side, socket.modality or "any modality")
         with timer.stage("read"):
-            (fixed, grid), *movings = (_read(socket, options.spacing_mm) for socket in sockets)
+            (fixed, grid), *movings = (_read(socket, options.spacing) for socket in sockets)
         fields = 1 + len(prepared.challenge_files)
         check_room(options.output, result_bytes(grid.shape, pairs=fields, warped=False), f"{fields} file(s) of a displacement")
         result = register(
@@ -155,9 +156,9 @@ def run_job(prepared: PreparedJob) -> list[Path]:
     return files
 
 
-def _read(socket: Socket, spacing_mm: Triple | None) -> tuple[Tensor, Grid]:
+def _read(socket: Socket, spacing: VoxelSize | None) -> tuple[Tensor, Grid]:
     with naming(f"socket '{socket.slug}'"):
-        return to_intensities(socket.path, socket.slug, Geometry(spacing_mm=spacing_mm))
+        return to_intensities(socket.path, socket.slug, Geometry(selection=Selection(default_spacing=spacing)))
 
 
 def _preset_for(fixed: Grid, movings: Sequence[Grid], task: str) -> str:

@@ -1,10 +1,11 @@
 """Registration from Python: ``mcbo.register``. The command ``python -m mcbo register`` is a thin layer over it."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,12 @@ from mcbo.core.timing import StageTimer
 from mcbo.core.types import Choice, Kernels
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.resample import resample
+from mcbo.geometry.units import MM, symbol_of
 from mcbo.io.files import digest
 from mcbo.io.image_like import Geometry, ImageLike, name_of, to_intensities, to_volume
 from mcbo.io.initial_transform import check_matrix, read_initial
+from mcbo.io.microscopy.images import finest_that_fits, name_of_image, selections, to_settings
+from mcbo.io.microscopy.selection import Selection, VoxelSize
 from mcbo.io.nifti_header import Form
 from mcbo.methods.config import Preset, Registration, check_size
 from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
@@ -61,7 +65,9 @@ def register(
     expect: tuple[float, float] | None = None,
     accept: Choice | None = None,
     affine: NDArray[np.generic] | None = None,
-    spacing: Sequence[float] | None = None,
+    spacing: Sequence[Any] | str | None = None,
+    channel: int | Sequence[int | str | None] | None = None,
+    time: int | Sequence[int | str | None] | None = None,
     geometry: Form = "sform",
     fixed_mask: ImageLike | None = None,
     moving_masks: ImageLike | list[ImageLike | None] | None = None,
@@ -83,7 +89,11 @@ def register(
         accept: the result to return whatever the judgement is, ``full``, ``rigid`` or ``identity``;
             ``judgement.overruled`` then says what it was.
         affine: of arrays without their own: voxel to world, RAS mm.
-        spacing: instead of ``affine``, where only the voxel size along axes 0, 1, 2 is known, mm.
+        spacing: instead of ``affine``, where only the voxel size along axes 0, 1, 2 is known, mm; also of TIFF and OME-Zarr
+            files that do not state it, along columns, rows, slices. With a unit it is text, ``"50,50,100nm"``. A list has
+            one for each image, fixed first, None where the file's own counts.
+        channel: of TIFF and OME-Zarr files with several, counted from 0; or a list with one for each image, fixed first.
+        time: the same of time points.
         geometry: what to take where the sform and qform of a NIfTI file differ.
         fixed_mask: where the fixed image counts (not 0), on any grid; if None, its background is detected.
         moving_masks: the same for the moving image, or a list.
@@ -99,7 +109,7 @@ def register(
         McboError: if the registration fails; see ``pipeline.register``.
     """
     refuse_forked()
-    start = time.perf_counter()
+    start = perf_counter()
     several = list(movings) if isinstance(movings, list) else [movings]
     masks = list(moving_masks) if isinstance(moving_masks, list) else [moving_masks] * len(several)
     if not several or len(masks) != len(several):
@@ -111,12 +121,16 @@ def register(
     budget = budget_bytes(on, memory_gb)
     labels = labels_of(names[1:] if names else [name_of(image, "") for image in several])
     called = names or ["fixed image", *(f"moving image {number}" for number in range(1, len(several) + 1))]
+    host = budget_bytes(select_device("cpu"), memory_gb)
+    fixed, *several = (finest_that_fits(Path(i), host) if isinstance(i, str | Path) else i for i in (fixed, *several))
+    told = selections([fixed, *several], spacing=spacing, channel=channel, time=time)
+    selected = [replace(selection, form=geometry) for selection in told]
     with show_progress(1) as view, peak_meter(on) as meter:
-        view.begin_case(names[0] if names else Path(name_of(fixed, "fixed")).name)
+        view.begin_case(names[0] if names else name_of_image(Path(name_of(fixed, "fixed"))))
         timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(on), tidy=tidy_memory)
         with timer.stage("read"):
-            given = zip((fixed, *several), (fixed_mask, *masks), called, strict=True)
-            images = [_place(image, mask, name, Geometry(affine, spacing, geometry), on) for image, mask, name in given]
+            given = zip((fixed, *several), (fixed_mask, *masks), called, selected, strict=True)
+            images = [_place(image, mask, name, Geometry(affine, selection), on) for image, mask, name, selection in given]
         motion = _initial(initial, center, images)
         kernels = ready_kernels(on)
         with naming(name_of(fixed, called[0])):
@@ -152,9 +166,10 @@ def register(
     ]
     report = _describe(registration, checks, images[0].grid, working, motion, labels)
     report.images = [name_of(image, "") or None for image in (fixed, *several)]
+    report.settings = to_settings(selected)
     report.inputs = {path: digest(Path(path)) for path in report.images if path}
     report.device = describe_device(on)
-    report.seconds = round(time.perf_counter() - start, 3)
+    report.seconds = round(perf_counter() - start, 3)
     report.stages = stages_of(timer)
     first, *others = (replace(image, volume=image.volume.cpu(), mask=None) for image in images)
     config, judgements = registration.config, registration.judgements
@@ -200,7 +215,8 @@ def _place(image: ImageLike, mask: ImageLike | None, name: str, geometry: Geomet
     if mask is None:
         return Placed(volume.to(device), grid)
     mask_name = name_of(mask, f"mask of the {name}")
-    given, its_grid = to_volume(mask, mask_name, Geometry(affine=grid.affine, form=geometry.form))
+    same = Selection(default_spacing=VoxelSize(grid.spacing_mm, grid.unit), form=geometry.selection.form)
+    given, its_grid = to_volume(mask, mask_name, Geometry(grid.affine, same))
     if isinstance(mask, np.ndarray | torch.Tensor) and its_grid.shape != grid.shape:
         raise InputError(
             f"{mask_name}: expected the shape of its image, {grid.shape}, or an affine beside it, got {its_grid.shape}"
@@ -222,7 +238,8 @@ def _initial(initial: NDArray[np.generic] | str | Path | None, center: bool, ima
     if center:
         fixed, *movings = (center_of_mass(image) for image in images)
         motion[:3, 3] = np.mean(movings, axis=0) - fixed
-        log.info("centers of mass aligned: moved by %s mm", np.round(motion[:3, 3], 1).tolist())
+        unit = images[0].grid.unit
+        log.info("centers of mass aligned: moved by %s %s", np.round(motion[:3, 3] / MM[unit], 1).tolist(), symbol_of(unit))
     return motion
 
 
@@ -234,7 +251,7 @@ def _working_grid(
     size = fixed.spacing_mm
     if preset != AUTO:
         if max(size) / min(size) > MAX_RATIO and config.uses_masks:
-            log.info("the fixed image's voxels are anisotropic, %s mm: preset %s does better", _sizes(fixed), AUTO)
+            log.info("the fixed image's voxels are anisotropic, %s: preset %s does better", _sizes(fixed), AUTO)
         return fixed
     joint = config.joint(len(movings))
 
@@ -243,14 +260,14 @@ def _working_grid(
 
     working, is_coarser = working_grid(fixed, movings, initial=motion, fits=fits)
     check_size(working.shape)
-    log.info("working grid: %s voxels of %s mm", format_shape(working.shape), _sizes(working))
+    log.info("working grid: %s voxels of %s", format_shape(working.shape), _sizes(working))
     if is_coarser:
-        log.warning("its voxels are larger than the fixed image's finest side (%s mm), so that it fits", _sizes(fixed))
+        log.warning("its voxels are larger than the fixed image's finest side (%s), so that it fits", _sizes(fixed))
     return working
 
 
 def _sizes(grid: Grid) -> str:
-    return "×".join(f"{size:.3g}" for size in grid.spacing_mm)
+    return "×".join(f"{size / MM[grid.unit]:.3g}" for size in grid.spacing_mm) + f" {symbol_of(grid.unit)}"
 
 
 def _describe(

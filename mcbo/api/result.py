@@ -26,6 +26,7 @@ from mcbo.io.files import check_inputs_stay, digest, identity, no_empty_folder, 
 from mcbo.io.image_like import ImageLike
 from mcbo.io.images import write_any
 from mcbo.io.itk_files import write_transform
+from mcbo.io.microscopy.images import name_of_image
 from mcbo.io.nifti import write_displacement
 from mcbo.io.nifti_header import read_header
 from mcbo.methods.config import Preset
@@ -46,7 +47,7 @@ def labels_of(paths: Sequence[str]) -> list[str]:
     """Unique short names for moving images: of their files, else ``moving``."""
     labels: list[str] = []
     for text in paths:
-        path = Path(text)
+        path = Path(name_of_image(Path(text)).partition("/")[0])
         stem = re.sub(r"[^\w.-]", "_", path.name.removesuffix(suffix_of(path))) or "moving"
         label, number = stem, 1
         while label in labels:
@@ -198,9 +199,18 @@ class Result:
         """From about 0 for unrelated images to 1; None for presets that do not judge their result."""
         return self.judgements[0].confidence if self.judgements else None
 
-    def warp(self, image: ImageLike, *, labels: bool = False, outside: float = 0.0) -> Any:
+    def warp(
+        self,
+        image: ImageLike,
+        *,
+        labels: bool = False,
+        outside: float = 0.0,
+        spacing: Sequence[float] | str | None = None,
+        channel: int | None = None,
+        time: int | None = None,
+    ) -> Any:
         """Warps an image in the space of the moving image onto the fixed grid; see ``Transform.warp``."""
-        return self.transforms[0].warp(image, labels=labels, outside=outside)
+        return self.transforms[0].warp(image, labels=labels, outside=outside, spacing=spacing, channel=channel, time=time)
 
     def warp_points(
         self, points: ArrayLike, *, unit: Unit = "voxel", direction: Direction = "fixed-to-moving"

@@ -1,6 +1,8 @@
 """A displacement between two grids, as Python users get it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -19,6 +21,8 @@ from mcbo.geometry.units import MM, symbol_of
 from mcbo.io.image_like import Geometry, ImageLike, like_given, name_of, to_volume
 from mcbo.io.images import as_labels
 from mcbo.io.itk import to_transform
+from mcbo.io.microscopy.images import selections
+from mcbo.io.microscopy.selection import VoxelSize
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -56,13 +60,26 @@ class Transform:
         return f"<mcbo.Transform: {sentence_of(self.tensor, self.fixed)}>"
 
     @within_host_memory("warp")
-    def warp(self, image: ImageLike, *, labels: bool = False, outside: float = 0.0) -> Any:
+    def warp(
+        self,
+        image: ImageLike,
+        *,
+        labels: bool = False,
+        outside: float = 0.0,
+        spacing: Sequence[float] | str | None = None,
+        channel: int | None = None,
+        time: int | None = None,
+    ) -> Any:
         """Warps an image in the space of the moving image onto the fixed grid.
 
         Args:
             image: see ``ImageLike``; a bare array lies on the moving image's grid.
             labels: the image holds labels, which stay whole numbers; else values are interpolated.
             outside: the value outside of the image.
+            spacing: of a TIFF or OME-Zarr that does not state its voxel size, as for ``mcbo.register``; if None, that of the
+                moving image.
+            channel: of a TIFF or OME-Zarr with several, counted from 0.
+            time: the same of time points.
 
         Returns:
             ``(H, W, D)``, float32, or int32 or int64 for labels: a tensor for a tensor, an image of nibabel or SimpleITK for
@@ -73,7 +90,15 @@ class Transform:
                 does not fit their type.
         """
         name = name_of(image, "image")
-        volume, grid = to_volume(image, name, Geometry(affine=self.moving.affine))
+        if isinstance(image, str | Path):
+            (selection,) = selections([Path(image)], spacing=spacing, channel=channel, time=time)
+            default = VoxelSize(self.moving.spacing_mm, self.moving.unit)
+            geometry = Geometry(selection=replace(selection, default_spacing=default))
+        elif any(value is not None for value in (spacing, channel, time)):
+            raise InputError(f"{name}: expected no spacing, channel or time of an image that is no path")
+        else:
+            geometry = Geometry(affine=self.moving.affine)
+        volume, grid = to_volume(image, name, geometry)
         if isinstance(image, np.ndarray | torch.Tensor) and grid.shape != self.moving.shape:
             raise InputError(
                 f"{name}: expected the shape of the moving image, {self.moving.shape}, or an affine beside the array, "

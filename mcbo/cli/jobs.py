@@ -13,7 +13,7 @@ from mcbo.core.errors import DeviceError, DiskSpaceError, InputError, McboError,
 from mcbo.core.log import log
 from mcbo.core.types import Choice
 from mcbo.dataset.sockets import INPUTS, parse_sockets
-from mcbo.io.images import spacing_of
+from mcbo.io.microscopy.selection import voxel_size
 from mcbo.io.source import is_url, shown_url
 from mcbo.methods.presets import DEFAULT_TASK
 from mcbo.runs.options import ON_FAILURE, Options
@@ -56,7 +56,7 @@ def do_jobs(
     preset: str | None,
     expect: tuple[float, float] | None,
     accept: Choice | None,
-    spacing: str | None,
+    spacing: Sequence[str] | None,
     challenge_format: bool,
     trust_paths: bool,
     port: int | None,
@@ -77,6 +77,8 @@ def do_jobs(
     }
     if given := [name for name, value in unwanted.items() if value]:
         raise InputError(f"{', '.join(given)}: expected none, since a job of grand-challenge.org is one case with one result")
+    if spacing and len(spacing) > 1:
+        raise InputError(f"--spacing: expected it once, for all images of the job, got it {len(spacing)} times")
     wanted_config(preset or AUTO, task or DEFAULT_TASK, expect, accept)  # refuses unknown ones before any job
     settings = JobOptions(
         inputs=inputs,
@@ -86,7 +88,7 @@ def do_jobs(
         preset=preset,
         expect=expect,
         accept=accept,
-        spacing_mm=None if spacing is None else spacing_of(spacing),
+        spacing=voxel_size(spacing[0]) if spacing else None,
         device=options.device,
         memory_gb=options.memory_gb,
         challenge_suffix=options.suffix if challenge_format else None,

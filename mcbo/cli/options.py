@@ -17,12 +17,10 @@ from mcbo._version import __version__
 from mcbo.cli.streams import show
 from mcbo.core.errors import InputError
 from mcbo.core.memory import MEMORY_SHARE
-from mcbo.core.types import Choice, Triple
+from mcbo.core.types import Choice
 from mcbo.dataset.learn2reg import SPLITS
 from mcbo.dataset.sockets import DISPLACEMENT, ROLES
 from mcbo.io.formats.registry import FORMATS as IMAGE_FORMATS
-from mcbo.io.formats.registry import needs_spacing
-from mcbo.io.images import spacing_of
 from mcbo.io.itk_files import SUFFIXES_WRITTEN, TRANSFORM_SUFFIXES
 from mcbo.io.nifti import FORMATS
 from mcbo.io.nifti_header import Form
@@ -100,7 +98,26 @@ TrustPaths: TypeAlias = Annotated[
     bool, typer.Option("--trust-paths", help="Allow image paths and links that lead out of the dataset's folder.")
 ]
 Spacing: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="X,Y,Z", help="Voxel size of TIFF files in mm: columns, rows, slices.")
+    list[str] | None,
+    typer.Option(
+        metavar="X,Y,Z",
+        help="Voxel size where a TIFF or OME-Zarr does not state it: columns, rows, slices, in mm, or with a unit: "
+        "50,50,100nm. Once for all images, or once for each, in their order; - for none.",
+    ),
+]
+Channel: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="N",
+        help="Channel of a TIFF or OME-Zarr with several, counted from 0. Once for all images with several, or once for "
+        "each, in their order; - for none.",
+    ),
+]
+TimePoint: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--time", metavar="N", help="Time point of a TIFF or OME-Zarr with several, counted from 0; given as --channel is."
+    ),
 ]
 
 Geometry: TypeAlias = Annotated[
@@ -248,15 +265,6 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     if not 1 <= index <= count:
         raise InputError(f"--shard: expected I/N with I from 1 to N, such as 3/8, got {text[:40]!r}")
     return index, count
-
-
-def parse_spacing(text: str | None, *images: Path | None) -> Triple | None:
-    """Millimeters along columns, rows, slices from ``0.5,0.5,2``; raises ``InputError`` for anything else or without a TIFF."""
-    if text is None:
-        return None
-    if not any(image is not None and needs_spacing(image) for image in images):
-        raise InputError("--spacing: expected with TIFF files only; all other formats store their voxel size")
-    return spacing_of(text)
 
 
 def parse_expect(text: str | None) -> tuple[float, float] | None:

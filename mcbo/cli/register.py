@@ -15,9 +15,11 @@ from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.io.files import check_inputs_stay, digest, no_empty_folder, prepare_folder
 from mcbo.io.lock import Place, hold
+from mcbo.io.microscopy.images import finest_that_fits, selections, to_settings
 from mcbo.methods.presets import DEFAULT_TASK
 from mcbo.report import REPORT
 from mcbo.runs.runner import stopped_after
+from mcbo.runtime import budget_bytes, select_device
 
 
 def register_files(
@@ -58,6 +60,8 @@ def register_files(
         list[Path] | None, typer.Option(metavar="FILE", help="The same for the moving images: once for each, in their order.")
     ] = None,
     spacing: cli.Spacing = None,
+    channel: cli.Channel = None,
+    time: cli.TimePoint = None,
     geometry: cli.Geometry = "sform",
     without: Annotated[
         list[str] | None, typer.Option(metavar="KIND", help=f"Do not write this result: {', '.join(KINDS)}. Repeatable.")
@@ -71,18 +75,19 @@ def register_files(
 ) -> None:
     """Register 3D images that may differ in grid, orientation, and format.
 
-    Reads NIfTI, NRRD, MetaImage, and TIFF stacks. Writes to --output:
+    Reads NIfTI, NRRD, MetaImage, TIFF, and OME-Zarr. Writes to --output:
     the displacement, from fixed to moving, in voxels of the fixed grid;
     the same as an ITK transform for 3D Slicer and ANTs; its inverse;
     the moving images warped onto the fixed grid; and report.json.
     """
     cli.start_log(quiet=quiet, verbose=verbose, log_json=log_json)
-    images, masks = [fixed, *movings], [fixed_mask, *(moving_mask or ())]
     cli.check_positive("--memory-gb", memory_gb)
     cli.check_folder("--output", output)
+    budget = budget_bytes(select_device("cpu"), memory_gb)
+    images = [finest_that_fits(path, budget) for path in (fixed, *movings)]
+    masks = [fixed_mask, *(moving_mask or ())]
     for kind in without or ():
         cli.check_choice("--without", kind, KINDS)
-    spacing_mm = cli.parse_spacing(spacing, *images)
     expected = cli.parse_expect(expect)
     if moving_mask and len(moving_mask) != len(movings):
         raise InputError(f"--moving-mask: expected one for each of {len(movings)} moving image(s), got {len(moving_mask)}")
@@ -96,7 +101,7 @@ def register_files(
         "initial": _digest(initial),
         "center": center,
         "masks": [_digest(mask) for mask in masks],
-        "spacing": spacing,
+        **to_settings(selections(images, spacing=spacing, channel=channel, time=time)),
         "geometry": geometry,
         "memory_gb": memory_gb if preset == AUTO else None,
     }
@@ -108,13 +113,15 @@ def register_files(
             log.info("%s: already finished with the same input and settings, skipped (--overwrite recomputes)", output)
             return
         result = register(
-            fixed,
-            list(movings),
+            images[0],
+            images[1:],
             preset=preset,
             task=task,
             expect=expected,
             accept=accept,
-            spacing=spacing_mm,
+            spacing=spacing,
+            channel=channel,
+            time=time,
             geometry=geometry,
             fixed_mask=fixed_mask,
             moving_masks=list(moving_mask) if moving_mask else None,

@@ -1,5 +1,6 @@
 """Commands on displacements: ``warp``, ``export``, ``import``, ``invert``, ``compose``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -9,7 +10,7 @@ import typer
 from mcbo.api.result import moving_grids
 from mcbo.cli import options as cli
 from mcbo.cli.outputs import check_outputs
-from mcbo.core.errors import InputError, OutputError
+from mcbo.core.errors import InputError, OutputError, naming
 from mcbo.core.field import format_shape
 from mcbo.core.log import printable
 from mcbo.core.types import Displacement
@@ -18,21 +19,31 @@ from mcbo.geometry.grid import Grid, apply_affine
 from mcbo.geometry.inverse import Inverse, MappedPoints, fixed_to_moving, moving_to_fixed
 from mcbo.geometry.inverse import invert as inverted
 from mcbo.geometry.resample import Mode, resample
+from mcbo.geometry.units import MM, symbol_of
 from mcbo.io.files import suffix_of
 from mcbo.io.foreign.fields import Vectors
 from mcbo.io.foreign.reader import read_foreign
 from mcbo.io.images import looks_like_intensities, read_any, read_field, read_intensities, read_labels, write_any
 from mcbo.io.itk_files import SUFFIXES_WRITTEN, read_transform, write_transform
 from mcbo.io.landmarks import SUFFIXES, Landmarks, read_landmarks, write_landmarks
+from mcbo.io.microscopy.bigwarp import Pairs, Side, read_pairs
+from mcbo.io.microscopy.images import finest_that_fits, selections
+from mcbo.io.microscopy.ngff_field import SUFFIX, write_ngff_field
+from mcbo.io.microscopy.physical import to_physical, to_voxels
+from mcbo.io.microscopy.selection import Selection, VoxelSize
 from mcbo.io.nifti import read_displacement, write_displacement
+from mcbo.io.nifti_header import Form
+from mcbo.runtime import budget_bytes, select_device
 
 Direction: TypeAlias = Literal["fixed-to-moving", "moving-to-fixed"]
+PointUnit: TypeAlias = Literal["voxel", "nm", "um", "mm"]
 
 EXPORTS = {
     "itk": (".h5", (".h5", ".tfm")),
     "ants": (".nii.gz", (".nii.gz", ".nii")),
     "slicer": (".h5", (".h5", ".tfm", ".nrrd", ".mha", ".nii.gz", ".nii")),
     "npz": (".npz", (".npz",)),
+    "ome-zarr": (SUFFIX, (SUFFIX, ".zarr")),
 }
 """Formats of ``export``: the default suffix, and all suffixes it can write."""
 
@@ -48,7 +59,9 @@ def warp(
     output: cli.OutputFile,
     image: Annotated[Path | None, typer.Option(metavar="IMAGE", help="Image to warp, interpolated trilinearly.")] = None,
     labels: Annotated[Path | None, typer.Option(metavar="IMAGE", help="Label map to warp; labels stay whole numbers.")] = None,
-    points: Annotated[Path | None, typer.Option(metavar="FILE", help="Landmarks to map: .csv, .fcsv, .mrk.json.")] = None,
+    points: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Landmarks to map: .csv (also BigWarp's), .fcsv, .mrk.json.")
+    ] = None,
     direction: Annotated[
         Direction | None,
         typer.Option(
@@ -58,10 +71,11 @@ def warp(
         ),
     ] = None,
     unit: Annotated[
-        Literal["voxel", "mm"] | None,
+        PointUnit | None,
         typer.Option(
             metavar="voxel|mm",
-            help="Unit of a .csv: voxels of the image that the points lie in, counted from 0 (default), or world mm, RAS.",
+            help="Unit of a .csv: voxels of the image that the points lie in, counted from 0 (default), or world mm, RAS. Of "
+            "BigWarp's: nm, um or mm, if it is not that of the images.",
         ),
     ] = None,
     reference: Annotated[
@@ -81,6 +95,8 @@ def warp(
     ] = "label",
     outside: Annotated[float, typer.Option(metavar="X", help="Value outside the image.")] = 0.0,
     spacing: cli.Spacing = None,
+    channel: cli.Channel = None,
+    time: cli.TimePoint = None,
     geometry: cli.Geometry = "sform",
 ) -> None:
     """Warp an image or labels, or map landmarks, from one image to the other.
@@ -95,15 +111,23 @@ def warp(
     path = given[0]
     _check_name(output, SUFFIXES if points else SUFFIXES_WRITTEN)
     check_outputs({"--output": output}, [field, path, reference])
-    spacing_mm = cli.parse_spacing(spacing, image, labels, reference)
+    if points and (channel or time):
+        raise InputError("--channel, --time: expected with --image or --labels only, got them with points")
+    images = [finest_that_fits(path, _budget()) for path in (image or labels, reference) if path is not None]
+    sizes = [selection.spacing for selection in selections(images, spacing=spacing)]
     displacement, fixed = read_field(field)
-    moving = None if reference is None else read_any(reference, spacing_mm=spacing_mm, form=geometry)[1]
+    moving = None if reference is None else _grid_of(images[-1], sizes[-1], geometry)
+    if points and (pairs := read_pairs(points)):
+        _warp_pairs(pairs, points, output, displacement, fixed, moving, direction or "fixed-to-moving", unit)
+        return
     if points:
         _warp_points(path, output, displacement, fixed, moving, direction or "fixed-to-moving", unit)
         return
     if unit is not None:
         raise InputError("--unit: expected with --points only, got it with an image")
-    volume, grid = (read_labels if labels else read_intensities)(path, spacing_mm=spacing_mm, form=geometry)
+    (selection,) = selections(images[:1], channel=channel, time=time)
+    selection = replace(selection, spacing=sizes[0], form=geometry)
+    volume, grid = (read_labels if labels else read_intensities)(images[0], selection)
     if labels and looks_like_intensities(volume):
         _warn(f"{path}: its values change from voxel to voxel, as those of labels do not: for intensities, use --image")
     mode: Mode = interpolation if labels else "linear"
@@ -152,9 +176,11 @@ def _warp_points(
     fixed: Grid,
     moving: Grid | None,
     direction: Direction,
-    unit: Literal["voxel", "mm"] | None,
+    unit: PointUnit | None,
 ) -> None:
     landmarks = read_landmarks(path)
+    if unit in ("nm", "um"):
+        raise InputError(f"--unit: expected voxel or mm but for landmarks of BigWarp, got {unit}")
     if landmarks.space != "table" and unit == "voxel":
         raise InputError(f"{path}: its points are in mm: expected --unit mm or none, got --unit voxel")
     in_voxels = landmarks.space == "table" and unit != "mm"
@@ -178,6 +204,36 @@ def _space(landmarks: Landmarks, in_voxels: bool, has_reference: bool, direction
         return f"voxels of the {direction.rpartition('-')[2]} image"
     assumed = "; those read, too" if direction == "moving-to-fixed" else ""
     return f"voxels of the fixed image{assumed} (for voxels of the moving image: --reference MOVING)"
+
+
+def _warp_pairs(
+    pairs: Pairs,
+    path: Path,
+    output: Path,
+    displacement: Displacement,
+    fixed: Grid,
+    moving: Grid | None,
+    direction: Direction,
+    unit: PointUnit | None,
+) -> None:
+    """Landmarks of BigWarp: the points of one image take the place of those of the other, from which their distance is told."""
+    if unit == "voxel":
+        raise InputError(f"{path}: BigWarp has physical coordinates: expected --unit nm, um, mm or none, got --unit voxel")
+    grids: dict[Side, Grid] = {
+        "fixed": fixed if unit is None else replace(fixed, unit=unit),
+        "moving": (moving or fixed) if unit is None else replace(moving or fixed, unit=unit),
+    }
+    start: Side = "fixed" if direction == "fixed-to-moving" else "moving"
+    end: Side = "moving" if start == "fixed" else "fixed"
+    with naming(path):
+        world, other = (grids[side].to_world(to_voxels(pairs.points(side), grids[side])) for side in (start, end))
+    found = (fixed_to_moving if start == "fixed" else moving_to_fixed)(world, displacement, fixed)
+    write_landmarks(output, pairs.format_with(end, to_physical(grids[end].to_voxels(found.world), grids[end])), like=path)
+    told = grids[end].unit
+    before, after = (float((points - other).norm(dim=1).mean()) / MM[told] for points in (world, found.world))
+    typer.echo(f"{output}: {len(world)} pairs of BigWarp, {direction}, in {symbol_of(told)}")
+    typer.echo(f"mean distance from the {end} points of the file: {before:.4g} {symbol_of(told)} before, {after:.4g} after")
+    _report_points(found)
 
 
 def _report_points(found: MappedPoints) -> None:
@@ -207,11 +263,11 @@ def _report_inverse(inverse: Inverse) -> None:
 def export(
     field: Field,
     to: Annotated[
-        Literal["itk", "ants", "slicer", "npz"],
+        Literal["itk", "ants", "slicer", "npz", "ome-zarr"],
         typer.Option(
             metavar="|".join(EXPORTS),
             help="itk: transform, .h5 or .tfm. ants: vectors in LPS, .nii.gz. slicer: .h5, or vectors in LPS (.nrrd, .mha, "
-            ".nii.gz). npz: the array alone, as in Learn2Reg.",
+            ".nii.gz). npz: the array alone, as in Learn2Reg. ome-zarr: a coordinate transformation of OME-NGFF 0.6.",
         ),
     ],
     output: Annotated[
@@ -221,9 +277,10 @@ def export(
     moving: Annotated[Path | None, typer.Option(metavar="IMAGE", help=_ORIGINAL.format("moving"))] = None,
     geometry: cli.Geometry = "sform",
 ) -> None:
-    """Convert a displacement field for ITK, ANTs, 3D Slicer, or Learn2Reg.
+    """Convert a displacement field for ITK, ANTs, 3D Slicer, Learn2Reg, or OME-NGFF.
 
-    It still maps from fixed to moving; for the first three in millimeters, LPS.
+    It still maps from fixed to moving; for the first three in millimeters, LPS;
+    for OME-NGFF in the unit of the fixed image, along its axes.
     """
     default, suffixes = EXPORTS[to]
     output = output or _beside(field, to, default)
@@ -234,9 +291,10 @@ def export(
     displacement, grid = read_field(field)
     if to == "npz":
         write_displacement(output, displacement, grid.affine, grid.unit)
+    elif to == "ome-zarr":
+        write_ngff_field(output, displacement, grid)
     else:
-        images = (None if path is None else read_any(path, form=geometry)[1] for path in (fixed, moving))
-        original, end = images
+        original, end = (None if path is None else _grid_of(path, None, geometry) for path in (fixed, moving))
         if original is not None and not original.matches(grid):
             raise InputError(f"{fixed}: expected the grid of {field}, {grid.shape}, found {original.shape} or another position")
         write_transform(output, displacement, original or grid, end)
@@ -285,9 +343,9 @@ def import_(
     """
     _check_name(output, _NIFTI)
     check_outputs({"--output": output}, [transform, reference, moving])
-    spacing_mm = cli.parse_spacing(spacing, reference, moving)
-    grids = (None if one is None else read_any(one, spacing_mm=spacing_mm, form=geometry)[1] for one in (reference, moving))
-    fixed, its_moving = grids
+    fixed, its_moving = (
+        _reference_grid(image, spacing if image == reference else None, geometry) for image in (reference, moving)
+    )
     if transform.suffix == ".npz":
         if fixed is None:
             raise InputError(f"{transform}: expected --reference with the fixed image: an .npz has no affine")
@@ -316,9 +374,9 @@ def invert(
     """Invert a displacement field: from moving to fixed. Reports where it folds and has no unique inverse."""
     _check_name(output, _NIFTI)
     check_outputs({"--output": output}, [field, reference])
-    spacing_mm = cli.parse_spacing(spacing, reference)
+    moving = _reference_grid(reference, spacing, geometry)
     displacement, fixed = read_field(field)
-    onto = fixed if reference is None else read_any(reference, spacing_mm=spacing_mm, form=geometry)[1]
+    onto = moving or fixed
     inverse = inverted(displacement, fixed, onto)
     write_displacement(output, inverse.displacement, onto.affine, onto.unit)
     typer.echo(str(output))
@@ -345,6 +403,24 @@ def compose(
         typer.echo(
             f"WARNING: {beyond:.1%} of the voxels lie outside the grid of {second}, which is extrapolated there", err=True
         )
+
+
+def _reference_grid(reference: Path | None, spacing: list[str] | None, form: Form) -> Grid | None:
+    """The grid of an image that is named for it; of several channels and time points that of the first, since all share one."""
+    if reference is None:
+        if spacing:
+            raise InputError("--spacing: expected with TIFF or OME-Zarr only, got it without --reference")
+        return None
+    path = finest_that_fits(reference, _budget())
+    return _grid_of(path, selections([path], spacing=spacing)[0].spacing, form)
+
+
+def _grid_of(path: Path, spacing: VoxelSize | None, form: Form) -> Grid:
+    return read_any(path, Selection(channel=0, time=0, spacing=spacing, form=form))[1]
+
+
+def _budget() -> int:
+    return budget_bytes(select_device("cpu"), None)
 
 
 def _check_name(path: Path, suffixes: tuple[str, ...]) -> None:

@@ -324,7 +324,11 @@ def regular_size(path: File, expected: str) -> int:
 
 
 def digest(path: File) -> str | None:
-    """SHA-256 of a file; None if it cannot be read or is not a regular file."""
+    """SHA-256 of a file, or of the names and contents of all files in a folder; None if it cannot be read or is neither."""
+    if isinstance(path, Path) and path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        told = "".join(f"{file.relative_to(path)}\0{digest(file)}\n" for file in files)
+        return hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()
     if not path.is_file():
         return None
     try:

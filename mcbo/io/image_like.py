@@ -1,7 +1,6 @@
 """Images as the Python API takes them: paths, arrays, tensors, images of nibabel and SimpleITK."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,12 +15,12 @@ from mcbo.geometry.grid import Grid
 from mcbo.geometry.units import unit_of
 from mcbo.io.files import reading
 from mcbo.io.formats.format import check_memory
-from mcbo.io.formats.registry import needs_spacing
-from mcbo.io.images import positive_sizes, read_any
+from mcbo.io.images import read_any
 from mcbo.io.initial_transform import matrix_of
 from mcbo.io.itk import from_sitk, to_sitk
+from mcbo.io.microscopy.selection import ALL, Selection
 from mcbo.io.nifti import check_finite, check_structure, to_nibabel, to_tensor
-from mcbo.io.nifti_header import Form, in_mm
+from mcbo.io.nifti_header import in_mm
 
 ImageLike: TypeAlias = Any
 """A path; a numpy array or torch tensor ``(H, W, D)``; a pair of one of these and its affine (voxel to world, RAS mm); an image
@@ -32,31 +31,26 @@ of nibabel or SimpleITK."""
 class Geometry:
     """Of arrays without their own: the affine ``(4, 4)``, voxel to world, RAS mm, or the voxel size along axes 0, 1, 2.
 
-    The voxel size is also that of TIFF files, which do not store it: columns, rows, slices. ``form`` is for NIfTI files whose
-    header has two of them.
+    Of files, ``selection`` says which part to read, and the voxel size where they do not state it.
     """
 
     affine: NDArray[np.generic] | None = None
-    spacing_mm: Sequence[float] | None = None
-    form: Form = "sform"
+    selection: Selection = ALL
 
     def matrix(self) -> NDArray[np.float64]:
-        """The affine; raises ``InputError`` if both are given, or sizes are not three positive numbers."""
-        if self.affine is not None and self.spacing_mm is not None:
+        """The affine; raises ``InputError`` if both are given."""
+        size = self.selection.spacing
+        if self.affine is not None and size is not None:
             raise InputError("expected affine or spacing, got both")
         if self.affine is not None:
             return matrix_of(self.affine, "an affine as ")
-        sizes = (1.0, 1.0, 1.0) if self.spacing_mm is None else positive_sizes(self.spacing_mm)
-        if sizes is None:
-            raise InputError(f"spacing: expected three positive numbers, got {self.spacing_mm}")
-        return np.diag([*sizes, 1.0])
+        return np.eye(4) if size is None else np.diag([*size.mm, 1.0])
 
 
 def to_volume(image: ImageLike, name: str, geometry: Geometry) -> tuple[Tensor, Grid]:
     """Any 3D image as ``(1, 1, H, W, D)`` on the CPU, integers as such, and its grid; raises ``InputError`` with its name."""
     if isinstance(image, str | Path):
-        spacing_mm = geometry.spacing_mm if needs_spacing(Path(image)) else None
-        return read_any(Path(image), spacing_mm=spacing_mm, form=geometry.form)
+        return read_any(Path(image), geometry.selection)
     with reading(name, "an image", ()):
         if isinstance(image, tuple) and len(image) == 2:
             return _from_array(image[0], matrix_of(image[1], "beside an array (several images make a list) its affine as "))

@@ -1,10 +1,8 @@
 """Any 3D image or displacement with its grid; the suffix decides which library reads or writes it."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.errors import InputError, OutputError
-from mcbo.core.types import Displacement, Triple, Volume
+from mcbo.core.types import Displacement, Volume
 from mcbo.geometry.grid import Grid
 from mcbo.io import itk_files, nifti
 from mcbo.io.files import reading, regular_size, suffix_of
@@ -20,7 +18,8 @@ from mcbo.io.foreign import fields as foreign
 from mcbo.io.formats.registry import format_of
 from mcbo.io.itk import to_sitk
 from mcbo.io.itk_files import SUFFIXES_WRITTEN
-from mcbo.io.nifti_header import Form, read_header
+from mcbo.io.microscopy.selection import ALL, Selection
+from mcbo.io.nifti_header import read_header
 
 MAX_DISPLACEMENT = 1e6
 """Voxels; many times as far as any image is large."""
@@ -29,10 +28,8 @@ _FEW_LABELS = 32
 """So few values may be labels, however they are spread."""
 
 
-def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None, form: Form = "sform") -> tuple[Volume, Grid]:
-    """Reads a 3D image of one of ``formats.registry``; a folder holds TIFF files, one per slice.
-
-    ``spacing_mm``, along columns, rows, slices, is for TIFF alone; ``form`` for NIfTI headers with two of them.
+def read_any(path: Path, selection: Selection = ALL) -> tuple[Volume, Grid]:
+    """Reads a 3D image of one of ``formats.registry``; a folder is an OME-Zarr, or holds TIFF files, one per slice.
 
     Returns:
         ``(1, 1, H, W, D)``, int32 or int64 where the file has whole numbers, else float32; and its grid, in RAS whatever the
@@ -42,21 +39,20 @@ def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None, form: For
         InputError: if it is not such an image.
         MemoryBudgetError: if it does not fit into memory.
     """
-    sizes = None if spacing_mm is None else positive_sizes(spacing_mm)
-    return format_of(path).read(path, sizes, form)
+    return format_of(path).read(path, selection)
 
 
-def read_intensities(path: Path, *, spacing_mm: Sequence[float] | None = None, form: Form = "sform") -> tuple[Volume, Grid]:
+def read_intensities(path: Path, selection: Selection = ALL) -> tuple[Volume, Grid]:
     """``read_any`` in float32; raises ``InputError`` also for intensities that are not finite."""
-    volume, grid = read_any(path, spacing_mm=spacing_mm, form=form)
+    volume, grid = read_any(path, selection)
     volume = volume.float()
     nifti.check_finite(volume, path)
     return volume, grid
 
 
-def read_labels(path: Path, *, spacing_mm: Sequence[float] | None = None, form: Form = "sform") -> tuple[Tensor, Grid]:
+def read_labels(path: Path, selection: Selection = ALL) -> tuple[Tensor, Grid]:
     """``read_any`` as ``as_labels`` converts it; raises ``InputError`` also for what that refuses."""
-    volume, grid = read_any(path, spacing_mm=spacing_mm, form=form)
+    volume, grid = read_any(path, selection)
     try:
         return as_labels(volume), grid
     except InputError as error:
@@ -130,23 +126,6 @@ def read_field(path: Path) -> tuple[Displacement, Grid]:
         remedy = "`mcbo import --vectors ras-position` converts them" if unit == "mm" else "subtract the voxel's own"
         raise InputError(f"{path}: expected displacements, found positions in {unit}, by their spread: {remedy}")
     return displacement, grid
-
-
-def spacing_of(text: str) -> Triple:
-    """Three positive numbers from ``0.5,0.5,2``; raises ``InputError`` if it is not that."""
-    sizes = positive_sizes(text.split(","))
-    if sizes is None:
-        raise InputError(f"--spacing: expected three positive numbers such as 0.5,0.5,2, got {text!r}")
-    return sizes
-
-
-def positive_sizes(values: Any) -> Triple | None:
-    """Three numbers above 0 and below infinity; None if the values are anything else."""
-    try:
-        first, second, third = (float(value) for value in values)
-    except (TypeError, ValueError):
-        return None
-    return (first, second, third) if all(0 < size < np.inf for size in (first, second, third)) else None
 
 
 def _grid(path: Path, tensor: Tensor, affine: NDArray[np.float64]) -> Grid:

@@ -5,13 +5,14 @@ Settings are frozen data; ``presets.py`` fills them in, and no step has a defaul
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from mcbo.core.errors import InputError
 from mcbo.core.field import format_shape
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Choice, Displacement, Judgement, Kernels, Masks, Shape, Triple, Volume
+from mcbo.geometry.units import Unit
 from mcbo.steps.adam import AdamSettings
 
 MIN_CELLS = 5
@@ -74,16 +75,18 @@ class Registration:
 
 @dataclass(frozen=True)
 class Preset(ABC):
-    """A complete method: everything that decides a result, and nothing else. The kinds are frozen dataclasses.
+    """A complete method: everything that decides a result. The kinds are frozen dataclasses.
 
     Attributes:
         name: of the preset.
         modality_fusion: how several moving modalities get one displacement, or None to register each alone.
+        unit: in which people read lengths of such images; it decides no result.
         uses_masks: whether ``register`` takes masks.
     """
 
     name: str
     modality_fusion: str | None
+    unit: Unit = field(default="mm", kw_only=True)
     uses_masks: ClassVar[bool] = False
 
     def joint(self, movings: int) -> int:

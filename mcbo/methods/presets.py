@@ -125,6 +125,7 @@ _COMULIS3DCLEM = Task(
     presets={
         "cascade": replace(
             _CASCADE,
+            unit="um",
             deformation=replace(
                 _CASCADE.deformation,
                 stages=tuple(
@@ -151,6 +152,7 @@ _COMULIS3DCLEM = Task(
             coupling_weights=_COUPLING_WEIGHTS,
             consistency_rounds=15,
             modality_fusion=None,
+            unit="um",
             stretch=True,
         ),
     },

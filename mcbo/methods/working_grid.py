@@ -71,7 +71,7 @@ def canonical(grid: Grid) -> Grid:
             turned[:3, 3] += affine[:3, old] * (shape[old] - 1)
             turned[:3, new] *= -1
     height, width, depth = shape[axes]
-    return Grid((int(height), int(width), int(depth)), turned)
+    return Grid((int(height), int(width), int(depth)), turned, grid.unit)
 
 
 def _reach_beyond(base: Grid, movings: Sequence[Grid], initial: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -99,4 +99,4 @@ def _grid(base: Grid, size_mm: NDArray[np.float64], beyond: NDArray[np.float64])
     affine[:3, :3] = base.affine[:3, :3] * (size_mm / old_mm)
     affine[:3, 3] = base.affine[:3, :3] @ first + base.affine[:3, 3]
     height, width, depth = (inner + more.sum(axis=0)).astype(int)
-    return Grid((int(height), int(width), int(depth)), affine)
+    return Grid((int(height), int(width), int(depth)), affine, base.unit)

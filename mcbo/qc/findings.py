@@ -23,10 +23,13 @@ from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.dataset.learn2reg import Pair
 from mcbo.geometry.grid import voxel_size_mm
 from mcbo.geometry.resample import resample
+from mcbo.geometry.units import UNITS, Unit
 from mcbo.io.files import digest
-from mcbo.io.images import read_intensities, spacing_of
+from mcbo.io.images import read_intensities
+from mcbo.io.microscopy.images import from_settings, name_of_image
 from mcbo.io.nifti import Image, read_displacement, read_grid, read_image
 from mcbo.io.source import File
+from mcbo.qc.lengths import MICROSCOPY, MILLIMETERS, Lengths, lengths_of
 from mcbo.qc.picture import Scale
 from mcbo.qc.plane import Array, nearest_axes, planes_through
 from mcbo.qc.result_folder import dataset_pairs, displacement_files, input_pairs
@@ -50,6 +53,8 @@ class PairFindings:
         landmarks: if there are any.
         magnitude_scale: colors of the displacement's length, mm, up to the longest vector.
         views: three planes. Without the grid's affine, these two are missing.
+        lengths: the unit in which lengths are shown.
+        is_microscopy: whether the planes are those of X, Y and Z, not of a patient.
     """
 
     name: str
@@ -61,6 +66,8 @@ class PairFindings:
     landmarks: Landmarks | None = None
     magnitude_scale: Scale | None = None
     views: tuple[View, ...] = ()
+    lengths: Lengths = MILLIMETERS
+    is_microscopy: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,17 @@ class RunFindings:
     written_at: datetime
     cases: tuple[CaseFindings, ...]
 
+    @property
+    def lengths(self) -> Lengths:
+        """The unit of the summary: that of all pairs, if they share one."""
+        found = {pair.lengths for case in self.cases for pair in case.pairs if not pair.error}
+        return found.pop() if len(found) == 1 else MILLIMETERS
+
+    @property
+    def is_microscopy(self) -> bool:
+        """Whether no pair is of a patient."""
+        return all(pair.is_microscopy for case in self.cases for pair in case.pairs if not pair.error)
+
 
 def input_files(path: Path, dataset: Path | None) -> list[Path]:
     """What ``look_at`` reads besides the report and the dataset, and all results of the run; raises ``InputError``."""
@@ -108,19 +126,24 @@ def look_at(path: Path, *, dataset: Path | None = None) -> RunFindings:
     """
     report = read_report(path)
     known = dataset_pairs(dataset) if dataset else {}
+    unit = _unit_of_task(report)
     cases = []
     for name, case in report.cases.items():
         log.info("reading case %s", name)
-        cases.append(CaseFindings(name, case, _look_at_case(case, path.parent, known)))
+        cases.append(CaseFindings(name, case, _look_at_case(case, path.parent, known, unit)))
     written_at = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
     return RunFindings(path, report, written_at, tuple(cases))
 
 
-def _look_at_case(case: CaseReport, folder: Path, known: dict[str, Pair]) -> tuple[PairFindings, ...]:
-    """Its pairs, those that failed last."""
+def _unit_of_task(report: RunReport) -> Unit:
+    return next((unit for unit in UNITS if unit == report.config.get("unit")), "mm")
+
+
+def _look_at_case(case: CaseReport, folder: Path, known: dict[str, Pair], unit: Unit) -> tuple[PairFindings, ...]:
+    """Its pairs, those that failed last; ``unit`` is that of the task."""
     files = displacement_files(case)
     pairs = input_pairs(case, list(files)) | known
-    found = [_look_at_pair(name, file, case, folder, pairs.get(name)) for name, file in files.items()]
+    found = [_look_at_pair(name, file, case, folder, pairs.get(name), unit) for name, file in files.items()]
     stands_in = " (a {} displacement was written instead)"
     failed = [
         PairFindings(name, error=text + (stands_in.format(case.placeholder[name]) if name in case.placeholder else ""))
@@ -130,7 +153,7 @@ def _look_at_case(case: CaseReport, folder: Path, known: dict[str, Pair]) -> tup
     return tuple(found + failed)
 
 
-def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pair | None) -> PairFindings:
+def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pair | None, unit: Unit) -> PairFindings:
     path = folder / file
     try:
         displacement = read_displacement(path)
@@ -143,8 +166,9 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
     if digest(path) != case.written.get(file):
         notes.append(f"{file} is not what the run wrote: it has changed since.")
     images = landmarks = None
+    stated: Unit = "mm"
     try:
-        fixed, moving, warped = _read_images(pair, case, displacement, notes)
+        fixed, moving, warped, stated = _read_images(pair, case, displacement, notes)
     except (InputError, MemoryBudgetError) as error:
         hint = " Name their dataset with --dataset." if case.coordinates == "voxels" else ""
         notes.append(f"No pictures of the images: {error}.{hint}")
@@ -154,29 +178,47 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
         images = pair_images(fixed.volume, moving.volume, warped=warped)
         if case.coordinates == "voxels":  # landmarks are in voxels of a grid that both images share
             landmarks = _find_landmarks(fixed, moving, displacement, notes)
-    scale, views = (None, ()) if affine is None else _make_views(images, landmarks, displacement, affine, notes)
+    is_microscopy = stated in MICROSCOPY or unit in MICROSCOPY
+    lengths, scale = MILLIMETERS, None
+    views: tuple[View, ...] = ()
+    if affine is not None:
+        lengths = lengths_of(stated, unit, voxel_size_mm(affine))
+        scale, views = _make_views(images, landmarks, displacement, affine, notes, is_microscopy)
     return PairFindings(
         name=name,
         notes=tuple(notes),
-        fixed=pair.fixed.name if pair else "",
-        moving=pair.moving.name if pair else "",
+        fixed=_name_of(pair.fixed) if pair else "",
+        moving=_name_of(pair.moving) if pair else "",
         regularity=regularity(displacement[0].movedim(0, -1).numpy()),
         landmarks=landmarks,
         magnitude_scale=scale,
         views=views,
+        lengths=lengths,
+        is_microscopy=is_microscopy,
     )
 
 
+def _name_of(file: File) -> str:
+    return name_of_image(file) if isinstance(file, Path) else file.name
+
+
 def _make_views(
-    images: PairImages | None, landmarks: Landmarks | None, displacement: Displacement, affine: Array, notes: list[str]
+    images: PairImages | None,
+    landmarks: Landmarks | None,
+    displacement: Displacement,
+    affine: Array,
+    notes: list[str],
+    is_microscopy: bool,
 ) -> tuple[Scale, tuple[View, ...]]:
     """The three planes, and the color scale of the displacement's length, mm, up to the longest vector."""
     angle = nearest_axes(affine)[2]
     if angle >= _OBLIQUE_DEGREES:
-        notes.append(f"The image is rotated {angle:.0f}° from the world axes; letters give the nearest anatomical direction.")
+        direction = "axis" if is_microscopy else "anatomical direction"
+        notes.append(f"The image is rotated {angle:.0f}° from the world axes; letters give the nearest {direction}.")
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    scale = Scale("cividis", 0.0, max(largest_mm(displacement, spacing_mm), 1e-6))
-    planes = planes_through(_center(landmarks, images, displacement), shape=shape_of(displacement), affine=affine)
+    scale = Scale("cividis", 0.0, max(largest_mm(displacement, spacing_mm), 1e-6 * float(spacing_mm.min())))
+    center = _center(landmarks, images, displacement)
+    planes = planes_through(center, shape=shape_of(displacement), affine=affine, is_microscopy=is_microscopy)
     make = partial(make_view, spacing_mm=spacing_mm, magnitude_scale=scale)
     with ThreadPoolExecutor(len(planes)) as pool:
         views = pool.map(lambda plane: make(plane, displacement, images, landmarks), planes)
@@ -185,8 +227,11 @@ def _make_views(
 
 def _read_images(
     pair: Pair | None, case: CaseReport, displacement: Displacement, notes: list[str]
-) -> tuple[Image, Image, Volume | None]:
+) -> tuple[Image, Image, Volume | None, Unit]:
     """The images of a pair on the displacement's grid; in world coordinates also the moving one warped from its own grid.
+
+    Returns:
+        These, and the unit of the fixed image's file.
 
     Raises:
         InputError: if one cannot be read or has another grid; without a full stop.
@@ -195,13 +240,15 @@ def _read_images(
     if pair is None:
         raise InputError("they were given as arrays" if in_world else "the report does not name them")
     warped = None
+    unit: Unit = "mm"
     if in_world:
-        spacing = case.settings.get("spacing")
-        spacing_mm = spacing_of(spacing) if isinstance(spacing, str) else None
+        numbers = {str(path): number for number, path in enumerate(case.images)}
         (volume, grid), (other, its_grid) = (
-            read_intensities(Path(path), spacing_mm=spacing_mm) for path in (pair.fixed, pair.moving)
+            read_intensities(Path(path), from_settings(case.settings, numbers.get(str(path), 0)))
+            for path in (pair.fixed, pair.moving)
         )
         _check_shape(pair.fixed, grid.shape, displacement)
+        unit = grid.unit
         fixed = Image(pair.fixed, volume, grid.affine, grid.unit)
         moving = Image(pair.moving, resample(other, its_grid, grid), grid.affine, grid.unit)
         warped = resample(other, its_grid, grid, displacement=displacement)
@@ -216,7 +263,7 @@ def _read_images(
     for path in (pair.fixed, pair.moving):
         if digest(path) not in case.inputs.values():
             notes.append(f"{path} is not the image that was registered: it has changed since.")
-    return fixed, moving, warped
+    return fixed, moving, warped, unit
 
 
 def _check_shape(path: File, shape: Shape, displacement: Displacement) -> None:

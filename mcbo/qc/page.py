@@ -16,6 +16,7 @@ from markupsafe import Markup
 from mcbo.io.files import write_bytes
 from mcbo.methods.quality import Sanity
 from mcbo.qc.findings import RunFindings
+from mcbo.qc.lengths import MILLIMETERS, Lengths
 from mcbo.qc.picture import color_steps
 from mcbo.qc.view import DETERMINANT_SCALE, Landmarks, View
 
@@ -47,6 +48,8 @@ def report_page(run: RunFindings) -> str:
         config=json.dumps(run.report.config, indent=1, ensure_ascii=False),
         cases=run.cases,
         means=_means(run),
+        lengths=run.lengths,
+        is_microscopy=run.is_microscopy,
         doubtful=doubtful if isinstance(doubtful, float) else None,
         failures=failures,
         determinant_scale=DETERMINANT_SCALE,
@@ -62,6 +65,8 @@ def _environment() -> Environment:
     )
     pages.filters |= {
         "number": _number,
+        "in_unit": _in_unit,
+        "share": _share,
         "data_uri": lambda png: "data:image/png;base64," + base64.b64encode(png).decode("ascii"),
         "scale_bar": _scale_bar,
         "most_pixels": _most_pixels,
@@ -110,12 +115,23 @@ def _number(value: float | None, digits: int = 2) -> str:
         return "–"
 
 
-def _scale_bar(view: View) -> dict[str, str]:
-    """The longest of 1, 2, 5, 10, 20, … mm within its share of the width."""
-    width_mm = view.plane.size_mm[0]
-    power = 10 ** math.floor(math.log10(width_mm * _BAR_SHARE))
-    length_mm = max(step * power for step in (1, 2, 5) if step * power <= width_mm * _BAR_SHARE * (1 + 1e-9))
-    return {"percent": f"{100 * length_mm / width_mm:.2f}", "text": f"{length_mm:g} mm"}
+def _in_unit(length_mm: float | None, lengths: Lengths, digits: int = 1) -> str:
+    """A length in a unit; where that is not the millimeter, with two digits at least."""
+    digits = digits if lengths == MILLIMETERS else max(digits, 2)
+    return _number(None if length_mm is None else length_mm * lengths.per_mm, digits)
+
+
+def _share(view: View, views: Sequence[View]) -> str:
+    """The width of a plane as a percentage of that of several side by side."""
+    return f"{100 * view.plane.size_mm[0] / sum(one.plane.size_mm[0] for one in views):.3f}"
+
+
+def _scale_bar(view: View, lengths: Lengths) -> dict[str, str]:
+    """The longest of 1, 2, 5, 10, 20, … of a unit within its share of the width."""
+    width = view.plane.size_mm[0] * lengths.per_mm
+    power = 10 ** math.floor(math.log10(width * _BAR_SHARE))
+    length = max(step * power for step in (1, 2, 5) if step * power <= width * _BAR_SHARE * (1 + 1e-9))
+    return {"percent": f"{100 * length / width:.2f}", "text": f"{length:g} {lengths.symbol}"}
 
 
 def _most_pixels(views: Sequence[View], tallest: int) -> int:

@@ -1,6 +1,7 @@
 """Planes of a volume in radiological convention: right on the left, head up, front up or (in the sagittal plane) left.
 
-World coordinates are NIfTI's, mm: x to the patient's right, y to the front, z to the head.
+World coordinates are NIfTI's, mm: x to the patient's right, y to the front, z to the head. Images of microscopes are shown as
+microscopists do, with X to the right, Y down, and Z down or (in the YZ plane) to the right, all as the voxels are counted.
 """
 
 from collections.abc import Sequence
@@ -22,13 +23,16 @@ _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 _VIEWS = (("axial", 2, 1, 0), ("coronal", 1, 2, 0), ("sagittal", 0, 2, 1))
 """Name, world axis that is cut, world axis that points up, world axis that points left in the picture."""
 
+_MICROSCOPY_VIEWS = (("XY plane", 2, 1, 0), ("XZ plane", 1, 2, 0), ("YZ plane", 0, 1, 2))
+"""Name, world axis that is cut, world axis that points down, world axis that points right."""
+
 
 @dataclass(frozen=True)
 class Plane:
     """A plane of a volume, one voxel thick.
 
     Attributes:
-        name: ``axial``, ``coronal`` or ``sagittal``; the nearest of these, where the grid is oblique.
+        name: ``axial``, ``coronal`` or ``sagittal``; the nearest of these, where the grid is oblique. Or ``XY plane`` etc.
         axis: array axis that is cut.
         index: voxel along it.
         down, across: array axes that run along the picture's rows and columns.
@@ -69,16 +73,19 @@ def nearest_axes(affine: Array) -> tuple[tuple[int, ...], tuple[bool, ...], floa
     return axes, tuple((along < 0).tolist()), angle
 
 
-def planes_through(point: Sequence[float], *, shape: Shape, affine: Array) -> tuple[Plane, ...]:
-    """The axial, coronal, and sagittal plane through the voxel nearest to a point (voxel coordinates)."""
+def planes_through(point: Sequence[float], *, shape: Shape, affine: Array, is_microscopy: bool = False) -> tuple[Plane, ...]:
+    """The axial, coronal, and sagittal plane through the voxel nearest to a point (voxel coordinates); or XY, XZ, and YZ."""
     axes, reversed_, _ = nearest_axes(affine)
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     planes = []
-    for name, cut, up, left in _VIEWS:
+    for name, cut, up, left in _MICROSCOPY_VIEWS if is_microscopy else _VIEWS:
         axis, down, across = axes[cut], axes[up], axes[left]
         # Left in the picture is the front (A, the high end of y) in the sagittal plane, else the patient's right (R, of x).
         low, high = _LETTERS[left]
         bottom, top = _LETTERS[up]
+        flips, letters = (not reversed_[up], not reversed_[left]), (high, low, top, bottom)
+        if is_microscopy:
+            flips, letters = (False, False), ("", f"{'XYZ'[left]} →", "", f"{'XYZ'[up]} ↓")
         planes.append(
             Plane(
                 name=name,
@@ -86,9 +93,9 @@ def planes_through(point: Sequence[float], *, shape: Shape, affine: Array) -> tu
                 index=int(np.clip(round(point[axis]), 0, shape[axis] - 1)),
                 down=down,
                 across=across,
-                down_flipped=not reversed_[up],
-                across_flipped=not reversed_[left],
-                letters=(high, low, top, bottom),
+                down_flipped=flips[0],
+                across_flipped=flips[1],
+                letters=letters,
                 count=shape[axis],
                 shape=(shape[down], shape[across]),
                 spacing_mm=(float(spacing_mm[down]), float(spacing_mm[across])),

@@ -15,7 +15,7 @@ from mcbo.geometry.grid import Grid
 from mcbo.geometry.inverse import fixed_to_moving
 from mcbo.geometry.resample import resample
 from mcbo.io import itk_files
-from mcbo.io.images import read_any, read_intensities, read_labels, spacing_of, write_any
+from mcbo.io.images import read_any, read_intensities, read_labels, write_any
 from mcbo.io.itk import from_sitk, from_vectors, to_sitk, to_transform, to_vectors
 from mcbo.io.itk_files import read_transform, write_transform
 
@@ -150,29 +150,6 @@ def test_images_that_simpleitk_writes_lie_where_it_says(tmp_path: Path) -> None:
         volume, grid = read_any(tmp_path / name)
         assert torch.equal(volume, blobs(MOVING))
         assert grid.matches(MOVING, within_voxels=1e-3)
-
-
-def test_tiff_stacks_need_a_spacing(tmp_path: Path) -> None:
-    array = (np.arange(7 * 6 * 5) % 251).astype(np.uint8).reshape(7, 6, 5)
-    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "stack.tif"))
-    (tmp_path / "slices").mkdir()
-    for number, plane in enumerate(array):
-        sitk.WriteImage(sitk.GetImageFromArray(plane), str(tmp_path / "slices" / f"{number:03}.tif"))
-    for path in (tmp_path / "stack.tif", tmp_path / "slices"):
-        volume, grid = read_any(path, spacing_mm=(0.5, 0.6, 2.0))
-        assert torch.equal(volume[0, 0], torch.from_numpy(array.transpose(2, 1, 0).astype(np.int32)))
-        assert grid.spacing_mm == pytest.approx((0.5, 0.6, 2.0))
-        with pytest.raises(InputError, match="expected --spacing with the voxel size in mm"):
-            read_any(path)
-    (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match="expected TIFF files in this folder"):
-        read_any(tmp_path / "none", spacing_mm=(1, 1, 1))
-
-
-@pytest.mark.parametrize("text", ["1,2", "1,2,x", "1,2,0", "1,2,-3", "1,2,nan", "inf,1,1", ""])
-def test_spacings_are_checked(text: str) -> None:
-    with pytest.raises(InputError, match="--spacing: expected three positive numbers"):
-        spacing_of(text)
 
 
 def test_sizes_are_checked_before_anything_is_read(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from mcbo.api.transform import Transform
 from mcbo.cli.main import main
 from mcbo.io.image_like import Geometry, to_volume
 from mcbo.io.images import read_any, write_any
+from mcbo.io.microscopy.selection import Selection
 from mcbo.io.nifti import write_displacement
 
 if TYPE_CHECKING:
@@ -175,8 +176,8 @@ def test_what_is_written_is_read_alike_by_all(tmp_path: Path, kind: Kind) -> Non
 def test_the_qform_is_taken_if_that_is_wanted(tmp_path: Path) -> None:
     path = tmp_path / "image.nii"
     write_header(path, blobs(FIXED)[0, 0].numpy(), FIXED.affine, KINDS["MNI sform, another qform"])
-    np.testing.assert_allclose(read_any(path, form="qform")[1].affine, shifted(FIXED.affine), rtol=1e-5)
-    np.testing.assert_allclose(read_any(path, form="sform")[1].affine, FIXED.affine, rtol=1e-5)
+    np.testing.assert_allclose(read_any(path, Selection(form="qform"))[1].affine, shifted(FIXED.affine), rtol=1e-5)
+    np.testing.assert_allclose(read_any(path, Selection(form="sform"))[1].affine, FIXED.affine, rtol=1e-5)
 
 
 def test_an_impossible_qform_beside_an_sform_does_not_matter(tmp_path: Path) -> None:

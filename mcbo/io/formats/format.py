@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mcbo.core.errors import InputError
 from mcbo.core.memory import check_fits
-from mcbo.core.types import Triple
 from mcbo.geometry.grid import Grid
 from mcbo.io.files import regular_size, shown
-from mcbo.io.nifti_header import MAX_RATIO, MAX_VOXELS, Form
+from mcbo.io.microscopy.selection import Selection
+from mcbo.io.nifti_header import MAX_RATIO, MAX_VOXELS
 
 DEFLATE = MAX_RATIO
 """Largest ratio of compression of gzip and zlib."""
@@ -28,18 +28,15 @@ class Format:
     Attributes:
         name: for messages.
         suffixes: of its files, in lower case.
-        read: given a file, the voxel size (mm) along columns, rows, slices, if the user told it, and the form to take of two
-            in a NIfTI header: ``(1, 1, H, W, D)``, int32 or int64 where the file has whole numbers, else float32; and the grid.
-            Raises ``InputError``, beginning with the file's name, and ``MemoryBudgetError``.
-        stores_spacing: whether a file says how large its voxels are.
-        takes_folders: whether a folder of such files is an image, too.
+        read: given a file and what the user says of it: ``(1, 1, H, W, D)``, int32 or int64 where the file has whole numbers,
+            else float32; and the grid. Raises ``InputError``, beginning with the file's name, and ``MemoryBudgetError``.
+        takes: whether a folder is such an image; None if none is.
     """
 
     name: str
     suffixes: tuple[str, ...]
-    read: Callable[[Path, Triple | None, Form], tuple[Tensor, Grid]]
-    stores_spacing: bool = True
-    takes_folders: bool = False
+    read: Callable[[Path, Selection], tuple[Tensor, Grid]]
+    takes: Callable[[Path], bool] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.errors import InputError
-from mcbo.core.types import Triple
 from mcbo.geometry.grid import Grid
 from mcbo.io.files import reading, regular_size
 from mcbo.io.formats.format import DEFLATE, Claim, Format, check_count, check_memory
 from mcbo.io.itk import grid_from
+from mcbo.io.microscopy.selection import Selection
 from mcbo.io.nifti import to_tensor
-from mcbo.io.nifti_header import Form
 from mcbo.io.sandbox.client import Limits, read_outside
 from mcbo.io.sandbox.wire import Frame
+
+_TIFF_RATIO = 1400
+"""Largest ratio of compression: LZW, with strings as long as its 4096 codes allow."""
 
 Judge: TypeAlias = Callable[[Path], Claim]
 """What a header claims, by a parser of our own; raises ``InputError`` for one that cannot be trusted."""
 
 
-def read_itk(
-    path: Path, io: str, judge: Judge, *, numbers: int = 1, spacing_mm: Triple | None = None, expected: str = "an image"
-) -> tuple[Tensor, Grid]:
+def read_itk(path: Path, io: str, judge: Judge, *, numbers: int = 1, expected: str = "an image") -> tuple[Tensor, Grid]:
     """Reads an image by one of ITK's formats.
 
     Args:
@@ -32,7 +32,6 @@ def read_itk(
         io: ITK's class for the format, ``NrrdImageIO``.
         judge: the format's.
         numbers: per voxel.
-        spacing_mm: instead of the file's.
         expected: for messages.
 
     Returns:
@@ -47,18 +46,17 @@ def read_itk(
         claim = judge(path)
         claim.check()
         request = {"what": "image", "path": str(path), "io": io}
-        return _read(request, claim, numbers, spacing_mm, expected)
+        return to_volume(*_read(request, claim, numbers, expected), numbers)
 
 
-def read_itk_slices(folder: Path, files: list[Path], io: str, ratio: int, spacing_mm: Triple | None) -> tuple[Tensor, Grid]:
-    """Reads slices, a file each, as ``read_itk`` does."""
-    with reading(folder, "slices"):
-        held = sum(regular_size(file, "a slice") for file in files)
-        request = {"what": "slices", "paths": [str(file) for file in files], "io": io}
-        return _read(request, Claim(1, 1, held, ratio), 1, spacing_mm, "slices")
+def read_tiff_pages(path: Path) -> NDArray[Any]:
+    """All pages of a TIFF of ITK's kinds and compressions: ``(pages, rows, columns)``; raises as ``read_itk``."""
+    with reading(path, "a TIFF"):
+        request = {"what": "image", "path": str(path), "io": "TIFFImageIO"}
+        return _read(request, judge_size(path, _TIFF_RATIO), 1, "a TIFF")[0]
 
 
-def _read(request: Frame, claim: Claim, numbers: int, spacing_mm: Triple | None, expected: str) -> tuple[Tensor, Grid]:
+def _read(request: Frame, claim: Claim, numbers: int, expected: str) -> tuple[NDArray[Any], Frame]:
     def judge(header: Frame) -> Limits:
         found, value_bytes = int(header["numbers"]), int(header["value_bytes"])
         if found != numbers:
@@ -68,14 +66,13 @@ def _read(request: Frame, claim: Claim, numbers: int, spacing_mm: Triple | None,
         check_memory(count, value_bytes)
         return Limits.of_data(claim.held_bytes, count * value_bytes)
 
-    array, about = read_outside("with_itk", request, expected=expected, judge=judge)
-    return to_volume(array, about, numbers, spacing_mm)
+    return read_outside("with_itk", request, expected=expected, judge=judge)
 
 
-def to_volume(array: NDArray[Any], about: Frame, numbers: int, spacing_mm: Triple | None = None) -> tuple[Tensor, Grid]:
+def to_volume(array: NDArray[Any], about: Frame, numbers: int) -> tuple[Tensor, Grid]:
     """An array of ITK's, ``(D, W, H)`` or ``(D, W, H, n)``, as ``(1, n, H, W, D)``, and its grid."""
     size = array.shape[2::-1]
-    grid = grid_from(size, spacing_mm or about["spacing"], about["origin"], about["direction"])
+    grid = grid_from(size, about["spacing"], about["origin"], about["direction"])
     ordered = array.reshape(*array.shape[:3], numbers).transpose(3, 2, 1, 0)
     return to_tensor(ordered)[None], grid
 
@@ -85,8 +82,8 @@ def judge_size(path: Path, ratio: int = 1) -> Claim:
     return Claim(1, 1, regular_size(path, "an image"), ratio)
 
 
-def _read_gipl(path: Path, spacing_mm: Triple | None, form: Form) -> tuple[Tensor, Grid]:
-    del spacing_mm, form
+def _read_gipl(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
+    del selection
     ratio = DEFLATE if path.name.lower().endswith(".gz") else 1
     return read_itk(path, "GiplImageIO", lambda file: judge_size(file, ratio))
 

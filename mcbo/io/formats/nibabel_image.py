@@ -7,12 +7,12 @@ import numpy as np
 from torch import Tensor
 
 from mcbo.core.errors import InputError
-from mcbo.core.types import Triple
 from mcbo.geometry.grid import Grid
 from mcbo.io.files import reading, regular_size
 from mcbo.io.formats.format import DEFLATE, Claim, Format, check_memory, data_file
+from mcbo.io.microscopy.selection import Selection
 from mcbo.io.nifti import to_tensor
-from mcbo.io.nifti_header import MAX_VOXELS, Form
+from mcbo.io.nifti_header import MAX_VOXELS
 from mcbo.io.sandbox.client import Limits, read_outside
 from mcbo.io.sandbox.wire import Frame
 
@@ -33,8 +33,8 @@ _UNPACKED = {".mgz": DEFLATE, ".mnc": DEFLATE}
 """Formats that compress by themselves."""
 
 
-def _read(path: Path, spacing_mm: Triple | None, form: Form) -> tuple[Tensor, Grid]:
-    del spacing_mm, form
+def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
+    del selection
     regular_size(path, "an image")
     with reading(path, "a whole image"):
         for companion in _companions(path):

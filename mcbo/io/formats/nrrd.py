@@ -6,12 +6,11 @@ from pathlib import Path
 from torch import Tensor
 
 from mcbo.core.errors import InputError
-from mcbo.core.types import Triple
 from mcbo.geometry.grid import Grid
 from mcbo.io.files import shown
 from mcbo.io.formats.format import DEFLATE, Claim, Format, check_count, data_file
 from mcbo.io.formats.itk_image import read_itk
-from mcbo.io.nifti_header import Form
+from mcbo.io.microscopy.selection import Selection
 
 _HEADER_BYTES = 2**20
 _MAX_LINE = 2**14
@@ -104,8 +103,8 @@ def _number(text: str, name: str, least: int, most: int) -> int:
     return number
 
 
-def _read(path: Path, spacing_mm: Triple | None, form: Form) -> tuple[Tensor, Grid]:
-    del spacing_mm, form
+def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
+    del selection
     return read_itk(path, "NrrdImageIO", judge)
 
 
