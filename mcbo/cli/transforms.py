@@ -287,7 +287,8 @@ def export(
     _check_name(output, suffixes)
     if output.resolve() == field.resolve():
         raise OutputError(f"{output}: expected another name than that of FIELD")
-    check_outputs({"--output": output}, [field])
+    if to != "ome-zarr":  # a folder, which replaces none but its like
+        check_outputs({"--output": output}, [field, fixed, moving])
     displacement, grid = read_field(field)
     if to == "npz":
         write_displacement(output, displacement, grid.affine, grid.unit)

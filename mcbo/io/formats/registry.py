@@ -1,32 +1,16 @@
 """All formats of images. A further one is a module beside this, and a line here."""
 
-import math
 from pathlib import Path
 
-from torch import Tensor
-
 from mcbo.core.errors import InputError
-from mcbo.geometry.grid import Grid
-from mcbo.io import nifti
-from mcbo.io.files import reading, suffix_of
-from mcbo.io.formats import metaimage, nibabel_image, nrrd
-from mcbo.io.formats.format import Format, check_memory
+from mcbo.io.files import suffix_of
+from mcbo.io.formats import metaimage, nibabel_image, nifti_image, nrrd
+from mcbo.io.formats.format import Format
 from mcbo.io.formats.itk_image import GIPL
 from mcbo.io.microscopy import ome_zarr, slices, tiff
-from mcbo.io.microscopy.selection import Selection
-from mcbo.io.nifti_header import read_header
-from mcbo.io.nifti_place import place
-
-
-def _read_nifti(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
-    header = read_header(path, form=selection.form)
-    with reading(path, "an image"):
-        check_memory(math.prod(nifti.check_image(header)), 0)
-        return nifti.read_voxels(header), place(header)
-
 
 FORMATS = (
-    Format("NIfTI", (".nii", ".nii.gz"), _read_nifti),
+    nifti_image.FORMAT,
     nrrd.FORMAT,
     metaimage.FORMAT,
     Format("TIFF", tiff.SUFFIXES, tiff.read_tiff),

@@ -1,14 +1,21 @@
-"""Where NIfTI images lie: in one way for most files, in several for some, and then the user is told."""
+"""NIfTI images, which lie in one place by most headers; by some in several, and then the user is told."""
 
+import math
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
+from torch import Tensor
 
 from mcbo.core.log import log
 from mcbo.geometry.grid import Grid, is_sheared, largest_gap_mm
+from mcbo.io import nifti
+from mcbo.io.files import reading
+from mcbo.io.formats.format import Format, check_memory
 from mcbo.io.itk_files import read_grid
-from mcbo.io.nifti_header import Header
+from mcbo.io.microscopy.selection import Selection
+from mcbo.io.nifti_header import Header, read_header
 
 _ITKS = "ITK, 3D Slicer and ANTs"
 
@@ -59,3 +66,13 @@ def _reasons(header: Header, grid: Grid) -> list[str]:
         sizes = (f"{'×'.join(f'{size:.4g}' for size in triple)} mm" for triple in (header.sizes_mm, forms["sform"].spacing_mm))
         found.append("its voxels are {} by pixdim and {} by the sform, which was taken".format(*sizes))
     return found
+
+
+def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
+    header = read_header(path, form=selection.form)
+    with reading(path, "an image"):
+        check_memory(math.prod(nifti.check_image(header)), 0)
+        return nifti.read_voxels(header), place(header)
+
+
+FORMAT = Format("NIfTI", (".nii", ".nii.gz"), _read)
