@@ -217,11 +217,15 @@ def fits_better(pair: Pair, one: Field, other: Field) -> bool:
 
 def leaves_volume(field: Field) -> float:
     """The fraction of voxels that a displacement takes out of the volume."""
-    step = max(1, round((field.size / 3 / _POINTS) ** (1 / 3)))
-    sample = (slice(None, None, step),) * 3
-    positions = np.moveaxis(np.indices(field.shape[:3])[(slice(None), *sample)], 0, -1) + field[sample]
-    inside = ((positions >= 0) & (positions <= np.array(field.shape[:3]) - 1)).all(axis=-1)
-    return float(1 - inside.mean())
+    points = _grid(field.shape[:3])
+    positions = points + field[tuple(points.T)]
+    return float(1 - ((positions >= 0) & (positions <= np.array(field.shape[:3]) - 1)).all(axis=1).mean())
+
+
+def _grid(shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """About ``_POINTS`` regularly spaced voxels, ``(n, 3)``."""
+    step = max(1, round((np.prod(shape) / _POINTS) ** (1 / 3)))
+    return np.stack(np.meshgrid(*(np.arange(0, size, step) for size in shape), indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def _evidence(pair: Pair, field: Field) -> Evidence | None:
@@ -261,10 +265,9 @@ class _Images:
 
     def __init__(self, pair: Pair, field: Field, shape: Shape) -> None:
         fixed, self._moving = (read_volume(path, shape) for path in (pair.fixed, pair.moving))
-        step = max(1, round((fixed.size / _POINTS) ** (1 / 3)))
-        grid = np.stack(np.meshgrid(*(np.arange(0, size, step) for size in shape), indexing="ij"), axis=-1).reshape(-1, 3)
+        grid = _grid(shape)
         seen = fixed[tuple(grid.T)] != 0  # outside the wedge of an ultrasound there is nothing to compare
-        self._points, self._step, self._field = grid[seen], step, field
+        self._points, self._field = grid[seen], field
         self._bins = int(np.clip(np.sqrt(len(self._points) / 250), 4, 32))
         if len(self._points) < 10 * self._bins**2:
             raise EvaluationError("too few voxels to compare")
