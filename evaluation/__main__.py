@@ -32,7 +32,7 @@ from evaluation.files import check_outputs, write_bytes
 from evaluation.leaderboard import build_board, default_metrics
 from evaluation.pairs import SPLITS, Pair, read_pairs
 from evaluation.platforms import codabench, grand_challenge
-from evaluation.ranking import SCHEMES
+from evaluation.ranking.schemes import SCHEMES
 from evaluation.render import BOARD_WRITERS, board_markdown, scores_page
 from evaluation.settings import from_config, from_options
 from evaluation.submission import examine, fix, unexpected, write_zero

@@ -10,7 +10,7 @@ from scipy.stats import bootstrap
 from evaluation.errors import EvaluationError
 from evaluation.images import Array
 from evaluation.pairs import parse_name
-from evaluation.ranking import (
+from evaluation.ranking.schemes import (
     CONFIDENCE,
     FEWEST_CASES,
     SCHEMES,
@@ -133,8 +133,8 @@ def build_board(
     """Ranks methods.
 
     Per metric, each pair of methods is compared by a paired one-sided Wilcoxon signed-rank test over cases; p < 0.05 is a win.
-    What follows from wins is up to the scheme (``ranking.SCHEMES``). Equal scores are ordered by fewer missing cases, then by
-    the mean of the first metric. With fewer than ``FEWEST_CASES`` cases there are neither ranks nor scores.
+    What follows from wins is up to the scheme (``ranking.schemes.SCHEMES``). Equal scores are ordered by fewer missing cases,
+    then by the mean of the first metric. With fewer than ``FEWEST_CASES`` cases there are neither ranks nor scores.
 
     Args:
         scores: of each method, on the same pairs.

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evaluation.leaderboard import Board, Result, Row
-from evaluation.ranking import BOOTSTRAPS, FEWEST_CASES, SIGNIFICANCE
+from evaluation.ranking.schemes import BOOTSTRAPS, FEWEST_CASES, SIGNIFICANCE
 from evaluation.summary import Scores, plain, to_official
 from evaluation.tasks import METRICS, Published
 

@@ -24,8 +24,9 @@ from evaluation.images import (
     read_grid,
 )
 from evaluation.metrics import Field
-from evaluation.misreadings import fits_better, in_itk_convention, leaves_volume, likely_readings, suspect
 from evaluation.pairs import Pair, find_field
+from evaluation.validation.evidence import fits_better, leaves_volume, suspect
+from evaluation.validation.readings import in_itk_convention, likely_readings
 
 _HEADER_BYTES = 352
 """Of a NIfTI file, before its values."""

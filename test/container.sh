@@ -179,7 +179,7 @@ P
   "$python" -m evaluation score --dataset "$data/$json" --predictions "$fields" --output "$lab/scores.json" > /dev/null
   for user in "$user" 34567:34567; do
     step "evaluation as user $user"
-    output=$(new "judged-$user")
+    output=$(new "judged-${user%%:*}")
     timeout 300 $engine run --rm "${limits[@]}" --user "$user" -v "$jobs:/input:ro" -v "$data:/opt/ml/input/data/ground_truth:ro" \
       -v "$output:/output" "$judge" > "$lab/judged.log" 2> "$lab/judged.err"
     "$python" - "$lab/scores.json" "$output/metrics.json" <<'P' || fail "metrics.json"

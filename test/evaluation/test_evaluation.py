@@ -370,6 +370,17 @@ def test_bad_usage_is_one_sentence(
     assert message in capsys.readouterr().err
 
 
+def test_the_demo_is_not_shown_beside_published_results(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    board = dataset.parents[1] / "board.html"
+    method = f"mine={dataset.parents[1] / 'predictions'}"
+    assert run("leaderboard", dataset, method, "--output", str(board), "--published", "--ranking", "2026") == ALL_SCORED
+    assert "the images are simulated; published results come from others" in capsys.readouterr().err
+    assert "Published" not in board.read_text()
+    dataset.write_text(dataset.read_text().replace('"simulated": true', '"simulated": false'))
+    assert run("leaderboard", dataset, method, "--output", str(board), "--published") == ALL_SCORED
+    assert "they come from other images" in board.read_text()
+
+
 # --- validate ---
 
 

@@ -15,7 +15,7 @@ from scipy.stats import wilcoxon
 from evaluation.errors import EvaluationError
 from evaluation.leaderboard import Board, build_board
 from evaluation.pairs import Pair
-from evaluation.ranking import SCHEMES
+from evaluation.ranking.schemes import SCHEMES
 from evaluation.render import BOARD_WRITERS
 from evaluation.scoring import PairScore
 from evaluation.settings import from_options

@@ -11,19 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 
-from evaluation import ranking
-from evaluation.ranking import (
-    EXACT_UP_TO,
-    SCHEMES,
-    Standing,
-    can_win,
-    holm,
-    passes_gate,
-    rank,
-    rank_intervals,
-    signed_rank,
-    stand,
-)
+from evaluation.ranking import schemes
+from evaluation.ranking.schemes import SCHEMES, Standing, can_win, passes_gate, rank, rank_intervals, stand
+from evaluation.ranking.signed_rank import EXACT_UP_TO, holm, signed_rank
 
 Table = dict[str, NDArray[np.float64]]
 
@@ -137,8 +127,9 @@ def test_the_signed_rank_test_is_that_of_scipy(cases: int) -> None:
 
 
 def test_no_difference_proves_nothing() -> None:
-    below, above = signed_rank(np.array([[0.0, 0.0, 0.0], [np.nan, np.nan, np.nan]]))
-    assert below.tolist() == above.tolist() == [1, 1]
+    for cases in (3, EXACT_UP_TO + 1):
+        below, above = signed_rank(np.stack([np.zeros(cases), np.full(cases, np.nan)]))
+        assert below.tolist() == above.tolist() == [1, 1]
 
 
 def test_holm_by_hand() -> None:
@@ -206,7 +197,7 @@ def test_random_tables_by_a_second_computation(seed: int, methods: int, cases: i
 
 
 def test_rank_intervals_by_a_second_computation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "BOOTSTRAPS", 40)
+    monkeypatch.setattr(schemes, "BOOTSTRAPS", 40)
     table = random_table(5, 3, 8)
     drawn = np.random.default_rng(0).integers(8, size=(40, 8))
     ranks = np.sort([by_loops({name: values[:, cases] for name, values in table.items()})[2] for cases in drawn], axis=0)

@@ -1,4 +1,4 @@
-"""How the challenge ranks: significant wins between methods, scores from wins, and one score over all metrics.
+"""The schemes of the challenge: significant wins between methods, scores from wins, and one score over all metrics.
 
 Everything is done for many resamples of the cases at once, for the intervals of the ranks.
 """
@@ -9,19 +9,16 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
 
 from evaluation.images import Array
+from evaluation.ranking.signed_rank import EXACT_IN_RESAMPLES, EXACT_UP_TO, holm, holm_of, signed_rank
 from evaluation.tasks import METRICS, Component, Metric
 
 SIGNIFICANCE = 0.05
 FEWEST_CASES = 5
 """With fewer, no difference can be significant: the smallest p of four cases is 1/16."""
-EXACT_UP_TO, EXACT_IN_RESAMPLES = 50, 25
-"""Cases for which the test looks at all signs; above, the normal approximation. 50 is scipy's, and slow a thousand times."""
 BOOTSTRAPS, CONFIDENCE = 1000, 0.95
 _SEED = 0
-_ROWS = 64  # resamples at a time, whose distributions then fit into the cache
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -155,7 +152,7 @@ def passes_gate(
         if METRICS[name].component == "accuracy":
             difference = _signed(values[name] - baseline[name][..., None, :], METRICS[name])
             p, _ = signed_rank(difference, exact_up_to=exact_up_to)
-            beaten.append((_holm(p) if scheme.holm else p) < SIGNIFICANCE)
+            beaten.append((holm_of(p) if scheme.holm else p) < SIGNIFICANCE)
     return np.asarray(2 * np.sum(beaten, axis=0) >= len(beaten))
 
 
@@ -175,65 +172,6 @@ def compare(values: Array, metric: Metric, *, exact_up_to: int = EXACT_UP_TO) ->
 def _signed(difference: Array, metric: Metric) -> Array:
     """A difference that is negative where the first is better; what differs by rounding alone is equal."""
     return np.asarray(np.round(-difference if metric.higher_is_better else difference, 9))
-
-
-def signed_rank(differences: Array, *, exact_up_to: int = EXACT_UP_TO) -> tuple[Array, Array]:
-    """Wilcoxon's signed-rank test, one-sided: the p that differences lie below 0, and the p that they lie above.
-
-    Zeros and NaN are left out; equal magnitudes share the mean of their ranks.
-
-    Args:
-        differences: ``(…, n)``.
-        exact_up_to: for how many differences the p is that over all signs.
-
-    Returns:
-        Two arrays ``(…,)``; 1 where no difference is left.
-    """
-    flat = np.nan_to_num(differences.reshape(-1, differences.shape[-1]))
-    below, above = np.empty(len(flat)), np.empty(len(flat))
-    for start in range(0, len(flat), _ROWS):
-        part = slice(start, start + _ROWS)
-        below[part], above[part] = _signed_rank(flat[part], exact_up_to)
-    return below.reshape(differences.shape[:-1]), above.reshape(differences.shape[:-1])
-
-
-def _signed_rank(flat: Array, exact_up_to: int) -> tuple[Array, Array]:
-    """As ``signed_rank``, for ``(rows, n)`` without NaN."""
-    zeros = (flat == 0).sum(axis=1, keepdims=True)
-    ranks = np.where(flat == 0, 0, rankdata(np.abs(flat), axis=1) - zeros)
-    doubled = np.rint(2 * ranks).astype(np.int64)  # whole, since ranks are means of two whole numbers
-    positive = (doubled * (flat > 0)).sum(axis=1, keepdims=True)
-    if flat.shape[1] > exact_up_to:
-        spread = np.maximum(np.sqrt(np.square(ranks).sum(axis=1) / 4), 1e-300)
-        z = (positive[:, 0] / 2 - ranks.sum(axis=1) / 2) / spread
-        return np.asarray(norm.cdf(z)), np.asarray(norm.sf(z))
-    sums = np.arange(flat.shape[1] * (flat.shape[1] + 1) + 1)
-    chance = np.zeros((len(flat), len(sums)))
-    chance[:, 0] = 1
-    ordered = np.sort(doubled, axis=1)  # so that the sums stay small for long
-    for rank, most in zip(ordered.T[:, :, None], ordered.cumsum(axis=1).max(axis=0), strict=True):
-        reached, part = sums[: most + 1], chance[:, : most + 1]
-        added = np.take_along_axis(part, np.maximum(reached - rank, 0), axis=1) * (reached >= rank)
-        part[:] = (part + added) / 2  # each sign with probability 1/2: its rank is added, or it is not
-    return (chance * (sums <= positive)).sum(axis=1), (chance * (sums >= positive)).sum(axis=1)
-
-
-def holm(p: Array) -> Array:
-    """Holm's adjustment of all comparisons of one ``(…, K, K)`` together, the diagonal left out."""
-    others = ~np.eye(p.shape[-1], dtype=bool)
-    adjusted = np.ones_like(p)
-    if others.any():
-        adjusted[..., others] = _holm(p[..., others])
-    return adjusted
-
-
-def _holm(p: Array) -> Array:
-    """The smallest of m is multiplied by m, the next by m − 1, …; none may fall below one before it. ``(…, m)``."""
-    order = np.argsort(p, axis=-1)
-    steps = np.take_along_axis(p, order, axis=-1) * np.arange(p.shape[-1], 0, -1)
-    adjusted = np.empty_like(p)
-    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(steps, axis=-1), 1), axis=-1)
-    return adjusted
 
 
 def rank(final: Array, missing: Ints, lead: Array) -> Ints:

@@ -1,8 +1,7 @@
-"""How a displacement may have been written by mistake, and the evidence for it: landmarks, or the images themselves."""
+"""Evidence that a displacement was written by mistake: landmarks, or the images themselves."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations, permutations
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ from evaluation.images import Array, Shape, read_grid, read_volume
 from evaluation.metrics import Field, landmark_errors
 from evaluation.pairs import Pair
 from evaluation.scoring import read_point_pairs
+from evaluation.validation.readings import AS_WRITTEN, Reading
 
 LANDMARKS_DECIDE, IMAGES_DECIDE = 0.6, 0.85
 """A mistake is suspected if correcting it gives less than this fraction of the error as written and of the initial error.
@@ -28,141 +28,6 @@ CHANCE = 1e-4
 """How probable it may be, by the parts of the volume in which it fits better, that a correction fits better by chance."""
 
 _POINTS, _PARTS = 64**3, 4
-_ORDER = "xyz"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Another way to read an array of displacements: axes reordered and reversed, then each vector multiplied by a matrix.
-
-    Attributes:
-        name: what the displacement is if this is the right way: "in millimeters".
-        remedy: what to do then.
-        matrix: ``(3, 3)``.
-        axes: order of the array's axes, as for ``numpy.transpose``.
-        reversed_axes: which axes run backward, after the reordering.
-        lossless: whether reading it so is the right displacement, or only shows that another one is needed.
-        opposite: whether it reverses every vector.
-    """
-
-    name: str
-    remedy: str
-    matrix: Array
-    axes: tuple[int, int, int] = (0, 1, 2)
-    reversed_axes: tuple[int, ...] = ()
-    lossless: bool = True
-    opposite: bool = False
-
-    @property
-    def shrinks(self) -> bool:
-        """Whether it makes displacements smaller."""
-        return abs(float(np.linalg.det(self.matrix))) < 0.8
-
-    @property
-    def does_nothing(self) -> bool:
-        """Whether it reads an array as it is written."""
-        return self.same_as(AS_WRITTEN)
-
-    def same_as(self, other: "Reading") -> bool:
-        """Whether both read every array alike."""
-        same_axes = (self.axes, self.reversed_axes) == (other.axes, other.reversed_axes)
-        return same_axes and np.allclose(self.matrix, other.matrix, rtol=1e-4, atol=1e-6)
-
-    def view(self, field: Field) -> Field:
-        """A field with its axes as this reading has them; its vectors are as they were."""
-        return np.flip(field.transpose(*self.axes, 3), self.reversed_axes)
-
-    def vectors(self, values: Array) -> Array:
-        """Vectors ``(n, 3)`` of ``view``, as this reading has them."""
-        return np.asarray(values @ self.matrix.T)
-
-    def correct(self, field: Field) -> Field:
-        """The whole field, read so, in float32."""
-        return (self.view(field).astype(np.float64) @ self.matrix.T).astype(np.float32)
-
-
-AS_WRITTEN = Reading("as written", "", np.eye(3))
-
-
-def likely_readings(shape: Shape, spacing: Array, affine: Array) -> list[Reading]:
-    """The mistakes that the challenge has seen, the most usual first; those that are one for this grid are named together.
-
-    Args:
-        shape: of the fixed image.
-        spacing: its voxel size, mm.
-        affine: its affine, voxel to RAS mm.
-    """
-    found: list[Reading] = []
-    for reading in _all_readings(shape, spacing, affine):
-        if reading.does_nothing:
-            continue
-        twin = next((i for i, other in enumerate(found) if reading.same_as(other)), None)
-        if twin is None:
-            found.append(reading)
-        elif " or " not in found[twin].name:
-            first = found[twin]
-            name, remedy = f"{first.name} or {reading.name}", f"{first.remedy}; or {reading.remedy}"
-            found[twin] = replace(first, name=name, remedy=remedy)
-    return found
-
-
-def _all_readings(shape: Shape, spacing: Array, affine: Array) -> Iterator[Reading]:
-    one = np.eye(3)
-    yield Reading(
-        "in millimeters", "the challenge wants voxels, so divide component a by the spacing along axis a", np.diag(1 / spacing)
-    )
-    yield Reading("too large by a factor of 2", "halve it", one / 2)
-    yield Reading("too small by a factor of 2", "double it", one * 2)
-    yield Reading(
-        "from moving to fixed (fixed and moving swapped, or the sign reversed)",
-        "the challenge samples moving(p + u(p)), so write the inverse field, or reverse the sign",
-        -one,
-        opposite=True,
-    )
-    for order in permutations(range(3)):
-        called = "in reverse, z/y/x, order" if order == (2, 1, 0) else "in another x/y/z order"
-        take = f"component a has to move along array axis a, so take components {order} of the last axis"
-        yield Reading(f"with its components {called}", take, one[list(order)])
-    for count in (2, 1):
-        for axes in combinations(range(3), count):
-            signs = np.where(np.isin(range(3), axes), -1.0, 1.0)
-            lps = ", as between LPS and RAS" if axes == (0, 1) else ""
-            yield Reading(
-                f"with the sign of its {_listed(axes)} component{'s'[: count > 1]} reversed{lps}",
-                f"multiply the components by {tuple(signs.astype(int).tolist())}",
-                np.diag(signs),
-            )
-    yield in_itk_convention(affine)
-    yield Reading("in millimeters of the world (RAS)", _CONVERT, np.asarray(np.linalg.inv(affine[:3, :3]), np.float64))
-    for order in ((2, 1, 0), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1)):
-        if tuple(shape[axis] for axis in order) == shape:
-            back = tuple(int(i) for i in np.argsort(order))
-            called = "reversed axes (z, y, x, as in arrays of SimpleITK)" if order == (2, 1, 0) else "its axes in another order"
-            kept = (back[0], back[1], back[2])
-            yield Reading(f"with {called}", f"transpose it: numpy.transpose(field, {(*back, 3)})", one, axes=kept)
-            both = f"transpose it and its components: numpy.transpose(field, {(*back, 3)})[..., {list(back)}]"
-            yield Reading(f"with {called}, of array and components", both, one[list(back)], axes=kept)
-    for count in (1, 2, 3):
-        for axes in combinations(range(3), count):
-            backward = f"along reversed axes ({_listed(axes)} backward)"
-            flip = f"numpy.flip(field, {axes})"
-            yield Reading(backward, f"turn it round: {flip}", one, reversed_axes=axes)
-            signs = np.where(np.isin(range(3), axes), -1.0, 1.0)
-            both = f"turn it round, and multiply the components by {tuple(signs.astype(int).tolist())}: {flip}"
-            yield Reading(f"{backward}, with their components", both, np.diag(signs), reversed_axes=axes)
-
-
-def in_itk_convention(affine: Array) -> Reading:
-    """A displacement in LPS millimeters, on the grid of an affine, voxel to RAS mm."""
-    to_voxel = np.asarray(np.linalg.inv(affine[:3, :3]), dtype=np.float64)
-    return Reading("in ITK's convention (LPS, millimeters)", _CONVERT, to_voxel @ np.diag((-1.0, -1.0, 1.0)))
-
-
-_CONVERT = "convert it to voxels along the axes of the array, with the affine of the fixed image"
-
-
-def _listed(axes: Sequence[int]) -> str:
-    return " and ".join(_ORDER[axis] for axis in axes)
 
 
 class Evidence(Protocol):
@@ -217,11 +82,15 @@ def fits_better(pair: Pair, one: Field, other: Field) -> bool:
 
 def leaves_volume(field: Field) -> float:
     """The fraction of voxels that a displacement takes out of the volume."""
-    step = max(1, round((field.size / 3 / _POINTS) ** (1 / 3)))
-    sample = (slice(None, None, step),) * 3
-    positions = np.moveaxis(np.indices(field.shape[:3])[(slice(None), *sample)], 0, -1) + field[sample]
-    inside = ((positions >= 0) & (positions <= np.array(field.shape[:3]) - 1)).all(axis=-1)
-    return float(1 - inside.mean())
+    points = _grid(field.shape[:3])
+    positions = points + field[tuple(points.T)]
+    return float(1 - ((positions >= 0) & (positions <= np.array(field.shape[:3]) - 1)).all(axis=1).mean())
+
+
+def _grid(shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """About ``_POINTS`` regularly spaced voxels, ``(n, 3)``."""
+    step = max(1, round((np.prod(shape) / _POINTS) ** (1 / 3)))
+    return np.stack(np.meshgrid(*(np.arange(0, size, step) for size in shape), indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def _evidence(pair: Pair, field: Field) -> Evidence | None:
@@ -261,10 +130,9 @@ class _Images:
 
     def __init__(self, pair: Pair, field: Field, shape: Shape) -> None:
         fixed, self._moving = (read_volume(path, shape) for path in (pair.fixed, pair.moving))
-        step = max(1, round((fixed.size / _POINTS) ** (1 / 3)))
-        grid = np.stack(np.meshgrid(*(np.arange(0, size, step) for size in shape), indexing="ij"), axis=-1).reshape(-1, 3)
+        grid = _grid(shape)
         seen = fixed[tuple(grid.T)] != 0  # outside the wedge of an ultrasound there is nothing to compare
-        self._points, self._step, self._field = grid[seen], step, field
+        self._points, self._field = grid[seen], field
         self._bins = int(np.clip(np.sqrt(len(self._points) / 250), 4, 32))
         if len(self._points) < 10 * self._bins**2:
             raise EvaluationError("too few voxels to compare")
