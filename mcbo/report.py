@@ -46,7 +46,7 @@ class CaseReport(BaseModel, extra="forbid"):
     """What the report says of a case. A field that was never assigned is left out of the file.
 
     Attributes:
-        inputs: SHA-256 of the images by path, the fixed one first; None for those that cannot be read.
+        inputs: SHA-256 of the images by path, the fixed one first, as they were read; None for those that could not be.
         shape: voxels of the fixed image.
         levels: fitted to that shape, where the preset has levels.
         judgement: by displacement name, where the preset judges its result; ``sanity`` for all presets.

@@ -19,8 +19,8 @@ from mcbo.core.timing import StageTimer
 from mcbo.core.types import Kernels
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.resample import resample
-from mcbo.io.files import digest
-from mcbo.io.image_like import Geometry, ImageLike, name_of, to_intensities, to_volume
+from mcbo.io.files import unchanged
+from mcbo.io.image_like import Digests, Geometry, ImageLike, name_of, to_intensities, to_volume
 from mcbo.io.initial_transform import check_matrix, read_initial
 from mcbo.methods.config import Preset, Registration, check_size
 from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
@@ -97,14 +97,15 @@ def register(
     warm_up(on)
     budget = budget_bytes(on, memory_gb)
     labels = labels_of([name_of(image, "") for image in several])
+    digests: Digests = {}
     with show_progress(1) as view, peak_meter(on) as meter:
         view.begin_case(Path(name_of(fixed, "fixed")).name)
         timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(on), tidy=tidy_memory)
         with timer.stage("read"):
             names = ["fixed image", *(f"moving image {number}" for number in range(1, len(several) + 1))]
             given = zip((fixed, *several), (fixed_mask, *masks), names, strict=True)
-            images = [_place(image, mask, name, Geometry(affine, spacing), on) for image, mask, name in given]
-        motion = _initial(initial, center, images)
+            images = [_place(image, mask, name, Geometry(affine, spacing), on, digests) for image, mask, name in given]
+        motion = _initial(initial, center, images, digests)
         kernels = ready_kernels(on)
         with naming(name_of(fixed, "fixed image")):
             working = _working_grid(images, motion, preset, config, budget, kernels)
@@ -138,7 +139,11 @@ def register(
     ]
     report = _describe(registration, checks, images[0].grid, working, motion, labels)
     report.images = [name_of(image, "") or None for image in (fixed, *several)]
-    report.inputs = {path: digest(Path(path)) for path in report.images if path}
+    report.inputs = {path: digests[path] for path in report.images if path}
+    report.settings = {
+        "initial": digests.get(name_of(initial, "")),
+        "masks": [digests.get(name_of(mask, "")) for mask in (fixed_mask, *masks)],
+    }
     report.device = describe_device(on)
     report.seconds = round(time.perf_counter() - start, 3)
     report.stages = stages_of(timer)
@@ -170,13 +175,15 @@ def _check_options(config: Preset, *, masks: Sequence[ImageLike | None], both_st
         raise InputError(f"memory_gb: expected a number above 0, got {memory_gb:g}")
 
 
-def _place(image: ImageLike, mask: ImageLike | None, name: str, geometry: Geometry, device: torch.device) -> Placed:
-    """An image and its mask on its grid, on the device."""
-    volume, grid = to_intensities(image, name_of(image, name), geometry)
+def _place(
+    image: ImageLike, mask: ImageLike | None, name: str, geometry: Geometry, device: torch.device, digests: Digests
+) -> Placed:
+    """An image and its mask on its grid, on the device; what is read goes into ``digests``."""
+    volume, grid = to_intensities(image, name_of(image, name), geometry, digests)
     if mask is None:
         return Placed(volume.to(device), grid)
     mask_name = name_of(mask, f"mask of the {name}")
-    given, its_grid = to_volume(mask, mask_name, Geometry(affine=grid.affine))
+    given, its_grid = to_volume(mask, mask_name, Geometry(affine=grid.affine), digests)
     if isinstance(mask, np.ndarray | torch.Tensor) and its_grid.shape != grid.shape:
         raise InputError(
             f"{mask_name}: expected the shape of its image, {grid.shape}, or an affine beside it, got {its_grid.shape}"
@@ -187,10 +194,15 @@ def _place(image: ImageLike, mask: ImageLike | None, name: str, geometry: Geomet
     return Placed(volume.to(device), grid, known.to(device))
 
 
-def _initial(initial: NDArray[np.generic] | str | Path | None, center: bool, images: Sequence[Placed]) -> NDArray[np.float64]:
-    """The initial alignment, ``(4, 4)`` from fixed to moving, RAS mm."""
+def _initial(
+    initial: NDArray[np.generic] | str | Path | None, center: bool, images: Sequence[Placed], digests: Digests
+) -> NDArray[np.float64]:
+    """The initial alignment, ``(4, 4)`` from fixed to moving, RAS mm; what is read goes into ``digests``."""
+    if isinstance(initial, str | Path):
+        with unchanged(Path(initial)) as digests[str(initial)]:
+            return read_initial(Path(initial))
     if initial is not None:
-        return read_initial(Path(initial)) if isinstance(initial, str | Path) else check_matrix(initial)
+        return check_matrix(initial)
     motion = np.eye(4)
     if center:
         fixed, *movings = (center_of_mass(image) for image in images)

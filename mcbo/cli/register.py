@@ -13,6 +13,7 @@ from mcbo.cli import options as cli
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.io.files import digest, prepare_folder
+from mcbo.io.images import image_digest
 from mcbo.io.lock import hold
 from mcbo.methods.presets import DEFAULT_TASK
 from mcbo.report import REPORT
@@ -73,7 +74,9 @@ def register_files(
     the moving images warped onto the fixed grid; and report.json.
     """
     cli.start_log(quiet=quiet, verbose=verbose, log_json=log_json)
-    images, masks = [fixed, *movings], [fixed_mask, *(moving_mask or ())]
+    images = [fixed, *movings]
+    masks = [fixed_mask, *(moving_mask or ())]
+    masks += [None] * (len(images) - len(masks))
     cli.check_positive("--memory-gb", memory_gb)
     for kind in without or ():
         cli.check_choice("--without", kind, KINDS)
@@ -82,23 +85,26 @@ def register_files(
     if moving_mask and len(moving_mask) != len(movings):
         raise InputError(f"--moving-mask: expected one for each of {len(movings)} moving image(s), got {len(moving_mask)}")
     _check_apart(output, [*images, *masks, initial])
+    # None for a file that cannot be read, or whose parts are not known: it may be another one than in an earlier run.
+    digests = {path: image_digest(path) for path in (*images, *masks) if path}
+    digests |= {initial: digest(initial)} if initial else {}
     settings = {
         "preset": preset,
         "task": task,
         "expect": expect,
-        "initial": _digest(initial),
         "center": center,
-        "masks": [_digest(mask) for mask in masks],
         "spacing": spacing,
         "memory_gb": memory_gb if preset == AUTO else None,
+        "initial": initial and digests[initial],
+        "masks": [mask and digests[mask] for mask in masks],
     }
-    inputs = {str(path): digest(path) for path in images}
+    inputs = {str(path): digests[path] for path in images}
     kinds = [kind for kind in KINDS if kind not in (without or ())]
     labels = labels_of([str(path) for path in movings])
     config = wanted_config(preset, task, expected)
     prepare_folder(output)
     with hold(output / f".{REPORT}.lock"):
-        if not overwrite and is_written(output, config, inputs, settings, labels, kinds):
+        if not overwrite and None not in digests.values() and is_written(output, config, inputs, settings, labels, kinds):
             log.info("%s: already finished with the same input and settings, skipped (--overwrite recomputes)", output)
             return
         result = register(
@@ -115,7 +121,7 @@ def register_files(
             device=device,
             memory_gb=memory_gb,
         )
-        result.report.settings = settings
+        result.report.settings = settings | result.report.settings  # with digests of what was read
         for path in result.save(output, without=without or ()):
             log.info("%s", path)
     log.info("visual report: mcbo report %s", shlex.quote(str(output)))
@@ -127,7 +133,3 @@ def _check_apart(output: Path, files: Sequence[Path | None]) -> None:
             raise InputError(
                 f"--output: expected a folder without inputs, found that of {path}, which could be overwritten; choose another"
             )
-
-
-def _digest(path: Path | None) -> str | None:
-    return None if path is None else digest(path)

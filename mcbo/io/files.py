@@ -218,6 +218,29 @@ def digest(path: File) -> str | None:
         return None
 
 
+def identity(path: File) -> tuple[int, ...] | None:
+    """Another one if the file was written to or replaced meanwhile; None if there is none."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@contextlib.contextmanager
+def unchanged(path: Path, digest_of: Callable[[Path], str | None] = digest) -> Iterator[str | None]:
+    """The digest of a file that the block reads; raises ``InputError`` if it is another one after that."""
+    before = digest_of(path)
+    yield before
+    if digest_of(path) != before:
+        raise saved_anew(path)
+
+
+def saved_anew(path: File) -> InputError:
+    """The error of a file that changed while it was read."""
+    return InputError(f"{path}: expected a file that stays as it is while it is read, found that it changed: run again")
+
+
 class Digesting:
     """A file that is written from beginning to end, and what ``digest`` will say of it, without reading it again."""
 

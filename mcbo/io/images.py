@@ -1,5 +1,8 @@
 """Any 3D image or displacement with its grid; the suffix decides which library reads or writes it."""
 
+import hashlib
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,19 @@ from mcbo.core.errors import InputError, OutputError
 from mcbo.core.types import Displacement, Triple, Volume
 from mcbo.geometry.grid import Grid
 from mcbo.io import itk_files, nifti
-from mcbo.io.files import reading
+from mcbo.io.files import digest, reading, unchanged
 from mcbo.io.itk import to_sitk
-from mcbo.io.itk_files import IMAGE_SUFFIXES, SUFFIXES_WRITTEN, suffix_of
+from mcbo.io.itk_files import IMAGE_SUFFIXES, SUFFIXES_WRITTEN, is_tiff, suffix_of
 from mcbo.io.nifti_header import read_header
+
+_DETACHED = {
+    ".mhd": re.compile(r"^ElementDataFile *= *([^\r\n]+)\r?$", re.IGNORECASE | re.MULTILINE),
+    ".nhdr": re.compile(r"^data ?file: *([^\r\n]+)\r?$", re.IGNORECASE | re.MULTILINE),
+}
+"""Where headers name the files that hold their voxels."""
+
+_HEAD_BYTES = 2**20
+"""Of such a header."""
 
 
 def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
@@ -35,6 +47,51 @@ def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[
         return itk_files.read_image(path, spacing_mm=spacing_mm)
     volume, affine = nifti.read_voxels(path)
     return volume, _grid(path, volume, affine)
+
+
+def read_digested(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid, str | None]:
+    """``read_any``, and the ``image_digest`` of what was read; raises ``InputError`` also if the file is saved anew meanwhile.
+
+    Of NIfTI, each byte is read once. Libraries open the files of other formats themselves, which are digested before and after.
+    """
+    if nifti.is_nifti(path):
+        volume, affine, sha256 = nifti.read_hashed_voxels(path)
+        return volume, _grid(path, volume, affine), sha256
+    with unchanged(path, image_digest) as before:
+        volume, grid = read_any(path, spacing_mm=spacing_mm)
+    return volume, grid, before
+
+
+def image_digest(path: Path) -> str | None:
+    """SHA-256 of an image; None if it, or one of the files that belong to it, cannot be read or is not known."""
+    parts = _parts(path)
+    if parts == [path]:
+        return digest(path)
+    digests = [digest(part) for part in parts]
+    if not parts or None in digests:
+        return None
+    whole = hashlib.sha256()
+    for part, one in zip(parts, digests, strict=True):
+        whole.update(f"{part.name}\0{one}\n".encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of an image: slices in a folder, or a header and the files that it names; none if they are not known."""
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if is_tiff(file) and file.is_file())
+    key = _DETACHED.get(path.suffix.lower())
+    if key is None or not path.is_file():
+        return [path] if nifti.is_nifti(path) or suffix_of(path) in IMAGE_SUFFIXES else nifti.files_of(path)
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES).decode("latin-1")
+    found = key.search(head)
+    name = found[1].strip() if found else "LOCAL"
+    if name.upper() == "LOCAL":
+        return [path]
+    listed = head[found.end() :].split("\n") if found and name.split()[0].upper() == "LIST" else [name]
+    names = [line.strip().encode("latin-1") for line in listed if line.strip()]
+    return [] if "%" in name else [path, *(path.parent / os.fsdecode(one) for one in names)]
 
 
 def read_intensities(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[Volume, Grid]:
@@ -65,7 +122,7 @@ def as_labels(volume: Tensor) -> Tensor:
     if not torch.isfinite(volume).all() or (volume != volume.round()).any():
         raise InputError("expected whole numbers as labels, found others")
     if volume.abs().max() >= 1 << 24:
-        raise InputError("expected labels below 2²⁴, or stored as integers, found larger ones in floating point")
+        raise InputError("expected labels below 2²⁴, or stored as integers below 2⁶³, found larger ones")
     return volume.int()
 
 

@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import torch
 from isal import igzip_threaded
+from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,7 +20,17 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.io.files import Digesting, digest, reading, regular_size, write_whole
-from mcbo.io.nifti_header import BLOCK_VALUES, MAX_VOXELS, UNREADABLE, Header, copy_reordered, read_header, read_values
+from mcbo.io.nifti_header import (
+    BLOCK_VALUES,
+    MAX_VOXELS,
+    UNREADABLE,
+    Header,
+    ValueType,
+    copy_reordered,
+    read_header,
+    read_values,
+    read_whole,
+)
 from mcbo.io.npz import read_array
 from mcbo.io.source import File
 
@@ -35,11 +46,15 @@ MAX_THREADS = 8
 
 @dataclass(frozen=True)
 class Image:
-    """A volume as in its file: ``(1, 1, H, W, D)`` float32 on the CPU; the affine, voxel to world (mm), is ``(4, 4)``."""
+    """A volume as in its file: ``(1, 1, H, W, D)`` float32 on the CPU; the affine, voxel to world (mm), is ``(4, 4)``.
+
+    ``sha256`` is that of the bytes from which it was made; empty if they were not digested.
+    """
 
     path: File
     volume: Volume
     affine: NDArray[np.float64]
+    sha256: str = ""
 
 
 def read_image(path: File) -> Image:
@@ -48,12 +63,11 @@ def read_image(path: File) -> Image:
     Raises:
         InputError: if it is missing, empty, cut off, not 3D, not finite or constant; the message names the file.
     """
-    header = read_header(path)
-    check_image(header)
-    volume = torch.from_numpy(read_values(header))[None, None]
+    header, values, sha256 = read_whole(path, check=check_image)
+    volume = torch.from_numpy(values)[None, None]
     check_finite(volume, path)
     check_structure(volume, path)
-    return Image(path, volume, header.affine)
+    return Image(path, volume, header.affine, sha256)
 
 
 def check_finite(volume: Volume, name: object) -> None:
@@ -129,18 +143,30 @@ def read_voxels(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
     """Reads any 3D image, even a constant one, to be warped rather than registered.
 
     Returns:
-        ``(1, 1, H, W, D)``, integers if the file has them without scaling, else float32; and the affine.
+        ``(1, 1, H, W, D)``, integers if the file has them without scaling and below 2⁶³, else float32; and the affine.
 
     Raises:
         InputError: if it cannot be read, is not 3D, or does not have one number per voxel.
     """
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return _read_otherwise(path)
-    header = read_header(path)
-    check_image(header)
+    return read_hashed_voxels(path)[:2] if is_nifti(path) else _read_otherwise(path)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file's name is that of a NIfTI image."""
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def read_hashed_voxels(path: Path) -> tuple[Tensor, NDArray[np.float64], str]:
+    """``read_voxels`` of a NIfTI image, and the SHA-256 of the bytes from which they were made."""
+    header, values, sha256 = read_whole(path, check=check_image, dtype=_voxel_type)
+    if header.dtype.kind == "u" and values.dtype == np.int64 and values.min() < 0:  # as integers, they are too large
+        values = values.view(np.uint64).astype(np.float32)
+    return torch.from_numpy(values)[None, None], header.affine, sha256
+
+
+def _voxel_type(header: Header) -> ValueType:
     whole = header.dtype.kind in "iu" and (header.slope, header.intercept) == (1, 0)
-    values = read_values(header, dtype=_whole_type(header.dtype) if whole else np.float32)
-    return torch.from_numpy(values)[None, None], header.affine
+    return _whole_type(header.dtype) if whole else np.float32
 
 
 def _read_otherwise(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
@@ -157,12 +183,25 @@ def _read_otherwise(path: Path) -> tuple[Tensor, NDArray[np.float64]]:
     return volume[None, None], np.asarray(image.affine, dtype=np.float64)
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files that nibabel reads as one image, such as those of Analyze: the file itself and those of its name that exist."""
+    found = {path}
+    for kind in nibabel.imageclasses.all_image_classes:
+        with suppress(ImageFileError):
+            found |= {Path(str(part.filename)) for part in kind.filespec_to_file_map(str(path)).values()}
+    return sorted(file for file in found if file == path or file.is_file())
+
+
 def to_tensor(array: NDArray[np.generic]) -> Tensor:
-    """An array of real numbers as float32, int32, or int64 if needed; raises ``InputError`` for other types."""
+    """An array of real numbers as float32, int32, or int64 if needed; raises ``InputError`` for other types.
+
+    Whole numbers from 2⁶³ on become float32, too.
+    """
     if array.dtype.kind not in "biuf":
         raise InputError(f"expected one number per voxel, found data of type {array.dtype}")
     with np.errstate(over="ignore"):
-        dtype = np.float32 if array.dtype.kind == "f" else _whole_type(array.dtype)
+        is_large = array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.size and int(array.max()) >= 2**63
+        dtype = np.float32 if array.dtype.kind == "f" or is_large else _whole_type(array.dtype)
         return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
 
 

@@ -1,13 +1,15 @@
 """NIfTI files: what a header claims is checked before anything of that size is read or allocated."""
 
+import hashlib
 import io
 import math
+import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, TypeAlias, cast
 
 import nibabel
 import numpy as np
@@ -48,6 +50,9 @@ _GZIP_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # it
 UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, _GZIP_ERROR)
 """Errors of the libraries at broken files."""
 
+ValueType: TypeAlias = type[np.float32 | np.int32 | np.int64]
+"""Of values in memory."""
+
 _GZIP = b"\x1f\x8b"
 _FORMATS: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 
@@ -80,29 +85,11 @@ def read_header(path: File) -> Header:
     Raises:
         InputError: if the file is missing, none of these, or claims more than it can hold; the message names it.
     """
-    size = regular_size(path, "a NIfTI image")
-    with reading(path, "a whole NIfTI image", UNREADABLE):
-        with Path(path).open("rb") as file:
-            block = file.read(_HEAD_BYTES)
-        compressed = block.startswith(_GZIP)
-        if compressed:
-            with igzip.IGzipFile("", "rb", fileobj=io.BytesIO(block)) as stream:
-                block = stream.read(540)
-        header = _parse(path, block)
-        claimed = header.offset + math.prod(header.shape) * header.dtype.itemsize
-        if claimed > (size * MAX_RATIO + _STREAM_BYTES if compressed else size):
-            raise InputError(
-                f"expected a whole NIfTI image, but its header claims {claimed} bytes, more than "
-                f"{'a compressed file' if compressed else 'a file'} of {size} bytes can hold"
-            )
-        if size > claimed + MAX_SURPLUS:
-            raise InputError(
-                f"expected a whole NIfTI image, found a file of {size} bytes, although its header claims no more than {claimed}"
-            )
-    return header
+    with _reading(path), Path(path).open("rb") as file:
+        return _header_of(path, file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size)
 
 
-def read_values(header: Header, *, dtype: type[np.float32 | np.int32 | np.int64] = np.float32) -> NDArray[Any]:
+def read_values(header: Header, *, dtype: ValueType = np.float32) -> NDArray[Any]:
     """Reads the values that a header claims, in the header's shape, and nothing beyond them.
 
     In addition to the result, ``BLOCK_VALUES`` values or one slice are in memory, in the file's type and in float64. Labels are
@@ -111,18 +98,92 @@ def read_values(header: Header, *, dtype: type[np.float32 | np.int32 | np.int64]
     Raises:
         InputError: if the file is cut off or damaged, or does not fit into memory.
     """
+    with _reading(header.path), Path(header.path).open("rb") as file:
+        return _values_of(header, file, dtype)
+
+
+def read_whole(
+    path: File, *, check: Callable[[Header], object], dtype: Callable[[Header], ValueType] = lambda _: np.float32
+) -> tuple[Header, NDArray[Any], str]:
+    """``read_header``, ``check``, ``read_values`` and the SHA-256 of the file, from bytes that are each read once.
+
+    So all of it belongs together, even if the file is saved anew meanwhile.
+    """
+    with ExitStack() as closing:
+        with _reading(path):
+            raw = closing.enter_context(Path(path).open("rb", buffering=0))
+            hashed = _Hashed(raw)
+            file = closing.enter_context(io.BufferedReader(hashed, _HEAD_BYTES))
+            header = _header_of(path, file.peek(_HEAD_BYTES), os.fstat(raw.fileno()).st_size)
+        check(header)
+        with _reading(path):
+            values = _values_of(header, file, dtype(header))
+            while file.read(_HEAD_BYTES):  # what follows the values
+                pass
+        return header, values, hashed.sha256.hexdigest()
+
+
+class _Hashed(io.RawIOBase):
+    """The bytes of a file, and the SHA-256 of those that were read."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        super().__init__()
+        self._file, self.sha256 = file, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fills the buffer, unless the file ends before."""
+        view, filled = memoryview(buffer), 0
+        while filled < len(view) and (count := self._file.readinto(view[filled:])):
+            filled += count
+        self.sha256.update(view[:filled])
+        return filled
+
+
+@contextmanager
+def _reading(path: File) -> Iterator[None]:
+    """Errors in the block, which reads a file, become sentences; what would block is not opened."""
+    regular_size(path, "a NIfTI image")
+    with reading(path, "a whole NIfTI image", UNREADABLE):
+        yield
+
+
+def _header_of(path: File, block: bytes, size: int) -> Header:
+    """The header of a file of so many bytes, which begins with a block."""
+    compressed = block.startswith(_GZIP)
+    if compressed:
+        with igzip.IGzipFile("", "rb", fileobj=io.BytesIO(block)) as stream:
+            block = stream.read(540)
+    header = _parse(path, block)
+    claimed = header.offset + math.prod(header.shape) * header.dtype.itemsize
+    if claimed > (size * MAX_RATIO + _STREAM_BYTES if compressed else size):
+        raise InputError(
+            f"expected a whole NIfTI image, but its header claims {claimed} bytes, more than "
+            f"{'a compressed file' if compressed else 'a file'} of {size} bytes can hold"
+        )
+    if size > claimed + MAX_SURPLUS:
+        raise InputError(
+            f"expected a whole NIfTI image, found a file of {size} bytes, although its header claims no more than {claimed}"
+        )
+    return header
+
+
+def _values_of(header: Header, file: BinaryIO, dtype: ValueType) -> NDArray[Any]:
+    """The values behind a header, from the beginning of its file."""
     lead, last = header.shape[:-1], header.shape[-1]
     thick = max(1, BLOCK_VALUES // math.prod(lead))
-    with reading(header.path, "a whole NIfTI image", UNREADABLE):
-        values = np.empty(header.shape, dtype)
-        with _open(header.path) as stream, np.errstate(over="ignore", invalid="ignore"):
-            stream.seek(header.offset)
-            for low in range(0, last, thick):
-                high = min(low + thick, last)
-                block = _read_exactly(stream, math.prod(lead) * (high - low) * header.dtype.itemsize)
-                part = _scaled(np.frombuffer(block, header.dtype), header).reshape((*lead, high - low), order="F")
-                copy_reordered(values[..., low:high], part)
-            stream.read(1)  # lets gzip compare its checksum, if the file ends here
+    values = np.empty(header.shape, dtype)
+    with _plain(file) as stream, np.errstate(over="ignore", invalid="ignore"):
+        for first in range(0, header.offset, _HEAD_BYTES):
+            _read_exactly(stream, min(_HEAD_BYTES, header.offset - first))
+        for low in range(0, last, thick):
+            high = min(low + thick, last)
+            block = _read_exactly(stream, math.prod(lead) * (high - low) * header.dtype.itemsize)
+            part = _scaled(np.frombuffer(block, header.dtype), header).reshape((*lead, high - low), order="F")
+            copy_reordered(values[..., low:high], part)
+        stream.read(1)  # lets gzip compare its checksum, if the file ends here
     return values
 
 
@@ -151,14 +212,13 @@ def _read_exactly(stream: IO[bytes], count: int) -> bytes:
 
 
 @contextmanager
-def _open(path: File) -> Iterator[IO[bytes]]:
+def _plain(file: Any) -> Iterator[IO[bytes]]:
     """The uncompressed bytes of a file, compressed or not by its first bytes, whatever its name."""
-    with Path(path).open("rb") as file:
-        if file.peek(2)[:2] != _GZIP:
-            yield file
-            return
-        with igzip.IGzipFile("", "rb", fileobj=file) as stream:
-            yield cast(IO[bytes], stream)
+    if file.peek(2)[:2] != _GZIP:
+        yield file
+        return
+    with igzip.IGzipFile("", "rb", fileobj=file) as stream:
+        yield cast(IO[bytes], stream)
 
 
 def _parse(path: File, block: bytes) -> Header:

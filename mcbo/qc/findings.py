@@ -22,7 +22,7 @@ from mcbo.dataset.learn2reg import Pair
 from mcbo.geometry.grid import voxel_size_mm
 from mcbo.geometry.resample import resample
 from mcbo.io.files import digest
-from mcbo.io.images import read_intensities, spacing_of
+from mcbo.io.images import image_digest, read_intensities, spacing_of
 from mcbo.io.nifti import Image, read_displacement, read_image
 from mcbo.io.source import File
 from mcbo.qc.picture import Scale
@@ -189,8 +189,8 @@ def _read_images(
             read_intensities(Path(path), spacing_mm=spacing_mm) for path in (pair.fixed, pair.moving)
         )
         _check_shape(pair.fixed, grid.shape, displacement)
-        fixed = Image(pair.fixed, volume, grid.affine)
-        moving = Image(pair.moving, resample(other, its_grid, grid), grid.affine)
+        fixed = Image(pair.fixed, volume, grid.affine, image_digest(Path(pair.fixed)) or "")
+        moving = Image(pair.moving, resample(other, its_grid, grid), grid.affine, image_digest(Path(pair.moving)) or "")
         warped = resample(other, its_grid, grid, displacement=displacement)
         if not its_grid.matches(grid):
             notes.append("The moving image has another grid; it is shown on that of the fixed image, in world coordinates.")
@@ -200,9 +200,9 @@ def _read_images(
             _check_shape(image.path, shape_of(image.volume), displacement)
         if not np.allclose(fixed.affine, moving.affine, atol=1e-3):
             notes.append("The affines of the two images differ and were ignored: voxels correspond by index, as in Learn2Reg.")
-    for path in (pair.fixed, pair.moving):
-        if digest(path) not in case.inputs.values():
-            notes.append(f"{path} is not the image that was registered: it has changed since.")
+    for image in (fixed, moving):
+        if image.sha256 not in case.inputs.values():
+            notes.append(f"{image.path} is not the image that was registered: it has changed since.")
     return fixed, moving, warped
 
 
