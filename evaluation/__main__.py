@@ -2,33 +2,54 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from evaluation.errors import EvaluationError, printable
+from evaluation.errors import EvaluationError, printable, printable_usage, shown
 from evaluation.leaderboard import build_board
 from evaluation.pairs import SPLITS, read_pairs
-from evaluation.render import BOARD_WRITERS, board_markdown, scores_page
+from evaluation.render import BOARD_WRITERS, board_markdown, scores_page, to_csv
 from evaluation.settings import from_config, from_options
 from evaluation.submission import check, write_zero
 from evaluation.summary import Scores, score, task_name, to_official, to_table
 from evaluation.tasks import METRICS, Program, find_task
 
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*::?)+(//|/[^/]*@)|//[^/]*:[^/]*@")
+
 ALL_SCORED, BAD_INPUT, SOME_FAILED = 0, 1, 2
 """Exit statuses; ``validate`` uses the first two."""
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+class _Command(TyperCommand):
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        with printable_usage():
+            return super().make_context(*arguments, **more)
+
+
+class _Group(TyperGroup):
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        with printable_usage():
+            return super().make_context(*arguments, **more)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        with printable_usage():
+            return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=_Group, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 def _listed(parameter: typer.CallbackParam, value: str | None) -> str | None:
     """Refuses a value that is not in the option's metavar."""
     known = str(parameter.metavar).split("|")
     if value is not None and value not in known:
-        raise EvaluationError(f"--{parameter.name}: expected one of {', '.join(known)}, found {value!r}")
+        raise EvaluationError(f"--{parameter.name}: expected one of {', '.join(known)}, found {shown(value)}")
     return value
 
 
@@ -57,8 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 success; 1 invalid input or usage, or a submission with problems; 2 some pairs have no score.
     """
     status: list[int] = []
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(list(sys.argv[1:] if arguments is None else arguments), prog_name="python -m evaluation", obj=status)
+        _refuse_urls(given)
+        app(given, prog_name="python -m evaluation", obj=status)
     except SystemExit as stop:
         if not status:
             return BAD_INPUT if stop.code == 2 else int(stop.code or 0)  # 2 is typer's own status for wrong usage
@@ -71,12 +94,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status[0] if status else ALL_SCORED
 
 
+def _refuse_urls(arguments: Sequence[str]) -> None:
+    """As paths, they would be taken apart, and a password in them made part of a name."""
+    for value in (part for argument in arguments for part in (argument, argument.partition("=")[2])):
+        if _URL.match(value):
+            raise EvaluationError(f"{value}: expected a local file or folder, got a URL")
+
+
 @app.callback()
 def describe() -> None:
     """Evaluate displacement fields in challenge format, as the organizers of Learn2Reg do."""
 
 
-@app.command(name="score")
+@app.command(name="score", cls=_Command)
 def score_command(
     context: typer.Context,
     dataset: Dataset,
@@ -107,7 +137,7 @@ def score_command(
     if output:
         _write(output, json.dumps(to_official(scores), indent=1, allow_nan=False) + "\n")
     if csv:
-        _write(csv, to_table(scores).to_csv(index_label="displacement"))
+        _write(csv, to_csv(to_table(scores), index_label="displacement"))
     if html:
         _write(html, scores_page(scores))
     context.obj.append(SOME_FAILED if len(scores.scored) < len(scores.pairs) else ALL_SCORED)
@@ -163,7 +193,7 @@ def _print_scores(scores: Scores) -> None:
         _say_lines(table.round(3).to_string(formatters={"folded_voxels": "{:.12g}".format}))
 
 
-@app.command()
+@app.command(cls=_Command)
 def validate(
     context: typer.Context,
     dataset: Dataset,
@@ -181,7 +211,7 @@ def validate(
     _say(f"{len(pairs)} pair(s), {len(problems)} problem(s)")
 
 
-@app.command()
+@app.command(cls=_Command)
 def leaderboard(
     context: typer.Context,
     methods: Annotated[
@@ -196,12 +226,12 @@ def leaderboard(
 ) -> None:
     """Rank several methods on the same pairs, as the challenge does. Status 2 if a pair has no score."""
     if output.suffix not in BOARD_WRITERS:
-        raise EvaluationError(f"--output: expected a name ending in {', '.join(BOARD_WRITERS)}, found {output.name!r}")
+        raise EvaluationError(f"--output: expected a name ending in {', '.join(BOARD_WRITERS)}, found {shown(output.name)}")
     folders: dict[str, Path] = {}
     for entry in methods:
         name, _, folder = entry.partition("=")
         if not (name and folder) or name in folders:
-            raise EvaluationError(f"expected methods as NAME=DIR, each name once, found {entry!r}")
+            raise EvaluationError(f"expected methods as NAME=DIR, each name once, found {shown(entry)}")
         folders[name] = Path(folder)
     _check_writable(output)
     for path in folders.values():
@@ -221,7 +251,7 @@ def leaderboard(
     _say_lines(board_markdown(board))
 
 
-@app.command()
+@app.command(cls=_Command)
 def zero(
     dataset: Dataset,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to.")],

@@ -12,12 +12,18 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from evaluation.errors import in_markdown, in_spreadsheet, without_secrets
 from evaluation.leaderboard import SIGNIFICANCE, Board, Row
 from evaluation.summary import Scores, plain, to_official
 from evaluation.tasks import METRICS, Published
 
 _pages = Environment(
-    loader=PackageLoader("evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=PackageLoader("evaluation"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    finalize=lambda value: without_secrets(value) if type(value) is str else value,
 )
 
 _BEFORE, _AFTER = "#999999", "#0072b2"  # which color-blind readers can distinguish
@@ -103,14 +109,21 @@ def board_csv(board: Board) -> str:
         rows.append(line | {"source": _measured(row, board)})
     for p in board.published:
         rows.append({"method": p.method, "tre": p.mean, "tre_std": p.std, "source": _published(p)})
-    return str(pd.DataFrame(rows).astype({"rank": "Int64"}).to_csv(index=False))
+    return to_csv(pd.DataFrame(rows).astype({"rank": "Int64"}), index=False)
+
+
+def to_csv(table: pd.DataFrame, **options: Any) -> str:
+    """A table as CSV whose cells no spreadsheet runs."""
+    texts = table.select_dtypes(exclude="number").columns
+    table = table.assign(**{name: table[name].map(in_spreadsheet) for name in texts})
+    return str(table.rename(index=in_spreadsheet, columns=in_spreadsheet).to_csv(**options))
 
 
 def board_markdown(board: Board) -> str:
     """A leaderboard as Markdown."""
     titles = _metric_titles(board)
     head = ["rank", "method", *(f"{title} (95 % interval)" for title in titles.values()), "score", "source"]
-    lines = [f"# {_cell(board.name)}: {len(board.cases)} pairs", "", _line(head), _line("---" for _ in head)]
+    lines = [f"# {in_markdown(board.name)}: {len(board.cases)} pairs", "", _line(head), _line("---" for _ in head)]
     for row in board.rows:
         results = [
             f"{_number(r.mean)} ± {_number(r.std)} ({_number(r.low)} to {_number(r.high)})" for r in row.results.values()
@@ -177,9 +190,4 @@ def _ranking_rule(board: Board) -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(map(_cell, cells)) + " |"
-
-
-def _cell(text: str) -> str:
-    """Text for a Markdown table: on one line, without columns or HTML."""
-    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return "| " + " | ".join(map(in_markdown, cells)) + " |"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from evaluation.errors import without_secrets
 from evaluation.files import read_json
 from evaluation.images import Array
 from evaluation.metrics import Regularity
@@ -60,7 +61,7 @@ def score(
         EvaluationError: if the dataset JSON cannot be read.
     """
     pairs = read_pairs(dataset, split=split, trust_paths=trust_paths) if settings.pairs is None else settings.pairs
-    task = find_task(settings.name or task_name(dataset))
+    task = find_task(without_secrets(settings.name or task_name(dataset)))
     task = replace(task, program=program or task.program)
     return Scores(task, settings, tuple(score_pair(pair, predictions, settings) for pair in pairs))
 

@@ -14,9 +14,10 @@ import torch
 from pydantic import BaseModel, InstanceOf, ValidationError
 
 from mcbo.core.errors import InputError
+from mcbo.core.log import without_secrets
 from mcbo.core.timing import StageRecord, StageTimer
 from mcbo.core.types import Judgement, Shape
-from mcbo.io.files import digest, write_whole
+from mcbo.io.files import digest, is_file, write_whole
 from mcbo.methods.config import Level, Preset
 from mcbo.methods.quality import Sanity
 from mcbo.runtime import DECIDING, versions
@@ -154,10 +155,19 @@ def write_report(
         stopped=stopped,
         cases=dict(cases),
     )
-    content = report.model_dump(exclude_unset=True)
+    content = _cleaned(report.model_dump(exclude_unset=True))
     content["sha256"] = _own_digest(content)
     # File names may hold what no encoding can write, so everything outside ASCII is escaped.
     write_whole(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii"))
+
+
+def _cleaned(content: Any) -> Any:
+    """The same without the secrets of URLs, in keys as well as values."""
+    if isinstance(content, dict):
+        return {_cleaned(key): _cleaned(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_cleaned(value) for value in content]
+    return without_secrets(content) if isinstance(content, str) else content
 
 
 def read_report(path: Path) -> RunReport:
@@ -167,7 +177,7 @@ def read_report(path: Path) -> RunReport:
 
 def earlier_cases(path: Path, config: Preset | None) -> dict[str, CaseReport]:
     """The cases of a report, if there is one that this version wrote with this preset (if None, any) and nobody edited."""
-    if not path.is_file():
+    if not is_file(path):
         return {}
     try:
         content, report = _read(path)

@@ -11,10 +11,10 @@ import torch
 import typer
 
 from mcbo.cli import options as cli
-from mcbo.cli.program import SOME_FAILED
+from mcbo.cli.program import SOME_FAILED, say_lines
 from mcbo.core.errors import InputError
 from mcbo.dataset.learn2reg import SPLITS
-from mcbo.io.files import write_whole
+from mcbo.io.files import shown, write_whole
 from mcbo.methods.presets import DEFAULT_TASK, find_config
 from mcbo.progress import set_up_logging
 from mcbo.runs.options import Options
@@ -76,22 +76,22 @@ def benchmark(
     if len(counts) > 1:
         scaled = measure_scaling(counts, lambda: measured()[0])
         about_lines = "\n".join(f"{name}: {value}" for name, value in about.items())
-        typer.echo(f"{about_lines}\n\n{scaling_to_text(scaled)}")
+        say_lines(f"{about_lines}\n\n{scaling_to_text(scaled)}")
         whole = {"about": about, "measurements": [to_content(one) for one in scaled.measurements]}
         _write_json(json_file, whole | scaling_to_content(scaled))
         return
     measurements = measured()
-    typer.echo(to_text(about, measurements))
+    say_lines(to_text(about, measurements))
     content: dict[str, object] = {"about": about, "measurements": [to_content(one) for one in measurements]}
     if any(one.gpu for one in measurements):
         differences = compare_with_cpu(config, options, movings=modalities)
-        typer.echo(f"\n{differences_to_text(differences)}")
+        say_lines(f"\n{differences_to_text(differences)}")
         content["difference_from_cpu_voxels"] = {name: asdict(one) for name, one in differences.items()}
     if reference:
         torch_options = replace(options, reference=True)
         plain = measured(options=torch_options)
         ratios = ", ".join(f"{b.seconds / a.seconds:.1f}" for a, b in zip(measurements, plain, strict=True))
-        typer.echo(f"\nplain torch:\n\n{to_text({}, plain)}\n\nplain torch takes {ratios} times as long")
+        say_lines(f"\nplain torch:\n\n{to_text({}, plain)}\n\nplain torch takes {ratios} times as long")
         content["plain_torch"] = [to_content(one) for one in plain]
     _write_json(json_file, content)
 
@@ -100,7 +100,7 @@ def _parse_numbers(option: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"{option}: expected whole numbers separated by commas, got {text!r}") from error
+        raise InputError(f"{option}: expected whole numbers separated by commas, got {shown(text)}") from error
 
 
 def ablate(
@@ -161,7 +161,7 @@ def ablate(
     rows = run_studies(studies, Options(output=Path(), device=device, overwrite=overwrite), keep=output)
     about = describe(rows)
     table = to_markdown(about, rows)
-    typer.echo(table)
+    say_lines(table)
     if markdown_file:
         write_whole(markdown_file, lambda file: file.write_text(table + "\n", encoding="utf-8"))
     _write_json(json_file, {"about": about, "rows": [asdict(row) for row in rows]})

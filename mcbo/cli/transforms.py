@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 from mcbo.cli import options as cli
+from mcbo.cli.program import say
 from mcbo.core.errors import InputError, OutputError
 from mcbo.core.types import Displacement
 from mcbo.geometry import continuation as composition
@@ -101,7 +102,7 @@ def warp(
         _report_inverse(inverse)
         displacement, onto = inverse.displacement, moving
     write_any(output, resample(volume, grid, onto, displacement=displacement, mode=mode, outside=outside), onto)
-    typer.echo(f"{output}: {path.name}, {direction or 'moving-to-fixed'}")
+    say(f"{output}: {path.name}, {direction or 'moving-to-fixed'}")
 
 
 def _warp_points(
@@ -122,7 +123,7 @@ def _warp_points(
     found = (fixed_to_moving if direction == "fixed-to-moving" else moving_to_fixed)(world, displacement, fixed)
     text = landmarks.format_with(end.to_voxels(found.world)) if in_voxels else landmarks.format_ras(found.world)
     write_landmarks(output, text, like=path)
-    typer.echo(f"{output}: {len(world)} points, {direction}, in {'voxels' if in_voxels else 'mm'}")
+    say(f"{output}: {len(world)} points, {direction}, in {'voxels' if in_voxels else 'mm'}")
     _report_points(found)
 
 
@@ -133,18 +134,18 @@ def _report_points(found: MappedPoints) -> None:
     ):
         numbers = ", ".join(str(n + 1) for n in which.nonzero()[:, 0].tolist()[:20])
         if numbers:
-            typer.echo(f"WARNING: {int(which.sum())} point(s) {finding}: {numbers}", err=True)
+            say(f"WARNING: {int(which.sum())} point(s) {finding}: {numbers}", err=True)
     if found.residual_mm.any():
-        typer.echo(f"largest residual: {float(found.residual_mm.max()):.2g} mm")
+        say(f"largest residual: {float(found.residual_mm.max()):.2g} mm")
 
 
 def _report_inverse(inverse: Inverse) -> None:
-    typer.echo(
+    say(
         f"inverse: residual at most {inverse.residual_voxels:.2g} voxels; {inverse.outside:.1%} of the voxels lie outside the "
         "fixed image"
     )
     if inverse.folded:
-        typer.echo(
+        say(
             f"WARNING: {inverse.folded:.2%} of the others lie in folds of FIELD; their inverse is not unique and not usable",
             err=True,
         )
@@ -178,7 +179,7 @@ def export(
         write_displacement(output, displacement, grid.affine)
     else:
         write_transform(output, displacement, grid)
-    typer.echo(str(output))
+    say(str(output))
 
 
 def _beside(field: Path, to: str, suffix: str) -> Path:
@@ -218,7 +219,7 @@ def import_(
     else:
         displacement, grid = read_transform(transform, fixed)
     write_displacement(output, displacement, grid.affine)
-    typer.echo(str(output))
+    say(str(output))
 
 
 def invert(
@@ -237,7 +238,7 @@ def invert(
     onto = fixed if reference is None else read_any(reference, spacing_mm=spacing_mm)[1]
     inverse = inverted(displacement, fixed, onto)
     write_displacement(output, inverse.displacement, onto.affine)
-    typer.echo(str(output))
+    say(str(output))
     _report_inverse(inverse)
 
 
@@ -255,11 +256,9 @@ def compose(
     (one, grid), (two, between) = read_field(first), read_field(second)
     total, beyond = composition.compose(one, grid, two, between)
     write_displacement(output, total, grid.affine)
-    typer.echo(str(output))
+    say(str(output))
     if beyond:
-        typer.echo(
-            f"WARNING: {beyond:.1%} of the voxels lie outside the grid of {second}, which is extrapolated there", err=True
-        )
+        say(f"WARNING: {beyond:.1%} of the voxels lie outside the grid of {second}, which is extrapolated there", err=True)
 
 
 def _check_name(path: Path, suffixes: tuple[str, ...]) -> None:

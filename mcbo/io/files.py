@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from mcbo.core.errors import DiskSpaceError, InputError, OutputError, ShapeError
+from mcbo.core.log import without_secrets
 from mcbo.io.source import File
 
 _short = reprlib.Repr()
@@ -169,8 +170,8 @@ _KINDS = {"d": "a folder", "p": "a named pipe", "s": "a socket", "c": "a device"
 
 
 def shown(value: object) -> str:
-    """A value from an untrusted file, for a message: quoted, on one line, and cut if it is long or deep."""
-    return _short.repr(value)
+    """A value from a user or a file, for a message: without secrets, quoted, on one line, and cut if it is long or deep."""
+    return _short.repr(without_secrets(value) if isinstance(value, str) else value)
 
 
 def reason_of(error: Exception) -> str:
@@ -191,6 +192,22 @@ def reading(name: object, expected: str, errors: tuple[type[Exception], ...] = (
         raise InputError(f"{name}: expected {expected}, but it cannot be read: {reason_of(error)}") from error
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there, as far as can be seen: ``Path.is_dir`` raises for names that are too long or hidden."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """The same for a file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def regular_size(path: File, expected: str) -> int:
     """Bytes of a file, unopened, since a named pipe would block; raises ``InputError`` unless it is regular and not empty."""
     try:
@@ -209,12 +226,12 @@ def regular_size(path: File, expected: str) -> int:
 
 def digest(path: File) -> str | None:
     """SHA-256 of a file; None if it cannot be read or is not a regular file."""
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

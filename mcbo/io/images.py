@@ -16,7 +16,7 @@ from mcbo.core.errors import InputError, OutputError
 from mcbo.core.types import Displacement, Triple, Volume
 from mcbo.geometry.grid import Grid
 from mcbo.io import itk_files, nifti
-from mcbo.io.files import digest, reading, unchanged
+from mcbo.io.files import digest, is_file, is_folder, reading, shown, unchanged
 from mcbo.io.itk import to_sitk
 from mcbo.io.itk_files import IMAGE_SUFFIXES, SUFFIXES_WRITTEN, is_tiff, suffix_of
 from mcbo.io.nifti_header import read_header
@@ -43,7 +43,7 @@ def read_any(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tuple[
     Raises:
         InputError: if it is not such an image.
     """
-    if path.is_dir() or suffix_of(path) in IMAGE_SUFFIXES:
+    if is_folder(path) or suffix_of(path) in IMAGE_SUFFIXES:
         return itk_files.read_image(path, spacing_mm=spacing_mm)
     volume, affine = nifti.read_voxels(path)
     return volume, _grid(path, volume, affine)
@@ -78,10 +78,10 @@ def image_digest(path: Path) -> str | None:
 
 def _parts(path: Path) -> list[Path]:
     """The files of an image: slices in a folder, or a header and the files that it names; none if they are not known."""
-    if path.is_dir():
+    if is_folder(path):
         return sorted(file for file in path.iterdir() if is_tiff(file) and file.is_file())
     key = _DETACHED.get(path.suffix.lower())
-    if key is None or not path.is_file():
+    if key is None or not is_file(path):
         return [path] if nifti.is_nifti(path) or suffix_of(path) in IMAGE_SUFFIXES else nifti.files_of(path)
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES).decode("latin-1")
@@ -157,7 +157,7 @@ def spacing_of(text: str) -> Triple:
     """Three positive numbers from ``0.5,0.5,2``; raises ``InputError`` if it is not that."""
     sizes = positive_sizes(text.split(","))
     if sizes is None:
-        raise InputError(f"--spacing: expected three positive numbers such as 0.5,0.5,2, got {text!r}")
+        raise InputError(f"--spacing: expected three positive numbers such as 0.5,0.5,2, got {shown(text)}")
     return sizes
 
 

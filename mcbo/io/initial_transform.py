@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mcbo.core.errors import InputError
 from mcbo.io.files import reading, regular_size
 from mcbo.io.itk import LPS
-from mcbo.io.itk_files import TRANSFORM_SUFFIXES, suffix_of
+from mcbo.io.itk_files import TRANSFORM_SUFFIXES, check_name, suffix_of
 
 _MAX_TEXT = 1 << 16
 
@@ -23,6 +23,7 @@ def read_initial(path: Path) -> NDArray[np.float64]:
     Raises:
         InputError: if it is neither.
     """
+    check_name(path)
     regular_size(path, "an initial transform")
     with reading(path, "an initial transform", (OSError, RuntimeError)):
         with path.open("rb") as file:

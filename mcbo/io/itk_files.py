@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from mcbo.core.errors import InputError, OutputError
+from mcbo.core.errors import InputError, McboError, OutputError
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import reading, reason_of, regular_size, write_whole
+from mcbo.io.files import is_folder, reading, reason_of, regular_size, write_whole
 from mcbo.io.itk import from_sitk, from_transform, from_vectors, to_transform, to_vectors
 from mcbo.io.nifti_header import MAX_VOXELS
 
@@ -41,6 +41,7 @@ def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
     """
     import SimpleITK as sitk
 
+    check_name(path)
     regular_size(path, "a transform")
     with reading(path, "an ITK transform", (RuntimeError,)):
         if suffix_of(path) in TRANSFORM_SUFFIXES:
@@ -55,6 +56,7 @@ def write_transform(path: Path, displacement: Displacement, grid: Grid) -> None:
     """Writes a displacement as an ITK transform or image of LPS vectors in mm, by suffix; raises ``OutputError`` on failure."""
     import SimpleITK as sitk
 
+    check_name(path, OutputError)
     suffix = suffix_of(path)
     if suffix in SUFFIXES_WRITTEN:
         directions = grid.affine[:3, :3] / np.array(grid.spacing_mm)
@@ -84,10 +86,11 @@ def read_image(path: Path, *, spacing_mm: Sequence[float] | None = None) -> tupl
     """
     if is_tiff(path) and spacing_mm is None:
         raise InputError(f"{path}: expected --spacing with the voxel size in mm (columns,rows,slices): TIFF does not store it")
-    if not path.is_dir():
+    check_name(path)
+    if not is_folder(path):
         regular_size(path, "an image")
     with reading(path, "an image", (RuntimeError,)):
-        image = _read_folder(path) if path.is_dir() else _read(path)
+        image = _read_folder(path) if is_folder(path) else _read(path)
         if is_tiff(path) and spacing_mm is not None:
             image.SetSpacing([float(size) for size in spacing_mm])
         return from_sitk(image)
@@ -97,12 +100,21 @@ def write_image(path: Path, image: "sitk.Image") -> None:
     """Writes an image in the format that its suffix says; raises ``OutputError`` if it cannot be written."""
     import SimpleITK as sitk
 
+    check_name(path, OutputError)
     write_whole(path, lambda file: _guarded(lambda: sitk.WriteImage(image, str(file), useCompression=True)))
 
 
 def is_tiff(path: Path) -> bool:
     """Whether a file is a TIFF, or a folder of them, so that its voxel size has to be given."""
-    return path.is_dir() or suffix_of(path) in _TIFF
+    return is_folder(path) or suffix_of(path) in _TIFF
+
+
+def check_name(path: Path, error: type[McboError] = InputError) -> None:
+    """Raises an error for a name that is not UTF-8, which would end ITK, and with it this process."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as reason:
+        raise error(f"{path}: expected a name in UTF-8, as this format needs; rename it") from reason
 
 
 def suffix_of(path: Path) -> str:
@@ -136,6 +148,8 @@ def _read_folder(folder: Path) -> "sitk.Image":
     import SimpleITK as sitk
 
     files = sorted(file for file in folder.iterdir() if suffix_of(file) in _TIFF and file.is_file())
+    for file in files:
+        check_name(file)
     if not files:
         raise InputError("expected TIFF files in this folder, one per slice, found none")
     reader = _header(files[0])

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mcbo.core.errors import InputError, OutputError
-from mcbo.io.files import reading, write_whole
+from mcbo.io.files import is_file, reading, shown, write_whole
 
 Space: TypeAlias = Literal["table", "RAS", "LPS"]
 """The convention of a file's numbers: a table does not state one; markups are in world millimeters, RAS or LPS."""
@@ -26,6 +27,9 @@ MAX_BYTES = 64 << 20
 """A million points take about half of it."""
 
 SUFFIXES = (".csv", ".fcsv", ".mrk.json")
+
+_RUN = re.compile("[ ]*[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
+"""How a cell begins that a spreadsheet would run."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def read_landmarks(path: Path) -> Landmarks:
     if parse is None:
         raise InputError(f"{path}: expected landmarks in a file ending in {', '.join(SUFFIXES)}")
     with reading(path, "landmarks as text"):
-        if not path.is_file():
+        if not is_file(path):
             raise InputError("no such file")
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"expected at most {MAX_BYTES} bytes, found {path.stat().st_size}")
@@ -75,18 +79,21 @@ def _suffix(path: Path) -> str:
 
 
 def parse_table(text: str) -> Landmarks:
-    """Learn2Reg's table, one point of three numbers per line; a first line of names and further columns are kept."""
+    """Learn2Reg's table, one point of three numbers per line; a first line of names and further columns are kept.
+
+    In what is written, an apostrophe keeps spreadsheets from running them.
+    """
     rows = [row for row in _csv(text) if any(cell.strip() for cell in row)]
     header = rows[:1] if rows and _numbers(rows[0][:3]) is None else []
     if header and (len(header[0]) < 3 or any(_numbers([cell]) for cell in header[0][:3])):
-        raise InputError(f"line 1: expected three numbers or three names, found {','.join(header[0])[:80]!r}")
+        raise InputError(f"line 1: expected three numbers or three names, found {shown(','.join(header[0]))}")
     points = [_point(row[:3], f"point {n}") for n, row in enumerate(rows[len(header) :], start=1)]
     tails = [row[3:] for row in rows[len(header) :]]
 
     def format_with(moved: Tensor) -> str:
         output = io.StringIO()
-        lines = ([*_texts(point), *tail] for point, tail in zip(moved.tolist(), tails, strict=True))
-        csv.writer(output, lineterminator="\n").writerows([*header, *lines])
+        lines = ([*_texts(point), *map(_harmless, tail)] for point, tail in zip(moved.tolist(), tails, strict=True))
+        csv.writer(output, lineterminator="\n").writerows([*(map(_harmless, cells) for cells in header), *lines])
         return output.getvalue()
 
     return Landmarks(_tensor(points), "table", format_with)
@@ -100,7 +107,7 @@ def parse_fcsv(text: str) -> Landmarks:
     named = settings.get("coordinatesystem", "RAS").upper()
     spaces: dict[str, Space] = {"0": "RAS", "RAS": "RAS", "1": "LPS", "LPS": "LPS"}
     if named not in spaces:
-        raise InputError(f"expected the coordinate system RAS (0) or LPS (1), found {named[:40]!r}")
+        raise InputError(f"expected the coordinate system RAS (0) or LPS (1), found {shown(named)}")
     columns = [name.strip() for name in settings.get("columns", "id,x,y,z").split(",")]
     if not {"x", "y", "z"} <= set(columns):
         raise InputError(f"expected columns named x, y and z, found {columns}")
@@ -137,7 +144,7 @@ def parse_markups(text: str) -> Landmarks:
     for group in groups:
         units = group.get("coordinateUnits", "mm")
         if units not in ("mm", ["mm"] * 3):
-            raise InputError(f"expected coordinates in mm, found {str(units)[:40]!r}")
+            raise InputError(f"expected coordinates in mm, found {shown(units)}")
     points = [_point(control["position"], f"point {n}") for n, control in enumerate(_controls(groups), start=1)]
 
     def format_with(moved: Tensor) -> str:
@@ -147,6 +154,11 @@ def parse_markups(text: str) -> Landmarks:
         return json.dumps(result, indent=4, ensure_ascii=False) + "\n"
 
     return Landmarks(_tensor(points), "RAS" if systems == {"RAS"} else "LPS", format_with)
+
+
+def _harmless(cell: str) -> str:
+    """A cell of a table; text that a spreadsheet takes for a formula gets an apostrophe in front, unless it is a number."""
+    return f"'{cell}" if _RUN.match(cell) and _numbers([cell]) is None else cell
 
 
 def _csv(text: str) -> list[list[str]]:
@@ -169,7 +181,7 @@ def _controls(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _point(cells: object, name: str) -> list[float]:
     found = _numbers(cells) if isinstance(cells, list) and len(cells) == 3 else None
     if found is None:
-        raise InputError(f"{name}: expected three finite numbers, found {str(cells)[:80]}")
+        raise InputError(f"{name}: expected three finite numbers, found {shown(cells)}")
     return found
 
 

@@ -21,7 +21,7 @@ from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.dataset.learn2reg import Pair
 from mcbo.geometry.grid import voxel_size_mm
 from mcbo.geometry.resample import resample
-from mcbo.io.files import digest
+from mcbo.io.files import digest, is_file
 from mcbo.io.images import image_digest, read_intensities, spacing_of
 from mcbo.io.nifti import Image, read_displacement, read_image
 from mcbo.io.source import File
@@ -227,7 +227,7 @@ def _read_affine(path: Path, notes: list[str]) -> Array | None:
 def _find_landmarks(fixed: Image, moving: Image, displacement: Displacement, notes: list[str]) -> Landmarks | None:
     """The landmarks beside the images, if there are any, with their distances as the organizers compute them."""
     files = [beside(Path(image.path), "landmarks", ".csv") for image in (fixed, moving)]
-    if not any(file.exists() for file in files):
+    if not any(is_file(file) for file in files):
         return None
     try:
         points, theirs = read_landmarks(files[0], inside=shape_of(displacement)), read_landmarks(files[1])

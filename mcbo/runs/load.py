@@ -82,7 +82,7 @@ def _check_memory(case: Case, setup: Setup, shape: Shape) -> None:
     ``InputError``, if the image is too small for the preset. What a GPU has free is known when its context exists, which takes
     as long as reading; so ``compute`` asks, and here the images have to fit into the memory of the host.
     """
-    movings = sum(pair.moving.is_file() for pair in used_pairs(case, setup))
+    movings = sum(identity(pair.moving) is not None for pair in used_pairs(case, setup))
     if setup.device.type != "cpu":
         needed = image_bytes(shape, movings=movings, masks=setup.config.uses_masks)
         free = budget_bytes(torch.device("cpu"), None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcbo.core.errors import InputError
+from mcbo.core.log import without_secrets
 from mcbo.dataset.learn2reg import Case, Pair, wanted
 from mcbo.io.files import digest
 from mcbo.io.nifti_header import read_header
@@ -106,7 +107,7 @@ def _input_files(case: Case, setup: Setup) -> list[File]:
 
 def input_key(path: File) -> str:
     """The name of an input file in reports."""
-    return str(path.absolute())
+    return without_secrets(str(path.absolute()))
 
 
 def image_digest(path: File) -> str | None:
