@@ -5,10 +5,11 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 from evaluation.errors import (
     INTERRUPTED,
@@ -21,37 +22,59 @@ from evaluation.errors import (
     heard,
     log,
     printable,
+    printable_usage,
+    shown,
 )
 
 if __name__ == "__main__":
     begin()
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from evaluation.files import check_outputs, write_bytes
 from evaluation.leaderboard import build_board, default_metrics
 from evaluation.pairs import SPLITS, Pair, read_pairs
 from evaluation.platforms import codabench, grand_challenge
 from evaluation.ranking.schemes import SCHEMES
-from evaluation.render import BOARD_WRITERS, board_markdown, scores_page
+from evaluation.render import BOARD_WRITERS, board_markdown, scores_page, to_csv
 from evaluation.settings import from_config, from_options
 from evaluation.submission import examine, fix, unexpected, write_zero
 from evaluation.summary import Scores, score, task_name, to_official, to_table
 from evaluation.tasks import METRICS, Program, find_task
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*::?)+(//|/[^/]*@)|//[^/]*:[^/]*@")
 
 ALL_SCORED, BAD_INPUT, SOME_FAILED = 0, 1, 2
 """Exit statuses; ``validate`` uses the first two."""
 
 _BROKEN_PIPE = os.strerror(errno.EPIPE)
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+class _Command(TyperCommand):
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        with printable_usage():
+            return super().make_context(*arguments, **more)
+
+
+class _Group(TyperGroup):
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        with printable_usage():
+            return super().make_context(*arguments, **more)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        with printable_usage():
+            return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=_Group, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 def _listed(parameter: typer.CallbackParam, value: str | None) -> str | None:
     """Refuses a value that is not in the option's metavar."""
     known = str(parameter.metavar).split("|")
     if value is not None and value not in known:
-        raise EvaluationError(f"--{parameter.name}: expected one of {', '.join(known)}, found {value!r}")
+        raise EvaluationError(f"--{parameter.name}: expected one of {', '.join(known)}, found {shown(value)}")
     return value
 
 
@@ -94,8 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     status: list[int] = []
     _set_up_log()
+    given = list(arguments)
     try:
-        app(list(arguments), prog_name="python -m evaluation", obj=status)
+        _refuse_urls(given)
+        app(given, prog_name="python -m evaluation", obj=status)
     except SystemExit as stop:
         if stop.code in (INTERRUPTED, TERMINATED):
             _say("ERROR: stopped before it was done; finished results are kept", err=True)
@@ -118,12 +143,19 @@ def _set_up_log() -> None:
     log.addHandler(handler)
 
 
+def _refuse_urls(arguments: Sequence[str]) -> None:
+    """As paths, they would be taken apart, and a password in them made part of a name."""
+    for value in (part for argument in arguments for part in (argument, argument.partition("=")[2])):
+        if _URL.match(value):
+            raise EvaluationError(f"{value}: expected a local file or folder, got a URL")
+
+
 @app.callback()
 def describe() -> None:
     """Evaluate displacement fields in challenge format, as the organizers of Learn2Reg do."""
 
 
-@app.command(name="score")
+@app.command(name="score", cls=_Command)
 def score_command(
     context: typer.Context,
     dataset: Dataset,
@@ -157,7 +189,7 @@ def score_command(
     if output:
         _write(output, json.dumps(to_official(scores), indent=1, allow_nan=False) + "\n")
     if csv:
-        _write(csv, to_table(scores).to_csv(index_label="displacement"))
+        _write(csv, to_csv(to_table(scores), index_label="displacement"))
     if html:
         _write(html, scores_page(scores))
     context.obj.append(SOME_FAILED if len(scores.scored) < len(scores.pairs) else ALL_SCORED)
@@ -218,7 +250,7 @@ def _print_scores(scores: Scores) -> None:
         _say_lines(table.round(3).to_string(formatters={"folded_voxels": "{:.12g}".format}))
 
 
-@app.command()
+@app.command(cls=_Command)
 def validate(
     context: typer.Context,
     dataset: Dataset,
@@ -254,7 +286,7 @@ def validate(
     _say(f"{len(pairs)} pair(s), {count} problem(s)")
 
 
-@app.command()
+@app.command(cls=_Command)
 def leaderboard(
     context: typer.Context,
     methods: Annotated[
@@ -276,12 +308,12 @@ def leaderboard(
 ) -> None:
     """Rank several methods on the same cases, as the challenge does. Status 2 if a pair has no score."""
     if output.suffix not in BOARD_WRITERS:
-        raise EvaluationError(f"--output: expected a name ending in {', '.join(BOARD_WRITERS)}, found {output.name!r}")
+        raise EvaluationError(f"--output: expected a name ending in {', '.join(BOARD_WRITERS)}, found {shown(output.name)}")
     folders: dict[str, Path] = {}
     for entry in methods:
         name, _, folder = entry.partition("=")
         if not (name and folder) or name in folders:
-            raise EvaluationError(f"expected methods as NAME=DIR, each name once, found {entry!r}")
+            raise EvaluationError(f"expected methods as NAME=DIR, each name once, found {shown(entry)}")
         folders[name] = Path(folder)
     for path in folders.values():
         _check_folder(path)
@@ -305,7 +337,7 @@ def leaderboard(
     _say_lines(board_markdown(board))
 
 
-@app.command()
+@app.command(cls=_Command)
 def zero(
     dataset: Dataset,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to.")],

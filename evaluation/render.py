@@ -12,13 +12,19 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from evaluation.errors import in_markdown, in_spreadsheet, without_secrets
 from evaluation.leaderboard import Board, Result, Row
 from evaluation.ranking.schemes import BOOTSTRAPS, FEWEST_CASES, SIGNIFICANCE
 from evaluation.summary import Scores, plain, to_official
 from evaluation.tasks import METRICS, Published
 
 _pages = Environment(
-    loader=PackageLoader("evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=PackageLoader("evaluation"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    finalize=lambda value: without_secrets(value) if type(value) is str else value,
 )
 
 _BEFORE, _AFTER = "#999999", "#0072b2"  # which color-blind readers can distinguish
@@ -133,7 +139,14 @@ def board_csv(board: Board) -> str:
     for p in board.published:
         rows.append({"method": p.method, "tre": p.mean, "tre_std": p.std, "source": _published(p)})
     whole = {column: "Int64" for column in rows[0] if str(column).startswith("rank") or str(column).endswith("_wins")}
-    return str(pd.DataFrame(rows).astype(whole).to_csv(index=False))
+    return to_csv(pd.DataFrame(rows).astype(whole), index=False)
+
+
+def to_csv(table: pd.DataFrame, **options: Any) -> str:
+    """A table as CSV whose cells no spreadsheet runs."""
+    texts = table.select_dtypes(exclude="number").columns
+    table = table.assign(**{name: table[name].map(in_spreadsheet) for name in texts})
+    return str(table.rename(index=in_spreadsheet, columns=in_spreadsheet).to_csv(**options))
 
 
 def board_markdown(board: Board) -> str:
@@ -142,7 +155,7 @@ def board_markdown(board: Board) -> str:
     head = ["rank", "method", *titles.values(), "score", "source"]
     if board.ranked:
         head = [name if name in ("method", "score", "source") else f"{name} (95 % interval)" for name in head]
-    lines = [f"# {_cell(board.name)}: {_extent(board)}", "", _line(head), _line("---" for _ in head)]
+    lines = [f"# {in_markdown(board.name)}: {_extent(board)}", "", _line(head), _line("---" for _ in head)]
     for row in board.rows:
         results = [_spread(r.mean, r.std) + _interval(r) for r in row.results.values()]
         lines.append(_line([_rank(row), row.method, *results, _number(row.score), _measured(row, board)]))
@@ -290,9 +303,4 @@ def _components(board: Board) -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(map(_cell, cells)) + " |"
-
-
-def _cell(text: str) -> str:
-    """Text for a Markdown table: on one line, without columns or HTML."""
-    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return "| " + " | ".join(map(in_markdown, cells)) + " |"

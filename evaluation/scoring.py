@@ -81,6 +81,8 @@ def score_field(pair: Pair, read: Callable[[Shape], Field], settings: Settings) 
             _score_overlaps(score, displacement, shape, settings)
     except EvaluationError as error:
         score = PairScore(pair, error=str(error))
+    except OSError as error:  # of a folder that must not be looked into
+        score = PairScore(pair, error=str(EvaluationError(f"{error.filename}: cannot be read: {error.strerror}")))
     return score
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evaluation.errors import without_secrets
 from evaluation.files import read_json
 from evaluation.images import Array, Shape
 from evaluation.metrics import Regularity
@@ -70,7 +71,7 @@ def score(
 
 def gather(dataset: Path, pairs: Sequence[PairScore], settings: Settings, *, program: Program | None = None) -> Scores:
     """Scores of single pairs as those of a submission; the arguments are those of ``score``."""
-    task = find_task(settings.name or task_name(dataset))
+    task = find_task(without_secrets(settings.name or task_name(dataset)))
     task = replace(task, program=program or task.program)
     return Scores(task, settings, tuple(pairs), simulated=read_json(dataset).get("simulated") is True)
 

@@ -17,7 +17,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mcbo.core.log import log, printable
+from mcbo.core.log import log, printable, without_secrets
 
 _LINE_EVERY_S = 5.0
 
@@ -167,7 +167,7 @@ class _JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         now = datetime.fromtimestamp(record.created, tz=UTC).isoformat(timespec="milliseconds")
-        return json.dumps({"time": now, "level": record.levelname, "message": record.getMessage()})
+        return json.dumps({"time": now, "level": record.levelname, "message": without_secrets(record.getMessage())})
 
 
 def set_up_logging(*, quiet: bool = False, verbose: bool = False, json_lines: bool = False) -> None:

@@ -14,9 +14,10 @@ import torch
 from pydantic import BaseModel, InstanceOf, ValidationError
 
 from mcbo.core.errors import InputError
+from mcbo.core.log import without_secrets
 from mcbo.core.timing import StageRecord, StageTimer
 from mcbo.core.types import Judgement, Shape
-from mcbo.io.files import digest, write_bytes
+from mcbo.io.files import digest, is_file, write_bytes
 from mcbo.io.json_file import read_json
 from mcbo.methods.config import Level, Preset
 from mcbo.methods.quality import Sanity
@@ -50,7 +51,7 @@ class CaseReport(BaseModel, extra="forbid"):
     """What the report says of a case. A field that was never assigned is left out of the file.
 
     Attributes:
-        inputs: SHA-256 of the images by path, the fixed one first; None for those that cannot be read.
+        inputs: SHA-256 of the images by path, the fixed one first, as they were read; None for those that could not be.
         shape: voxels of the fixed image.
         levels: fitted to that shape, where the preset has levels.
         judgement: by displacement name, where the preset judges its result; ``sanity`` for all presets.
@@ -158,10 +159,19 @@ def write_report(
         stopped=stopped,
         cases=dict(cases),
     )
-    content = report.model_dump(exclude_unset=True)
+    content = _cleaned(report.model_dump(exclude_unset=True))
     content["sha256"] = _own_digest(content)
     # File names may hold what no encoding can write, so everything outside ASCII is escaped.
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode("ascii"))
+
+
+def _cleaned(content: Any) -> Any:
+    """The same without the secrets of URLs, in keys as well as values."""
+    if isinstance(content, dict):
+        return {_cleaned(key): _cleaned(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_cleaned(value) for value in content]
+    return without_secrets(content) if isinstance(content, str) else content
 
 
 def read_report(path: Path) -> RunReport:
@@ -171,7 +181,7 @@ def read_report(path: Path) -> RunReport:
 
 def earlier_cases(path: Path, config: Preset | None) -> dict[str, CaseReport]:
     """The cases of a report, if there is one that this version wrote with this preset (if None, any) and nobody edited."""
-    if not path.is_file():
+    if not is_file(path):
         return {}
     try:
         content, report = _read(path)

@@ -23,6 +23,7 @@ from mcbo.core.log import log
 from mcbo.core.memory import MEMORY_SHARE, available_bytes, c_library, give_back_memory
 from mcbo.core.timing import PeakMeter
 from mcbo.core.types import Kernels
+from mcbo.io.files import shown
 from mcbo.kernels import REFERENCE
 
 DECIDING = ("mcbo", "torch", "cuda")
@@ -55,9 +56,9 @@ def select_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if count else "cpu")
     if not count:
-        raise DeviceError(f"device {name!r} is not available: {why_no_gpu()}; or use --device cpu")
+        raise DeviceError(f"device {shown(name)} is not available: {why_no_gpu()}; or use --device cpu")
     if int(name.partition(":")[2] or 0) >= count:
-        raise DeviceError(f"device {name!r} is not available: expected a number below {count}, the number of GPUs here")
+        raise DeviceError(f"device {shown(name)} is not available: expected a number below {count}, the number of GPUs here")
     return torch.device(name)
 
 
@@ -93,7 +94,7 @@ def check_device_name(name: str) -> None:
     """Raises ``DeviceError`` unless a name is that of a device, be it here or on a worker."""
     kind, _, index = name.partition(":")
     if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdecimal()):
-        raise DeviceError(f"device {name!r} is not known: expected auto, cpu, cuda or cuda:N")
+        raise DeviceError(f"device {shown(name)} is not known: expected auto, cpu, cuda or cuda:N")
 
 
 def visible_gpus() -> list[str]:

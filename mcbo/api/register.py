@@ -22,8 +22,8 @@ from mcbo.core.types import Choice, Kernels
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.resample import resample
 from mcbo.geometry.units import MM, symbol_of
-from mcbo.io.files import digest
-from mcbo.io.image_like import Geometry, ImageLike, name_of, to_intensities, to_volume
+from mcbo.io.files import unchanged
+from mcbo.io.image_like import Digests, Geometry, ImageLike, name_of, to_intensities, to_volume
 from mcbo.io.initial_transform import check_matrix, read_initial
 from mcbo.io.microscopy.images import finest_that_fits, name_of_image, selections, to_settings
 from mcbo.io.microscopy.selection import Selection, VoxelSize
@@ -125,13 +125,16 @@ def register(
     fixed, *several = (finest_that_fits(Path(i), host) if isinstance(i, str | Path) else i for i in (fixed, *several))
     told = selections([fixed, *several], spacing=spacing, channel=channel, time=time)
     selected = [replace(selection, form=geometry) for selection in told]
+    digests: Digests = {}
     with show_progress(1) as view, peak_meter(on) as meter:
         view.begin_case(names[0] if names else name_of_image(Path(name_of(fixed, "fixed"))))
         timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(on), tidy=tidy_memory)
         with timer.stage("read"):
             given = zip((fixed, *several), (fixed_mask, *masks), called, selected, strict=True)
-            images = [_place(image, mask, name, Geometry(affine, selection), on) for image, mask, name, selection in given]
-        motion = _initial(initial, center, images)
+            images = [
+                _place(image, mask, name, Geometry(affine, selection), on, digests) for image, mask, name, selection in given
+            ]
+        motion = _initial(initial, center, images, digests)
         kernels = ready_kernels(on)
         with naming(name_of(fixed, called[0])):
             working = _working_grid(images, motion, preset, config, budget, kernels)
@@ -166,8 +169,11 @@ def register(
     ]
     report = _describe(registration, checks, images[0].grid, working, motion, labels)
     report.images = [name_of(image, "") or None for image in (fixed, *several)]
-    report.settings = to_settings(selected)
-    report.inputs = {path: digest(Path(path)) for path in report.images if path}
+    report.inputs = {path: digests[path] for path in report.images if path}
+    report.settings = to_settings(selected) | {
+        "initial": digests.get(name_of(initial, "")),
+        "masks": [digests.get(name_of(mask, "")) for mask in (fixed_mask, *masks)],
+    }
     report.device = describe_device(on)
     report.seconds = round(perf_counter() - start, 3)
     report.stages = stages_of(timer)
@@ -209,14 +215,16 @@ def _check_options(config: Preset, *, masks: Sequence[ImageLike | None], both_st
         raise InputError(f"memory_gb: expected a number above 0, got {memory_gb:g}")
 
 
-def _place(image: ImageLike, mask: ImageLike | None, name: str, geometry: Geometry, device: torch.device) -> Placed:
-    """An image and its mask on its grid, on the device."""
-    volume, grid = to_intensities(image, name_of(image, name), geometry)
+def _place(
+    image: ImageLike, mask: ImageLike | None, name: str, geometry: Geometry, device: torch.device, digests: Digests
+) -> Placed:
+    """An image and its mask on its grid, on the device; what is read goes into ``digests``."""
+    volume, grid = to_intensities(image, name_of(image, name), geometry, digests)
     if mask is None:
         return Placed(volume.to(device), grid)
     mask_name = name_of(mask, f"mask of the {name}")
     same = Selection(default_spacing=VoxelSize(grid.spacing_mm, grid.unit), form=geometry.selection.form)
-    given, its_grid = to_volume(mask, mask_name, Geometry(grid.affine, same))
+    given, its_grid = to_volume(mask, mask_name, Geometry(grid.affine, same), digests)
     if isinstance(mask, np.ndarray | torch.Tensor) and its_grid.shape != grid.shape:
         raise InputError(
             f"{mask_name}: expected the shape of its image, {grid.shape}, or an affine beside it, got {its_grid.shape}"
@@ -227,13 +235,16 @@ def _place(image: ImageLike, mask: ImageLike | None, name: str, geometry: Geomet
     return Placed(volume.to(device), grid, known.to(device))
 
 
-def _initial(initial: NDArray[np.generic] | str | Path | None, center: bool, images: Sequence[Placed]) -> NDArray[np.float64]:
-    """The initial alignment, ``(4, 4)`` from fixed to moving, RAS mm."""
+def _initial(
+    initial: NDArray[np.generic] | str | Path | None, center: bool, images: Sequence[Placed], digests: Digests
+) -> NDArray[np.float64]:
+    """The initial alignment, ``(4, 4)`` from fixed to moving, RAS mm; what is read goes into ``digests``."""
+    if isinstance(initial, str | Path):
+        with unchanged(Path(initial)) as digests[str(initial)]:
+            grid, first, *others = (image.grid for image in images)
+            return read_initial(Path(initial), grid, first if all(first.matches(other) for other in others) else None)
     if initial is not None:
-        if not isinstance(initial, str | Path):
-            return check_matrix(initial)
-        grid, first, *others = (image.grid for image in images)
-        return read_initial(Path(initial), grid, first if all(first.matches(other) for other in others) else None)
+        return check_matrix(initial)
     motion = np.eye(4)
     if center:
         fixed, *movings = (center_of_mass(image) for image in images)

@@ -10,7 +10,7 @@ import typer
 from mcbo.cli import options as cli
 from mcbo.cli import register, studies, transforms
 from mcbo.cli.outputs import check_outputs
-from mcbo.cli.program import Command, Group, run_app
+from mcbo.cli.program import Command, Group, run_app, say
 from mcbo.core.entry import finish
 from mcbo.progress import set_up_logging
 from mcbo.qc.result_folder import find_report
@@ -52,7 +52,7 @@ def report(
     page = output or path.with_suffix(".html")
     check_outputs({"--output": page}, [path, dataset, *input_files(path, dataset)])
     size = write_page(page, look_at(path, dataset=dataset))
-    typer.echo(f"{page}: {size / 1e6:.1f} MB")
+    say(f"{page}: {size / 1e6:.1f} MB")
 
 
 _COMMANDS: dict[str, Callable[..., None]] = {
@@ -72,7 +72,7 @@ for _name, _command in _COMMANDS.items():
 
 def main(arguments: Sequence[str] | None = None, *, name: str = "python -m mcbo") -> int:
     """Runs the command line (that of the process, if None) and returns its exit status, as ``--help`` lists them."""
-    return run_app(app, sys.argv[1:] if arguments is None else arguments, name=name)
+    return run_app(app, sys.argv[1:] if arguments is None else arguments, name=name, takes_urls=False)
 
 
 def run() -> None:

@@ -20,6 +20,7 @@ from mcbo.core.memory import MEMORY_SHARE
 from mcbo.core.types import Choice
 from mcbo.dataset.learn2reg import SPLITS
 from mcbo.dataset.sockets import DISPLACEMENT, ROLES
+from mcbo.io.files import shown
 from mcbo.io.formats.registry import FORMATS as IMAGE_FORMATS
 from mcbo.io.itk_files import SUFFIXES_WRITTEN, TRANSFORM_SUFFIXES
 from mcbo.io.nifti import FORMATS
@@ -230,7 +231,7 @@ def start_log(*, quiet: bool, verbose: bool, log_json: bool) -> None:
 def check_choice(option: str, value: str, known: Sequence[str]) -> None:
     """Raises ``InputError`` for a value that is not one of the known ones."""
     if value not in known:
-        raise InputError(f"{option}: expected one of {', '.join(known)}, got {value!r}")
+        raise InputError(f"{option}: expected one of {', '.join(known)}, got {shown(value)}")
 
 
 def check_positive(option: str, value: float | None, *, what: str = "a number", limit: float = math.inf) -> None:
@@ -263,7 +264,7 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     match = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
     index, count = map(int, match.groups()) if match else (0, 0)
     if not 1 <= index <= count:
-        raise InputError(f"--shard: expected I/N with I from 1 to N, such as 3/8, got {text[:40]!r}")
+        raise InputError(f"--shard: expected I/N with I from 1 to N, such as 3/8, got {shown(text)}")
     return index, count
 
 
@@ -274,7 +275,7 @@ def parse_expect(text: str | None) -> tuple[float, float] | None:
     try:
         mm, degrees = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"--expect: expected MM,DEG, such as 5,3, got {text[:40]!r}") from error
+        raise InputError(f"--expect: expected MM,DEG, such as 5,3, got {shown(text)}") from error
     check_positive("--expect", mm, what="a finite shift in mm")
     check_positive("--expect", degrees, what="a finite rotation in degrees")
     return mm, degrees

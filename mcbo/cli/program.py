@@ -14,9 +14,10 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from mcbo.cli.streams import guarded
 from mcbo.core.entry import INTERRUPTED, TERMINATED
-from mcbo.core.errors import McboError
+from mcbo.core.errors import InputError, McboError
 from mcbo.core.log import log, printable
 from mcbo.core.memory import exhausted, is_exhausted
+from mcbo.io.source import is_url, shown_url
 
 ALL_WRITTEN, BAD_INPUT, SOME_FAILED = 0, 1, 2
 """Exit statuses, besides those of ``entry``."""
@@ -27,53 +28,50 @@ _WRONG_USAGE = 2
 """Typer's own exit status."""
 
 
-def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str) -> int:
+def run_app(app: typer.Typer, arguments: Sequence[str], *, name: str, takes_urls: bool = True) -> int:
     """Runs a command line and returns its exit status: 1 for invalid input or usage, else what the command chose, else 0.
 
-    A command chooses by appending to the list ``context.obj``. An ``McboError`` becomes one sentence on stderr, and so does
-    SIGINT or SIGTERM (status 130 or 143), with what the error's notes say. A stream that cannot be written makes a command that
-    succeeded fail with 1, unless it is only a log that nobody reads. ``name`` is the program's in usage lines; ``arguments``
-    come without it.
+    A command chooses by appending to the list ``context.obj``. An ``McboError`` becomes one sentence on stderr, and so does a
+    file that cannot be opened, and SIGINT or SIGTERM (status 130 or 143), with what the error's notes say. A stream that cannot
+    be written makes a command that succeeded fail with 1, unless it is only a log that nobody reads. ``name`` is the program's
+    in usage lines; ``arguments`` come without it. Unless it ``takes_urls``, one among them is refused: as a path, it would be
+    taken apart, and its password made part of a name.
     """
     log.handlers.clear()  # of an earlier call
     with _heard(), guarded() as streams:
-        status = _run(app, arguments, name)
+        status = _run(app, arguments, name, takes_urls=takes_urls)
         for stream, which in zip(streams, ("standard output", "standard error"), strict=True):
             stream.flush()
             if stream.failed:
                 status = status or BAD_INPUT
                 if stream.problem != _BROKEN_PIPE:  # after ``| head`` nobody wants to be told
-                    _say(f"{which}: cannot be written: {stream.problem}")
+                    _fail(f"{which}: cannot be written: {stream.problem}")
         return status
 
 
-def _run(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
+def _run(app: typer.Typer, arguments: Sequence[str], name: str, *, takes_urls: bool) -> int:
     status: list[int] = []
     try:
+        for value in () if takes_urls else (part for argument in arguments for part in (argument, argument.partition("=")[2])):
+            if is_url(value) and ("//" in value or "@" in value):
+                raise InputError(f"{shown_url(value)}: expected a local file or folder, got a URL; only process.py reads those")
         app(list(arguments), prog_name=name, obj=status)
     except McboError as error:
-        _say(str(error))
-        return BAD_INPUT
+        return _fail(str(error))
     except (MemoryError, RuntimeError, OSError) as error:
-        if not is_exhausted(error):
+        if is_exhausted(error):
+            return _fail(str(exhausted(name)))
+        if not isinstance(error, OSError):
             raise
-        _say(str(exhausted(name)))
-        return BAD_INPUT
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except SystemExit as stop:
         if stop.code in (INTERRUPTED, TERMINATED):
             for note in _notes(stop) or ["stopped before it was done; finished results are kept"]:
-                _say(note)
+                _fail(note)
             return int(stop.code)
         if not status:
             return BAD_INPUT if stop.code == _WRONG_USAGE else int(stop.code or 0)
     return status[0] if status else ALL_WRITTEN
-
-
-def _say(error: str) -> None:
-    if log.handlers:  # the command set them up: --log-json counts for errors, too
-        log.error("%s", error)
-    else:
-        typer.echo(printable(f"ERROR: {error}"), err=True)
 
 
 def _notes(error: BaseException | None) -> list[str]:
@@ -110,11 +108,34 @@ def _ignore(*_: object) -> None:
     pass
 
 
+def _fail(message: str) -> int:
+    if log.handlers:  # the command set them up: --log-json counts for errors, too
+        log.error("%s", message)
+    else:
+        say(f"ERROR: {message}", err=True)
+    return BAD_INPUT
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Prints one line; names in it can neither control the terminal, nor begin a line of their own, nor tell secrets."""
+    typer.echo(printable(text), err=err)
+
+
+def say_lines(text: str) -> None:
+    """The same for a text of several lines."""
+    for line in text.split("\n"):
+        say(line)
+
+
 class Command(TyperCommand):
     """A command whose help lists flags without a type, and whose ``--help`` and ``--version`` no environment variable sets."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _plain(super().get_params(ctx))
+
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        with _printable_usage():
+            return super().make_context(*arguments, **more)
 
 
 class Group(TyperGroup):
@@ -122,6 +143,25 @@ class Group(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _plain(super().get_params(ctx))
+
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        with _printable_usage():
+            return super().make_context(*arguments, **more)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        with _printable_usage():
+            return super().resolve_command(ctx, args)
+
+
+@contextlib.contextmanager
+def _printable_usage() -> Iterator[None]:
+    """Makes what typer says of a wrong usage, which repeats what was given, safe to print."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):
+            error.message = printable(message)  # type: ignore[attr-defined]
+        raise
 
 
 def _plain(parameters: list[Any]) -> list[Any]:

@@ -14,6 +14,7 @@ from mcbo.cli import options as cli
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.io.files import check_inputs_stay, digest, no_empty_folder, prepare_folder
+from mcbo.io.formats.parts import image_digest
 from mcbo.io.lock import Place, hold
 from mcbo.io.microscopy.images import finest_that_fits, selections, to_settings
 from mcbo.methods.presets import DEFAULT_TASK
@@ -86,6 +87,7 @@ def register_files(
     budget = budget_bytes(select_device("cpu"), memory_gb)
     images = [finest_that_fits(path, budget) for path in (fixed, *movings)]
     masks = [fixed_mask, *(moving_mask or ())]
+    masks += [None] * (len(images) - len(masks))
     for kind in without or ():
         cli.check_choice("--without", kind, KINDS)
     expected = cli.parse_expect(expect)
@@ -93,23 +95,26 @@ def register_files(
         raise InputError(f"--moving-mask: expected one for each of {len(movings)} moving image(s), got {len(moving_mask)}")
     labels = labels_of([str(path) for path in movings])
     _check_apart(output, labels, [path for path in (*images, *masks, initial) if path is not None])
+    # None for a file that cannot be read, or whose parts are not known: it may be another one than in an earlier run.
+    digests = {path: image_digest(path) for path in (*images, *masks) if path}
+    digests |= {initial: digest(initial)} if initial else {}
     settings = {
         "preset": preset,
         "task": task,
         "expect": expect,
         "accept": accept,
-        "initial": _digest(initial),
         "center": center,
-        "masks": [_digest(mask) for mask in masks],
         **to_settings(selections(images, spacing=spacing, channel=channel, time=time)),
         "geometry": geometry,
         "memory_gb": memory_gb if preset == AUTO else None,
+        "initial": initial and digests[initial],
+        "masks": [mask and digests[mask] for mask in masks],
     }
-    inputs = {str(path): digest(path) for path in images}
+    inputs = {str(path): digests[path] for path in images}
     kinds = [kind for kind in KINDS if kind not in (without or ())]
     config = wanted_config(preset, task, expected, accept)
     with no_empty_folder(output), _held(output) as place:
-        if not overwrite and is_written(output, config, inputs, settings, labels, kinds):
+        if not overwrite and None not in digests.values() and is_written(output, config, inputs, settings, labels, kinds):
             log.info("%s: already finished with the same input and settings, skipped (--overwrite recomputes)", output)
             return
         result = register(
@@ -130,7 +135,7 @@ def register_files(
             device=device,
             memory_gb=memory_gb,
         )
-        result.report.settings = settings
+        result.report.settings = settings | result.report.settings  # with digests of what was read
         place.check()
         written = result.save(output, without=without or ())
         place.check()
@@ -158,7 +163,3 @@ def _check_apart(output: Path, labels: Sequence[str], files: Sequence[Path]) -> 
                 f"--output: expected a folder without inputs, found that of {path}, which could be overwritten; choose another"
             )
     check_inputs_stay([*possible_files(output, labels), output / f".{REPORT}.lock"], files)
-
-
-def _digest(path: Path | None) -> str | None:
-    return None if path is None else digest(path)

@@ -10,6 +10,8 @@ from typing import TextIO, cast
 
 import typer
 
+from mcbo.core.log import printable
+
 _GONE = {errno.EPIPE, errno.EBADF}
 """Errors of a stream that nobody reads any more, as after ``| head``."""
 
@@ -103,4 +105,5 @@ def show(text: str) -> None:
     """Prints what a command was called for: if that cannot be printed, not even because nobody reads it, the command fails."""
     if isinstance(sys.stdout, Stream):
         sys.stdout.asked_for = True
-    typer.echo(text)
+    for line in text.split("\n"):
+        typer.echo(printable(line))

@@ -16,7 +16,7 @@ from mcbo.cli.program import SOME_FAILED
 from mcbo.cli.streams import show
 from mcbo.core.errors import InputError
 from mcbo.dataset.learn2reg import SPLITS
-from mcbo.io.files import write_bytes
+from mcbo.io.files import shown, write_bytes
 from mcbo.methods.presets import DEFAULT_TASK, find_config
 from mcbo.progress import set_up_logging
 from mcbo.runs.options import Options
@@ -103,7 +103,7 @@ def _parse_numbers(option: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"{option}: expected whole numbers separated by commas, got {text!r}") from error
+        raise InputError(f"{option}: expected whole numbers separated by commas, got {shown(text)}") from error
 
 
 def ablate(

@@ -10,9 +10,9 @@ import typer
 from mcbo.api.result import moving_grids
 from mcbo.cli import options as cli
 from mcbo.cli.outputs import check_outputs
+from mcbo.cli.program import say
 from mcbo.core.errors import InputError, OutputError, naming
 from mcbo.core.field import format_shape
-from mcbo.core.log import printable
 from mcbo.core.types import Displacement
 from mcbo.geometry import continuation as composition
 from mcbo.geometry.grid import Grid, apply_affine
@@ -148,11 +148,11 @@ def warp(
     if bool((warped == outside).all()):
         _warn(f"{output}: nothing of {path.name} lies in it; all voxels have the value outside, {outside:g}")
     write_any(output, warped, onto)
-    typer.echo(f"{output}: {path.name}, {direction or 'moving-to-fixed'}")
+    say(f"{output}: {path.name}, {direction or 'moving-to-fixed'}")
 
 
 def _warn(text: str) -> None:
-    typer.echo(printable(f"WARNING: {text}"), err=True)
+    say(f"WARNING: {text}", err=True)
 
 
 def _check_grid(path: Path, grid: Grid, due: list[Grid], whose: str) -> None:
@@ -192,7 +192,7 @@ def _warp_points(
     ends = found.world if landmarks.space == "table" else apply_affine(end.to_itk(), found.world)
     text = landmarks.format_with(end.to_voxels(found.world)) if in_voxels else landmarks.format_ras(ends)
     write_landmarks(output, text, like=path)
-    typer.echo(f"{output}: {len(world)} points, {direction}, in {_space(landmarks, in_voxels, moving is not None, direction)}")
+    say(f"{output}: {len(world)} points, {direction}, in {_space(landmarks, in_voxels, moving is not None, direction)}")
     _report_points(found)
 
 
@@ -231,8 +231,8 @@ def _warp_pairs(
     write_landmarks(output, pairs.format_with(end, to_physical(grids[end].to_voxels(found.world), grids[end])), like=path)
     told = grids[end].unit
     before, after = (float((points - other).norm(dim=1).mean()) / MM[told] for points in (world, found.world))
-    typer.echo(f"{output}: {len(world)} pairs of BigWarp, {direction}, in {symbol_of(told)}")
-    typer.echo(f"mean distance from the {end} points of the file: {before:.4g} {symbol_of(told)} before, {after:.4g} after")
+    say(f"{output}: {len(world)} pairs of BigWarp, {direction}, in {symbol_of(told)}")
+    say(f"mean distance from the {end} points of the file: {before:.4g} {symbol_of(told)} before, {after:.4g} after")
     _report_points(found)
 
 
@@ -243,18 +243,18 @@ def _report_points(found: MappedPoints) -> None:
     ):
         numbers = ", ".join(str(n + 1) for n in which.nonzero()[:, 0].tolist()[:20])
         if numbers:
-            typer.echo(f"WARNING: {int(which.sum())} point(s) {finding}: {numbers}", err=True)
+            say(f"WARNING: {int(which.sum())} point(s) {finding}: {numbers}", err=True)
     if found.residual_mm.any():
-        typer.echo(f"largest residual: {float(found.residual_mm.max()):.2g} mm")
+        say(f"largest residual: {float(found.residual_mm.max()):.2g} mm")
 
 
 def _report_inverse(inverse: Inverse) -> None:
-    typer.echo(
+    say(
         f"inverse: residual at most {inverse.residual_voxels:.2g} voxels; {inverse.outside:.1%} of the voxels lie outside the "
         "fixed image"
     )
     if inverse.folded:
-        typer.echo(
+        say(
             f"WARNING: {inverse.folded:.2%} of the others lie in folds of FIELD; their inverse is not unique and not usable",
             err=True,
         )
@@ -299,7 +299,7 @@ def export(
         if original is not None and not original.matches(grid):
             raise InputError(f"{fixed}: expected the grid of {field}, {grid.shape}, found {original.shape} or another position")
         write_transform(output, displacement, original or grid, end)
-    typer.echo(str(output))
+    say(str(output))
 
 
 def _beside(field: Path, to: str, suffix: str) -> Path:
@@ -359,7 +359,7 @@ def import_(
         found = read_foreign(transform, fixed, moving=its_moving, vectors=vectors)
         displacement, grid = found or read_transform(transform, fixed)
     write_displacement(output, displacement, grid.affine, grid.unit)
-    typer.echo(str(output))
+    say(str(output))
 
 
 def invert(
@@ -380,7 +380,7 @@ def invert(
     onto = moving or fixed
     inverse = inverted(displacement, fixed, onto)
     write_displacement(output, inverse.displacement, onto.affine, onto.unit)
-    typer.echo(str(output))
+    say(str(output))
     _report_inverse(inverse)
 
 
@@ -399,11 +399,9 @@ def compose(
     (one, grid), (two, between) = read_field(first), read_field(second)
     total, beyond = composition.compose(one, grid, two, between)
     write_displacement(output, total, grid.affine, grid.unit)
-    typer.echo(str(output))
+    say(str(output))
     if beyond:
-        typer.echo(
-            f"WARNING: {beyond:.1%} of the voxels lie outside the grid of {second}, which is extrapolated there", err=True
-        )
+        say(f"WARNING: {beyond:.1%} of the voxels lie outside the grid of {second}, which is extrapolated there", err=True)
 
 
 def _reference_grid(reference: Path | None, spacing: list[str] | None, form: Form) -> Grid | None:

@@ -3,9 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mcbo.core.log import without_secrets
+
 
 class McboError(Exception):
-    """Base of every error that a user of this package can cause or meet."""
+    """Base of every error that a user of this package can cause or meet; its message has no secrets of URLs."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(without_secrets(str(message)))
 
 
 class InputError(McboError):

@@ -4,6 +4,7 @@ Messages of the libraries may hold keys, tokens and signed URLs: only the types 
 """
 
 import errno
+import functools
 import importlib
 import os
 import posixpath
@@ -154,7 +155,8 @@ def _open_system(url: str) -> tuple[Any, str]:
 
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
         # Signatures hold for the address as written; and a .nii.gz is wanted as stored, not decompressed on the way.
-        options |= {"encoded": True, "client_kwargs": {"timeout": timeout, "auto_decompress": False}}
+        client = {"timeout": timeout, "auto_decompress": False, "trace_configs": [_stay_on_host()]}
+        options |= {"encoded": True, "client_kwargs": client}
         options |= {"headers": {"Accept-Encoding": "identity"}}
         url = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
     elif scheme == "s3":
@@ -166,6 +168,26 @@ def _open_system(url: str) -> tuple[Any, str]:
     if scheme == "s3":
         system.retries = 2  # within each attempt of ours; its own 5 would take minutes
     return system, system._strip_protocol(url)  # not url_to_fs, for which "::" in a name chains another file system
+
+
+@functools.cache
+def _stay_on_host() -> Any:
+    """Ends a request that is redirected to another host, or port, or from ``https`` to ``http``: nobody named that.
+
+    One for all connections, since fsspec keeps those whose options are the same.
+    """
+    import aiohttp
+
+    async def look(_: Any, __: Any, request: Any) -> None:
+        here, headers = request.url, request.response.headers
+        there = here.join(type(here)(headers.get("Location") or headers.get("URI") or ""))
+        upgraded = (here.scheme, here.explicit_port, there.scheme, there.port) == ("http", None, "https", 443)
+        if there.host != here.host or not (upgraded or (there.scheme, there.port) == (here.scheme, here.port)):
+            raise FetchError(f"the server redirects to another one, {there.scheme}://{there.host}: name its address instead")
+
+    config = aiohttp.TraceConfig()
+    config.on_request_redirect.append(look)
+    return config
 
 
 def explain(error: BaseException, url: str) -> FetchError:

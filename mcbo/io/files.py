@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from mcbo.core.errors import DiskSpaceError, InputError, MemoryBudgetError, OutputError, ShapeError
+from mcbo.core.log import without_secrets
 from mcbo.io.lock import UNSUPPORTED, is_same_file, lock_file
 from mcbo.io.source import File
 
@@ -277,8 +278,8 @@ def kind_of(path: File) -> str | None:
 
 
 def shown(value: object) -> str:
-    """A value from an untrusted file, for a message: quoted, on one line, and cut if it is long or deep."""
-    return _short.repr(value)
+    """A value from a user or a file, for a message: without secrets, quoted, on one line, and cut if it is long or deep."""
+    return _short.repr(without_secrets(value) if isinstance(value, str) else value)
 
 
 def reason_of(error: Exception) -> str:
@@ -308,6 +309,22 @@ def suffix_of(path: Path) -> str:
     return "".join(suffixes[-2:] if suffixes[-1:] and suffixes[-1] in PACKED else suffixes[-1:])
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there, as far as can be seen: ``Path.is_dir`` raises for names that are too long or hidden."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """The same for a file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def regular_size(path: File, expected: str) -> int:
     """Bytes of a file, unopened, since a named pipe would block; raises ``InputError`` unless it is regular and not empty."""
     try:
@@ -325,17 +342,43 @@ def regular_size(path: File, expected: str) -> int:
 
 def digest(path: File) -> str | None:
     """SHA-256 of a file, or of the names and contents of all files in a folder; None if it cannot be read or is neither."""
-    if isinstance(path, Path) and path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+    if isinstance(path, Path) and is_folder(path):
+        try:
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+        except OSError:
+            return None
         told = "".join(f"{file.relative_to(path)}\0{digest(file)}\n" for file in files)
         return hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return None
+
+
+def state_of(path: File) -> tuple[int, ...] | None:
+    """Another one if the file was written to or replaced meanwhile; None if there is none."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@contextlib.contextmanager
+def unchanged(path: Path, digest_of: Callable[[Path], str | None] = digest) -> Iterator[str | None]:
+    """The digest of a file that the block reads; raises ``InputError`` if it is another one after that."""
+    before = digest_of(path)
+    yield before
+    if digest_of(path) != before:
+        raise saved_anew(path)
+
+
+def saved_anew(path: File) -> InputError:
+    """The error of a file that changed while it was read."""
+    return InputError(f"{path}: expected a file that stays as it is while it is read, found that it changed: run again")
 
 
 class Digesting:

@@ -13,9 +13,9 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.units import unit_of
-from mcbo.io.files import reading
+from mcbo.io.files import reading, saved_anew
 from mcbo.io.formats.format import check_memory
-from mcbo.io.images import read_any
+from mcbo.io.images import read_any, read_digested
 from mcbo.io.initial_transform import matrix_of
 from mcbo.io.itk import from_sitk, to_sitk
 from mcbo.io.microscopy.selection import ALL, Selection
@@ -47,10 +47,22 @@ class Geometry:
         return np.eye(4) if size is None else np.diag([*size.mm, 1.0])
 
 
-def to_volume(image: ImageLike, name: str, geometry: Geometry) -> tuple[Tensor, Grid]:
-    """Any 3D image as ``(1, 1, H, W, D)`` on the CPU, integers as such, and its grid; raises ``InputError`` with its name."""
+Digests: TypeAlias = dict[str, str | None]
+"""By path, ``images.image_digest`` of what was read."""
+
+
+def to_volume(image: ImageLike, name: str, geometry: Geometry, digests: Digests | None = None) -> tuple[Tensor, Grid]:
+    """Any 3D image as ``(1, 1, H, W, D)`` on the CPU, integers as such, and its grid; raises ``InputError`` with its name.
+
+    What is read from a path is put into ``digests``, if given.
+    """
     if isinstance(image, str | Path):
-        return read_any(Path(image), geometry.selection)
+        if digests is None:
+            return read_any(Path(image), geometry.selection)
+        volume, grid, found = read_digested(Path(image), geometry.selection)
+        if digests.setdefault(str(image), found) != found:  # read before, for another purpose
+            raise saved_anew(Path(image))
+        return volume, grid
     with reading(name, "an image", ()):
         if isinstance(image, tuple) and len(image) == 2:
             return _from_array(image[0], matrix_of(image[1], "beside an array (several images make a list) its affine as "))
@@ -61,9 +73,9 @@ def to_volume(image: ImageLike, name: str, geometry: Geometry) -> tuple[Tensor, 
         return _from_array(image, geometry.matrix())
 
 
-def to_intensities(image: ImageLike, name: str, geometry: Geometry) -> tuple[Tensor, Grid]:
+def to_intensities(image: ImageLike, name: str, geometry: Geometry, digests: Digests | None = None) -> tuple[Tensor, Grid]:
     """``to_volume`` in float32; raises ``InputError`` also for intensities that are not finite, or all the same."""
-    volume, grid = to_volume(image, name, geometry)
+    volume, grid = to_volume(image, name, geometry, digests)
     volume = volume.float()
     check_finite(volume, name)
     check_structure(volume, name)

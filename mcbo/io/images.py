@@ -13,8 +13,10 @@ from mcbo.core.errors import InputError, OutputError
 from mcbo.core.types import Displacement, Volume
 from mcbo.geometry.grid import Grid
 from mcbo.io import itk_files, nifti
-from mcbo.io.files import reading, regular_size, suffix_of
+from mcbo.io.files import reading, regular_size, suffix_of, unchanged
 from mcbo.io.foreign import fields as foreign
+from mcbo.io.formats import nifti_image
+from mcbo.io.formats.parts import image_digest
 from mcbo.io.formats.registry import format_of
 from mcbo.io.itk import to_sitk
 from mcbo.io.itk_files import SUFFIXES_WRITTEN
@@ -40,6 +42,18 @@ def read_any(path: Path, selection: Selection = ALL) -> tuple[Volume, Grid]:
         MemoryBudgetError: if it does not fit into memory.
     """
     return format_of(path).read(path, selection)
+
+
+def read_digested(path: Path, selection: Selection = ALL) -> tuple[Volume, Grid, str | None]:
+    """``read_any``, and the ``image_digest`` of what was read; raises ``InputError`` also if the file is saved anew meanwhile.
+
+    Of NIfTI, each byte is read once. Libraries open the files of other formats themselves, which are digested before and after.
+    """
+    if format_of(path) is nifti_image.FORMAT:
+        return nifti_image.read_hashed(path, selection)
+    with unchanged(path, image_digest) as before:
+        volume, grid = read_any(path, selection)
+    return volume, grid, before
 
 
 def read_intensities(path: Path, selection: Selection = ALL) -> tuple[Volume, Grid]:
@@ -70,7 +84,7 @@ def as_labels(volume: Tensor) -> Tensor:
     if not torch.isfinite(volume).all() or (volume != volume.round()).any():
         raise InputError("expected whole numbers as labels, found others")
     if volume.abs().max() >= 1 << 24:
-        raise InputError("expected labels below 2²⁴, or stored as integers, found larger ones in floating point")
+        raise InputError("expected labels below 2²⁴, or stored as integers below 2⁶³, found larger ones")
     return volume.int()
 
 

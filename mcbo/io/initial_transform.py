@@ -10,6 +10,7 @@ from mcbo.core.errors import InputError
 from mcbo.geometry.grid import Grid
 from mcbo.io.files import reading, regular_size, suffix_of
 from mcbo.io.foreign.linear import parse_matrix, read_linear
+from mcbo.io.formats.itk_image import check_name
 from mcbo.io.itk import LPS
 from mcbo.io.itk_files import TRANSFORM_SUFFIXES, read_itk_transform
 
@@ -25,6 +26,7 @@ def read_initial(path: Path, fixed: Grid | None = None, moving: Grid | None = No
     Raises:
         InputError: if it is none of these.
     """
+    check_name(path)
     regular_size(path, "an initial transform")
     with reading(path, "an initial transform"):
         matrix = read_linear(path, fixed, moving)

@@ -18,7 +18,7 @@ from mcbo.geometry.grid import Grid, is_sheared
 from mcbo.io.files import check_can_hold, reading, reason_of, regular_size, suffix_of, write_whole
 from mcbo.io.formats import metaimage, nrrd
 from mcbo.io.formats.format import DEFLATE, Claim, check_count, check_memory
-from mcbo.io.formats.itk_image import Judge, read_itk, to_volume
+from mcbo.io.formats.itk_image import Judge, check_name, read_itk, to_volume
 from mcbo.io.itk import from_lps_vectors, geometry_of, grid_from, on_grid, to_transform, to_vectors
 from mcbo.io.nifti_header import read_header
 from mcbo.io.sandbox.client import HEADER_S, Limits, read_outside
@@ -61,6 +61,7 @@ def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
         InputError: if it is not such a file, needs a grid, or its vectors are on another grid than the fixed one.
         MemoryBudgetError: if it does not fit into memory.
     """
+    check_name(path)
     suffix = suffix_of(path)
     if suffix in TRANSFORM_SUFFIXES:
         reference = None if fixed is None else geometry_of(fixed.seen_by_itk()) | {"size": list(fixed.shape)}

@@ -6,6 +6,7 @@ Everything else in a file (labels, descriptions, identifiers, header lines) is k
 import copy
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ MAX_COORDINATE = 1e9
 """Voxels or mm; more overflows on the way."""
 
 SUFFIXES = (".csv", ".fcsv", ".mrk.json")
+
+_RUN = re.compile("[ ]*[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
+"""How a cell begins that a spreadsheet would run."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ def _suffix(path: Path) -> str:
 
 
 def parse_table(text: str) -> Landmarks:
-    """A table, as ``tables.layout_of`` reads it; all but the coordinates of points that were placed stays as it is."""
+    """A table, as ``tables.layout_of`` reads it; all but the coordinates of points that were placed stays as it is.
+
+    In what is written, an apostrophe keeps spreadsheets from running it.
+    """
     rows = _csv(text, strict=True)
     layout = layout_of(next(iter(rows), []))
     if not layout.has_names:  # Learn2Reg's, which quotes nothing
@@ -97,7 +104,7 @@ def parse_table(text: str) -> Landmarks:
             for column, value in zip(layout.columns, _texts(point), strict=True):
                 result[n][column] = value
         output = io.StringIO()
-        csv.writer(output, lineterminator="\n").writerows(result)
+        csv.writer(output, lineterminator="\n").writerows(map(_harmless, row) for row in result)
         return output.getvalue()
 
     return Landmarks(_tensor(list(points.values())), layout.space, format_with)
@@ -111,7 +118,7 @@ def parse_fcsv(text: str) -> Landmarks:
     named = settings.get("coordinatesystem", "RAS").upper()
     spaces: dict[str, Space] = {"0": "RAS", "RAS": "RAS", "1": "LPS", "LPS": "LPS"}
     if named not in spaces:
-        raise InputError(f"expected the coordinate system RAS (0) or LPS (1), found {named[:40]!r}")
+        raise InputError(f"expected the coordinate system RAS (0) or LPS (1), found {shown(named)}")
     columns = [name.strip() for name in settings.get("columns", "id,x,y,z").split(",")]
     if not {"x", "y", "z"} <= set(columns):
         raise InputError(f"expected columns named x, y and z, found {columns}")
@@ -145,7 +152,7 @@ def parse_markups(text: str) -> Landmarks:
     for group in groups:
         units = group.get("coordinateUnits", "mm")
         if units not in ("mm", ["mm"] * 3):
-            raise InputError(f"expected coordinates in mm, found {str(units)[:40]!r}")
+            raise InputError(f"expected coordinates in mm, found {shown(units)}")
     points = [_point(control["position"], f"point {n}") for n, control in enumerate(_controls(groups), start=1)]
 
     def format_with(moved: Tensor) -> str:
@@ -155,6 +162,11 @@ def parse_markups(text: str) -> Landmarks:
         return format_json(result)
 
     return Landmarks(_tensor(points), "RAS" if systems == {"RAS"} else "LPS", format_with)
+
+
+def _harmless(cell: str) -> str:
+    """A cell of a table; text that a spreadsheet takes for a formula gets an apostrophe in front, unless it is a number."""
+    return f"'{cell}" if _RUN.match(cell) and _numbers([cell]) is None else cell
 
 
 def _csv(text: str, *, strict: bool = False) -> list[list[str]]:

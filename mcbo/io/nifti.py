@@ -4,7 +4,7 @@ import errno
 import io
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,16 @@ from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.geometry.grid import Grid, is_sheared
 from mcbo.geometry.units import MM, Unit
 from mcbo.io.files import Digesting, check_size, digest, write_whole
-from mcbo.io.nifti_header import BLOCK_VALUES, Header, copy_reordered, read_header, read_values
+from mcbo.io.nifti_header import (
+    BLOCK_VALUES,
+    Form,
+    Header,
+    ValueType,
+    copy_reordered,
+    read_header,
+    read_values,
+    read_whole,
+)
 from mcbo.io.npz import read_array
 from mcbo.io.source import File
 
@@ -51,13 +60,14 @@ _ALIGNED = 2
 class Image:
     """A volume as in its file: ``(1, 1, H, W, D)`` float32 on the CPU; the affine, voxel to world (mm), is ``(4, 4)``.
 
-    ``unit`` is that of its file.
+    ``unit`` is that of its file; ``sha256`` that of the bytes from which it was made, or empty if they were not digested.
     """
 
     path: File
     volume: Volume
     affine: NDArray[np.float64]
     unit: Unit = "mm"
+    sha256: str = ""
 
     @property
     def grid(self) -> Grid:
@@ -71,12 +81,11 @@ def read_image(path: File) -> Image:
     Raises:
         InputError: if it is missing, empty, cut off, not 3D, not finite or constant; the message names the file.
     """
-    header = read_header(path)
-    check_image(header)
-    volume = torch.from_numpy(read_values(header))[None, None]
+    header, values, sha256 = read_whole(path, check=check_image)
+    volume = torch.from_numpy(values)[None, None]
     check_finite(volume, path)
     check_structure(volume, path)
-    return Image(path, volume, header.affine, header.unit)
+    return Image(path, volume, header.affine, header.unit, sha256)
 
 
 def check_finite(volume: Volume, name: object) -> None:
@@ -161,27 +170,39 @@ def _check_displacement(path: Path, shape: tuple[int, ...]) -> None:
         check_fits(WORK_BYTES * math.prod(shape[:3]), f"work on a displacement of {'×'.join(map(str, shape[:3]))} voxels")
 
 
-def read_voxels(header: Header) -> Tensor:
+def read_voxels(
+    path: File, *, form: Form = "sform", check: Callable[[Header], object] = check_image
+) -> tuple[Header, Tensor, str]:
     """Reads a 3D image of NIfTI, even a constant one, to be warped rather than registered.
 
     Returns:
-        ``(1, 1, H, W, D)``, integers if the file has them without scaling, else float32.
+        Its header; ``(1, 1, H, W, D)``, integers if the file has them without scaling and below 2⁶³, else float32; and the
+        SHA-256 of the bytes from which they were made.
 
     Raises:
         InputError: if it cannot be read, is not 3D, or does not have one number per voxel.
     """
-    check_image(header)
+    header, values, sha256 = read_whole(path, check=check, dtype=_voxel_type, form=form)
+    if header.dtype.kind == "u" and values.dtype == np.int64 and values.min() < 0:  # as integers, they are too large
+        values = values.view(np.uint64).astype(np.float32)
+    return header, torch.from_numpy(values)[None, None], sha256
+
+
+def _voxel_type(header: Header) -> ValueType:
     whole = header.dtype.kind in "iu" and (header.slope, header.intercept) == (1, 0)
-    values = read_values(header, dtype=_whole_type(header.dtype) if whole else np.float32)
-    return torch.from_numpy(values)[None, None]
+    return _whole_type(header.dtype) if whole else np.float32
 
 
 def to_tensor(array: NDArray[np.generic]) -> Tensor:
-    """An array of real numbers as float32, int32, or int64 if needed; raises ``InputError`` for other types."""
+    """An array of real numbers as float32, int32, or int64 if needed; raises ``InputError`` for other types.
+
+    Whole numbers from 2⁶³ on become float32, too.
+    """
     if array.dtype.kind not in "biuf":
         raise InputError(f"expected one number per voxel, found data of type {array.dtype}")
     with np.errstate(over="ignore"):
-        dtype = np.float32 if array.dtype.kind == "f" else _whole_type(array.dtype)
+        is_large = array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.size and int(array.max()) >= 2**63
+        dtype = np.float32 if array.dtype.kind == "f" or is_large else _whole_type(array.dtype)
         return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
 
 

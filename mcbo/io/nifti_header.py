@@ -1,13 +1,15 @@
 """NIfTI files: what a header claims is checked before anything of that size is read or allocated."""
 
+import hashlib
 import io
 import math
+import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, Any, BinaryIO, Literal, TypeAlias
 
 import nibabel
 import numpy as np
@@ -55,6 +57,9 @@ Form: TypeAlias = Literal["sform", "qform"]
 
 _UNITS: dict[int, Unit] = {1: "m", 2: "mm", 3: "um"}
 """By the lowest three bits of ``xyzt_units``."""
+
+ValueType: TypeAlias = type[np.float32 | np.int32 | np.int64]
+"""Of values in memory."""
 
 _GZIP = b"\x1f\x8b"
 _GZIP_FORMAT = 31
@@ -113,28 +118,11 @@ def read_header(path: File, *, form: Form = "sform") -> Header:
     Raises:
         InputError: if the file is missing, none of these, or claims more than it can hold; the message names it.
     """
-    size = regular_size(path, "a NIfTI image")
-    with reading(path, "a whole NIfTI image", UNREADABLE):
-        with Path(path).open("rb") as file:
-            block = file.read(_HEAD_BYTES)
-        compressed = block.startswith(_GZIP)
-        if compressed:
-            block = _read_upto(Inflated(io.BytesIO(block)), 540)
-        header = _parse(path, block, form)
-        claimed = header.offset + math.prod(header.shape) * header.dtype.itemsize
-        if claimed > (size * MAX_RATIO + _STREAM_BYTES if compressed else size):
-            raise InputError(
-                f"expected a whole NIfTI image, but its header claims {claimed} bytes, more than "
-                f"{'a compressed file' if compressed else 'a file'} of {size} bytes can hold"
-            )
-        if size > claimed + MAX_SURPLUS:
-            raise InputError(
-                f"expected a whole NIfTI image, found a file of {size} bytes, although its header claims no more than {claimed}"
-            )
-    return header
+    with _reading(path), Path(path).open("rb") as file:
+        return _header_of(path, file.read(_HEAD_BYTES), os.fstat(file.fileno()).st_size, form)
 
 
-def read_values(header: Header, *, dtype: type[np.float32 | np.int32 | np.int64] = np.float32) -> NDArray[Any]:
+def read_values(header: Header, *, dtype: ValueType = np.float32) -> NDArray[Any]:
     """Reads the values that a header claims, in the header's shape, and nothing beyond them.
 
     In addition to the result, ``BLOCK_VALUES`` values or one slice are in memory, in the file's type and in float64. Labels are
@@ -143,19 +131,97 @@ def read_values(header: Header, *, dtype: type[np.float32 | np.int32 | np.int64]
     Raises:
         InputError: if the file is cut off or damaged, or does not fit into memory.
     """
+    with _reading(header.path), Path(header.path).open("rb") as file:
+        return _values_of(header, file, dtype)
+
+
+def read_whole(
+    path: File,
+    *,
+    check: Callable[[Header], object],
+    dtype: Callable[[Header], ValueType] = lambda _: np.float32,
+    form: Form = "sform",
+) -> tuple[Header, NDArray[Any], str]:
+    """``read_header``, ``check``, ``read_values`` and the SHA-256 of the file, from bytes that are each read once.
+
+    So all of it belongs together, even if the file is saved anew meanwhile.
+    """
+    with ExitStack() as closing:
+        with _reading(path):
+            raw = closing.enter_context(Path(path).open("rb", buffering=0))
+            hashed = _Hashed(raw)
+            file = closing.enter_context(io.BufferedReader(hashed, _HEAD_BYTES))
+            header = _header_of(path, file.peek(_HEAD_BYTES), os.fstat(raw.fileno()).st_size, form)
+        check(header)
+        with _reading(path):
+            values = _values_of(header, file, dtype(header))
+            while file.read(_HEAD_BYTES):  # what follows the values
+                pass
+        return header, values, hashed.sha256.hexdigest()
+
+
+class _Hashed(io.RawIOBase):
+    """The bytes of a file, and the SHA-256 of those that were read."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        super().__init__()
+        self._file, self.sha256 = file, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fills the buffer, unless the file ends before."""
+        view, filled = memoryview(buffer), 0
+        while filled < len(view) and (count := self._file.readinto(view[filled:])):
+            filled += count
+        self.sha256.update(view[:filled])
+        return filled
+
+
+@contextmanager
+def _reading(path: File) -> Iterator[None]:
+    """Errors in the block, which reads a file, become sentences; what would block is not opened."""
+    regular_size(path, "a NIfTI image")
+    with reading(path, "a whole NIfTI image", UNREADABLE):
+        yield
+
+
+def _header_of(path: File, block: bytes, size: int, form: Form) -> Header:
+    """The header of a file of so many bytes, which begins with a block."""
+    compressed = block.startswith(_GZIP)
+    if compressed:
+        block = _read_upto(Inflated(io.BytesIO(block)), 540)
+    header = _parse(path, block, form)
+    claimed = header.offset + math.prod(header.shape) * header.dtype.itemsize
+    if claimed > (size * MAX_RATIO + _STREAM_BYTES if compressed else size):
+        raise InputError(
+            f"expected a whole NIfTI image, but its header claims {claimed} bytes, more than "
+            f"{'a compressed file' if compressed else 'a file'} of {size} bytes can hold"
+        )
+    if size > claimed + MAX_SURPLUS:
+        raise InputError(
+            f"expected a whole NIfTI image, found a file of {size} bytes, although its header claims no more than {claimed}"
+        )
+    return header
+
+
+def _values_of(header: Header, file: BinaryIO, dtype: ValueType) -> NDArray[Any]:
+    """The values behind a header, from the beginning of its file."""
     lead, last = header.shape[:-1], header.shape[-1]
     thick = max(1, BLOCK_VALUES // math.prod(lead))
-    with reading(header.path, "a whole NIfTI image", UNREADABLE):
-        values = np.empty(header.shape, dtype)
-        with _open(header.path) as stream, np.errstate(over="ignore", invalid="ignore"):
-            _read_exactly(stream, header.offset)
-            for low in range(0, last, thick):
-                high = min(low + thick, last)
-                block = _read_exactly(stream, math.prod(lead) * (high - low) * header.dtype.itemsize)
-                part = _scaled(np.frombuffer(block, header.dtype), header).reshape((*lead, high - low), order="F")
-                copy_reordered(values[..., low:high], part)
-            if isinstance(stream, Inflated) and stream.has_garbage_behind():
-                log.warning("%s: bytes behind its compressed data are ignored, as gzip does; save it again", header.path)
+    values = np.empty(header.shape, dtype)
+    stream: IO[bytes] | Inflated = Inflated(file) if _is_packed(file) else file
+    with np.errstate(over="ignore", invalid="ignore"):
+        for first in range(0, header.offset, _HEAD_BYTES):
+            _read_exactly(stream, min(_HEAD_BYTES, header.offset - first))
+        for low in range(0, last, thick):
+            high = min(low + thick, last)
+            block = _read_exactly(stream, math.prod(lead) * (high - low) * header.dtype.itemsize)
+            part = _scaled(np.frombuffer(block, header.dtype), header).reshape((*lead, high - low), order="F")
+            copy_reordered(values[..., low:high], part)
+    if isinstance(stream, Inflated) and stream.has_garbage_behind():
+        log.warning("%s: bytes behind its compressed data are ignored, as gzip does; save it again", header.path)
     return values
 
 
@@ -225,11 +291,9 @@ def _read_exactly(stream: IO[bytes] | Inflated, count: int) -> bytes:
     return block
 
 
-@contextmanager
-def _open(path: File) -> Iterator[IO[bytes] | Inflated]:
-    """The uncompressed bytes of a file, compressed or not by its first bytes, whatever its name."""
-    with Path(path).open("rb") as file:
-        yield Inflated(file) if file.peek(2)[:2] == _GZIP else file
+def _is_packed(file: Any) -> bool:
+    """Whether a file is compressed: by its first bytes, whatever its name."""
+    return bytes(file.peek(2)[:2]) == _GZIP
 
 
 def _parse(path: File, block: bytes, form: Form) -> Header:

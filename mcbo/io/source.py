@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)(/+)")
-"""With one slash, since a path drops the second."""
+from mcbo.core.log import without_secrets
+
+_URL = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*::?)+)(/+)|()(//)(?=[^/]*:[^/]*@)")
+"""With one slash, since a path drops the second. Without a scheme, two slashes and a login are enough."""
 
 
 def is_url(text: str) -> bool:
@@ -17,18 +19,20 @@ def is_url(text: str) -> bool:
 
 
 def shown_url(url: str) -> str:
-    """A URL for logs and reports, without a password before the host or a signature after ``?``; a path as it is.
+    """A URL for logs and reports, without a password before the host or a signature behind the path; a path as it is.
 
     A URL that a path has collapsed to one slash may hold a password, too.
     """
     match = _URL.match(url)
     if match is None:
-        return url
+        return without_secrets(url)
+    scheme, slashes = match[1] or "", match[2] or "//"
     try:
-        parts = urlsplit(f"//{url[match.end() :]}")
+        parts = urlsplit(f"//{without_secrets('//' + url[match.end() :])[2:]}")
     except ValueError:  # not a valid address
-        return f"{match[1]}//…"
-    return f"{match[1].lower()}{match[2]}{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return f"{scheme}//…"
+    path = re.sub(r";[^/;=]*=[^/]*", "", parts.path)
+    return f"{scheme.lower()}{slashes}{parts.netloc.rpartition('@')[2]}{path}"
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,17 +13,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, wraps
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from llvmlite import ir
+from numba import __version__ as numba_version
 from numba import njit, types
-from numba.core import cgutils
+from numba.core import caching, cgutils, config
+from numba.core.serialize import dumps
 from numba.extending import intrinsic, models, overload, register_model
 from numpy.typing import NDArray
 
 from mcbo.kernels import in_batches
+from mcbo.kernels.caches import KernelFiles, complain, kernel_folder, stamp_of
 
 LANES = 16
 """Floats in a vector."""
@@ -43,14 +47,59 @@ _MAKING_GROUPS = threading.Lock()
 def compiled(function: Function) -> Function:
     """Compiles a function at its first call and caches it on disk if a folder is writable; runs without Python's lock.
 
-    The cache is renewed when the function's own file changes; when this file does, or another one whose functions it calls,
-    delete ``__pycache__``. Compiled functions that it calls are inlined: as calls, those of ``correlation.py`` cost 6 % (one
-    core, Intel Xeon, 2026-11-27).
+    Compiled functions that it calls are inlined: as calls, those of ``correlation.py`` cost 6 % (one core, Intel Xeon,
+    2026-11-27).
     """
+    dispatcher: Any = njit(nogil=True, forceinline=True)(function)
     try:
-        return cast(Function, njit(nogil=True, forceinline=True, cache=True)(function))
-    except RuntimeError:  # no folder for the cache: neither beside this file nor in the home folder, nor NUMBA_CACHE_DIR
-        return cast(Function, njit(nogil=True, forceinline=True)(function))
+        folder = kernel_folder(Path(inspect.getfile(function)).parent, config.CACHE_DIR)  # type: ignore[attr-defined]
+        if folder is not None:
+            dispatcher._cache = _Cache(function, folder)
+    except Exception as error:  # of another numba, or of its settings
+        complain("make", "compiled kernels are not kept, so that every run compiles them anew: %s", error)
+    return cast(Function, dispatcher)
+
+
+class _Beside(caching.InTreeCacheLocator):
+    """Numba's finder of a function's cache, which is known already (``caches.py``)."""
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> Any:
+        return cls(py_func, py_file)
+
+    def ensure_cache_path(self) -> None:
+        """It is there."""
+
+
+class _Implementation(caching.CompileResultCacheImpl):
+    _locator_classes: list[type[object]] = [_Beside]  # noqa: RUF012 (as numba declares it)
+
+
+class _Cache(caching.FunctionCache):
+    """Numba's cache of a function in a folder; what goes wrong with it costs a compilation."""
+
+    _impl_class = _Implementation
+
+    def __init__(self, function: Any, folder: Path) -> None:
+        super().__init__(function)  # type: ignore[no-untyped-call]
+        source = Path(inspect.getfile(function))
+        version = (numba_version, stamp_of(Path(__file__).parent), stamp_of(source.parent))
+        name = f"mcbo-{source.parent.name}-{self._impl.filename_base}"  # numba's own files may lie there, too
+        self._cache_path = folder
+        self._cache_file: Any = KernelFiles(folder, name, repr(version), dumps)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        except Exception as error:  # of any kind, since it is unpickled
+            complain("load", "%s: a compiled kernel cannot be loaded, and is compiled anew: %s", self._cache_path, error)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            complain("save", "%s: compiled kernels cannot be kept: %s", self._cache_path, error)
 
 
 PARTS = 4

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from mcbo.core.errors import InputError
+from mcbo.io.files import shown
 from mcbo.methods.cascade import CascadeConfig, DeformableSearch, GaussNewton, RigidStages
 from mcbo.methods.config import Level, Preset
 from mcbo.methods.hypotheses import Expected, HypothesisSettings, OverviewSettings
@@ -185,10 +186,10 @@ def find_config(task: str, preset: str | None = None) -> Preset:
         InputError: for an unknown name; the message lists the known ones.
     """
     if task not in TASKS:
-        raise InputError(f"task {task!r} is not known: expected one of {', '.join(TASKS)} (choose one with --task)")
+        raise InputError(f"task {shown(task)} is not known: expected one of {', '.join(TASKS)} (choose one with --task)")
     presets = TASKS[task].presets
     if preset is None:
         return next(iter(presets.values()))
     if preset not in presets:
-        raise InputError(f"preset {preset!r} is not known for {task}: expected one of {', '.join(presets)}")
+        raise InputError(f"preset {shown(preset)} is not known for {task}: expected one of {', '.join(presets)}")
     return presets[preset]

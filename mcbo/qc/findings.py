@@ -24,7 +24,8 @@ from mcbo.dataset.learn2reg import Pair
 from mcbo.geometry.grid import voxel_size_mm
 from mcbo.geometry.resample import resample
 from mcbo.geometry.units import UNITS, Unit
-from mcbo.io.files import digest
+from mcbo.io.files import digest, is_file
+from mcbo.io.formats.parts import image_digest
 from mcbo.io.images import read_intensities
 from mcbo.io.microscopy.images import from_settings, name_of_image
 from mcbo.io.nifti import Image, read_displacement, read_grid, read_image
@@ -249,8 +250,9 @@ def _read_images(
         )
         _check_shape(pair.fixed, grid.shape, displacement)
         unit = grid.unit
-        fixed = Image(pair.fixed, volume, grid.affine, grid.unit)
-        moving = Image(pair.moving, resample(other, its_grid, grid), grid.affine, grid.unit)
+        fixed = Image(pair.fixed, volume, grid.affine, grid.unit, image_digest(Path(pair.fixed)) or "")
+        onto = resample(other, its_grid, grid)
+        moving = Image(pair.moving, onto, grid.affine, grid.unit, image_digest(Path(pair.moving)) or "")
         warped = resample(other, its_grid, grid, displacement=displacement)
         if not its_grid.matches(grid):
             notes.append("The moving image has another grid; it is shown on that of the fixed image, in world coordinates.")
@@ -260,9 +262,9 @@ def _read_images(
         fixed, moving = read_image(pair.fixed), read_image(pair.moving)
         if not moving.grid.matches(fixed.grid):
             notes.append("The affines of the two images differ and were ignored: voxels correspond by index, as in Learn2Reg.")
-    for path in (pair.fixed, pair.moving):
-        if digest(path) not in case.inputs.values():
-            notes.append(f"{path} is not the image that was registered: it has changed since.")
+    for image in (fixed, moving):
+        if image.sha256 not in case.inputs.values():
+            notes.append(f"{image.path} is not the image that was registered: it has changed since.")
     return fixed, moving, warped, unit
 
 
@@ -287,7 +289,7 @@ def _read_affine(path: Path, notes: list[str]) -> Array | None:
 def _find_landmarks(fixed: Image, moving: Image, displacement: Displacement, notes: list[str]) -> Landmarks | None:
     """The landmarks beside the images, if there are any, with their distances as the organizers compute them."""
     files = [beside(Path(image.path), "landmarks", ".csv") for image in (fixed, moving)]
-    if not any(file.exists() for file in files):
+    if not any(is_file(file) for file in files):
         return None
     try:
         points = read_landmarks(files[0], inside=shape_of(displacement), image=Path(fixed.path))

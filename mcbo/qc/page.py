@@ -13,12 +13,16 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mcbo.core.log import without_secrets
 from mcbo.io.files import write_bytes
 from mcbo.methods.quality import Sanity
 from mcbo.qc.findings import RunFindings
 from mcbo.qc.lengths import MILLIMETERS, Lengths
 from mcbo.qc.picture import color_steps
 from mcbo.qc.view import DETERMINANT_SCALE, Landmarks, View
+
+MAX_TEXT = 100_000
+"""Characters of a text; a longer one is a picture."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _BAR_SHARE = 0.3
@@ -61,7 +65,12 @@ def report_page(run: RunFindings) -> str:
 
 def _environment() -> Environment:
     pages = Environment(
-        loader=PackageLoader("mcbo.qc"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("mcbo.qc"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: without_secrets(value) if type(value) is str and len(value) < MAX_TEXT else value,
     )
     pages.filters |= {
         "number": _number,

@@ -5,16 +5,17 @@ from pathlib import Path
 
 from mcbo.core.errors import InputError
 from mcbo.dataset.learn2reg import SPLITS, Pair, group_pairs, read_json, strip_suffix
+from mcbo.io.files import is_file, is_folder
 from mcbo.report import REPORT, CaseReport
 
 
 def find_report(path: Path) -> Path:
     """The report in a folder of results, or the path itself if it is a file; ``InputError`` unless there is exactly one."""
-    if path.is_file():
+    if is_file(path):
         return path
-    if (path / REPORT).is_file():
+    if is_file(path / REPORT):
         return path / REPORT
-    found = sorted(path.glob("*.report.json")) if path.is_dir() else []
+    found = sorted(path.glob("*.report.json")) if is_folder(path) else []
     if len(found) > 1:
         raise InputError(f"{path}: expected one report, found {', '.join(file.name for file in found)}; name the one to show")
     if not found:

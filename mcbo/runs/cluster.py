@@ -240,7 +240,8 @@ def _connect(options: Options, cases: int) -> Iterator[tuple[Any, Options]]:
     try:
         client = distributed.Client(options.scheduler, timeout=_CONNECT_S)
     except (OSError, ValueError, TypeError) as error:
-        raise ClusterError(f"{options.scheduler}: expected the address of a Dask scheduler, but: {error}") from error
+        reason = type(error).__name__ if "@" in options.scheduler else error  # which may hold a part of a password
+        raise ClusterError(f"{options.scheduler}: expected the address of a Dask scheduler, but: {reason}") from error
     with client:
         yield client, for_workers
 

@@ -4,18 +4,19 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import torch
 
 from mcbo.core.errors import InputError, MemoryBudgetError, naming
-from mcbo.core.field import format_shape
+from mcbo.core.field import format_shape, shape_of
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Masks, Shape
 from mcbo.dataset.learn2reg import Case
 from mcbo.dataset.remote import fetched
 from mcbo.geometry.mask import field_of_view
-from mcbo.io.files import format_bytes
+from mcbo.io.files import format_bytes, saved_anew, state_of
 from mcbo.io.nifti import Image, check_image, read_image
 from mcbo.io.nifti_header import read_header
 from mcbo.io.source import File
@@ -23,7 +24,7 @@ from mcbo.methods.memory_model import check_budget, image_bytes
 from mcbo.report import CaseReport
 from mcbo.runs.case import CaseResult, CaseRun
 from mcbo.runs.options import Setup
-from mcbo.runs.resume import done_before, input_digests, used_pairs
+from mcbo.runs.resume import done_before, image_digest, input_digests, input_key, used_pairs
 from mcbo.runtime import budget_bytes
 
 IMAGES_AT_ONCE = 3
@@ -60,7 +61,8 @@ def load(
         run.failing(),
         nullcontext(threads) if threads else reading_threads() as shared,
     ):
-        inputs = input_digests(here, setup)
+        # The digests decide whether an earlier run did the same; the report gets those of the bytes that are read.
+        inputs = input_digests(here, setup, known=bool(earlier))
         before = done_before(here, inputs, earlier, setup)
         if before is not None:
             run.result = before
@@ -79,7 +81,7 @@ def _check_memory(case: Case, setup: Setup, shape: Shape) -> None:
     ``InputError``, if the image is too small for the preset. What a GPU has free is known when its context exists, which takes
     as long as reading; so ``compute`` asks, and here the images have to fit into the memory of the host.
     """
-    movings = sum(pair.moving.is_file() for pair in used_pairs(case, setup))
+    movings = sum(state_of(pair.moving) is not None for pair in used_pairs(case, setup))
     if setup.device.type != "cpu":
         needed = image_bytes(shape, movings=movings, masks=setup.config.uses_masks)
         free = budget_bytes(torch.device("cpu"), None)
@@ -101,24 +103,31 @@ def _read(run: CaseRun, here: Case, shape: Shape, threads: Executor, timer: Stag
 
     ``here`` is the case as its files lie on this machine; ``shape`` is that of the fixed image.
     """
-    result, uses_masks = run.result, run.setup.config.uses_masks
+    result, uses_masks, inputs = run.result, run.setup.config.uses_masks, run.result.report.inputs
     movings: dict[str, Image] = {}
     refused: dict[str, str] = {}
+    read: dict[str, str | None] = {}
     with _Beginning(threads) as begin:
         reading = begin(read_image, here.fixed)
         others = {pair.field_name: begin(_read_moving, pair.moving, here.fixed, shape) for pair in used_pairs(here, run.setup)}
         fixed = reading.result()
+        if shape_of(fixed.volume) != shape:
+            raise saved_anew(here.fixed)
+        _note_digest(read, here.fixed, fixed.sha256)
         # Of the intensities as they are: the method scales them by a power of two, which makes no two of them equal.
         masks = [begin(field_of_view, fixed.volume)] if uses_masks else []
         for name, other in others.items():
-            try:
-                movings[name] = other.result()
-            except InputError as error:
-                refused[name] = str(error)
+            found = other.result()
+            if isinstance(found, _Refused):
+                refused[name] = found.message
+                _note_digest(read, found.path, found.sha256)
                 continue
-            _note_affine(movings[name], fixed, result)
+            movings[name] = found
+            _note_digest(read, found.path, found.sha256)
+            _note_affine(found, fixed, result)
             if uses_masks:
                 masks.append(begin(field_of_view, movings[name].volume))
+        inputs |= read
         for message in refused.values() if movings else ():
             result.note(f"case {run.case.name} continues without this image: {message}", logging.WARNING)
         requested = [pair.field_name for pair in run.requested]
@@ -153,14 +162,38 @@ class _Beginning:
         return future
 
 
-def _read_moving(path: File, fixed: File, expected: Shape) -> Image:
-    """Reads a moving image; ``InputError`` if it cannot be registered to the fixed one, which has the ``expected`` shape."""
-    shape = check_image(read_header(path))
-    if shape != expected:
-        raise InputError(
-            f"{path}: expected the shape of the fixed image {fixed.name}, {format_shape(expected)}, found {format_shape(shape)}"
-        )
-    return read_image(path)
+@dataclass(frozen=True)
+class _Refused:
+    """Why a moving image is not used, and its digest; None if it has changed since."""
+
+    path: File
+    message: str
+    sha256: str | None
+
+
+def _read_moving(path: File, fixed: File, expected: Shape) -> Image | _Refused:
+    """Reads a moving image, unless it cannot be registered to the fixed one, which has the ``expected`` shape."""
+    before = state_of(path)
+    try:
+        shape = check_image(read_header(path))
+        if shape != expected:
+            raise InputError(
+                f"{path}: expected the shape of the fixed image {fixed.name}, {format_shape(expected)}, "
+                f"found {format_shape(shape)}"
+            )
+        image = read_image(path)
+        if shape_of(image.volume) != expected:
+            raise saved_anew(path)
+    except InputError as error:
+        sha256 = image_digest(path)
+        return _Refused(path, str(error), sha256 if state_of(path) == before else None)
+    return image
+
+
+def _note_digest(read: dict[str, str | None], path: File, sha256: str | None) -> None:
+    """Notes what was read; of a file that was read twice and changed in between, nothing that a later run could find again."""
+    key = input_key(path)
+    read[key] = sha256 if read.get(key, sha256) == sha256 else None
 
 
 def _note_affine(image: Image, fixed: Image, result: CaseResult) -> None:

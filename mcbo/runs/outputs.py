@@ -12,7 +12,7 @@ from mcbo.core.log import log
 from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.dataset.learn2reg import Case, Pair, wanted
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import check_inputs_stay, check_room, check_size, format_bytes, free_disk_bytes, write_whole
+from mcbo.io.files import check_inputs_stay, check_room, check_size, format_bytes, free_disk_bytes, is_file, write_whole
 from mcbo.io.nifti import read_grid, write_displacement, write_volume
 from mcbo.io.source import File
 from mcbo.methods.memory_model import result_bytes
@@ -57,7 +57,7 @@ def warn_of_room(cases: Iterable[Case], options: Options) -> None:
     """
     needed = 0
     for case in cases:
-        missing = [pair for pair in wanted(case, options.movings) if not output_files(pair, options)[0].exists()]
+        missing = [pair for pair in wanted(case, options.movings) if not is_file(output_files(pair, options)[0])]
         with contextlib.suppress(InputError):  # reported when the case is read
             if missing:
                 needed += result_bytes(read_grid(case.fixed).shape, pairs=len(missing), warped=options.warped)

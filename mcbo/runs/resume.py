@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcbo.core.errors import InputError
+from mcbo.core.log import without_secrets
 from mcbo.dataset.learn2reg import Case, Pair, wanted
 from mcbo.io.files import digest
 from mcbo.io.nifti_header import read_header
@@ -51,7 +52,7 @@ def done_before(case: Case, inputs: dict[str, str | None], earlier: Sequence[Cas
     if options.overwrite and not gone:
         return None
     for report in earlier:
-        known = inputs | {key: report.inputs.get(key) for key in map(_key, gone)}
+        known = inputs | {key: report.inputs.get(key) for key in map(input_key, gone)}
         if report.coordinates == "voxels" and report.holds(known, outputs):
             break
     else:
@@ -92,20 +93,25 @@ def used_pairs(case: Case, setup: Setup) -> Sequence[Pair]:
     return case.pairs if setup.config.modality_fusion else wanted(case, setup.options.movings)
 
 
-def input_digests(case: Case, setup: Setup) -> dict[str, str | None]:
-    """SHA-256 of the input files of a case, by absolute path; None for those that cannot be read or are no images."""
-    return {_key(path): _digest_image(path) for path in _input_files(case, setup)}
+def input_digests(case: Case, setup: Setup, *, known: bool = True) -> dict[str, str | None]:
+    """SHA-256 of the input files of a case, by absolute path, the fixed image first.
+
+    None for those that cannot be read or are no images, and for all as long as they need not be ``known``.
+    """
+    return {input_key(path): image_digest(path) if known else None for path in _input_files(case, setup)}
 
 
 def _input_files(case: Case, setup: Setup) -> list[File]:
     return [case.fixed, *(pair.moving for pair in used_pairs(case, setup))]
 
 
-def _key(path: File) -> str:
-    return str(path.absolute())
+def input_key(path: File) -> str:
+    """The name of an input file in reports."""
+    return without_secrets(str(path.absolute()))
 
 
-def _digest_image(path: File) -> str | None:
+def image_digest(path: File) -> str | None:
+    """SHA-256 of an image; None if it cannot be read or is none."""
     try:
         read_header(path)  # refuses files that are far larger than their images
     except InputError:

@@ -17,6 +17,7 @@ from mcbo.core.errors import ClusterError, OutputError
 from mcbo.core.memory import MEMORY_SHARE
 from mcbo.core.timing import StageTimer
 from mcbo.dataset.learn2reg import Case
+from mcbo.io.files import is_folder
 from mcbo.methods.config import Preset
 from mcbo.report import CaseReport, earlier_cases, write_report
 from mcbo.runs.case import CaseResult
@@ -74,7 +75,7 @@ def do_case(assignment: Assignment, *, memory_limit: int | None = None) -> CaseR
     who = f"process {os.getpid()} on {socket.gethostname()}"
     check_versions(assignment.versions, versions(), f"the worker in {who}")
     case, config, options = assignment.case, assignment.config, assignment.options
-    if not options.output.is_dir():
+    if not is_folder(options.output):
         raise OutputError(f"{options.output}: no such folder for the worker in {who}; client and workers need the same paths")
     with _one_at_a_time:
         device = select_device(options.device)

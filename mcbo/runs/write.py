@@ -11,6 +11,7 @@ from mcbo.core.errors import McboError, OutputError
 from mcbo.core.timing import StageTimer
 from mcbo.dataset.learn2reg import Case, Pair
 from mcbo.dataset.remote import fetched
+from mcbo.io.files import is_file
 from mcbo.runs.case import CaseResult, CaseRun
 from mcbo.runs.options import ON_FAILURE, Setup
 from mcbo.runs.outputs import output_files, write_pair, write_placeholder
@@ -85,7 +86,7 @@ def _clear_up(pair: Pair, run: CaseRun) -> None:
         _stand_in(pair, run)
     for path in output_files(pair, run.setup.options):
         result.lost.append(path.name)
-        if path not in result.placeholders and path.is_file():
+        if path not in result.placeholders and is_file(path):
             with contextlib.suppress(OSError):
                 path.unlink()  # else it would be taken for a result of this run
                 result.note(f"{path} is removed: it is not a result of this run", logging.WARNING)

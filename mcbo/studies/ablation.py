@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from evaluation.errors import in_markdown
 from evaluation.images import read_grid
 from evaluation.pairs import Pair as JudgedPair
 from evaluation.pairs import beside
@@ -20,7 +21,7 @@ from evaluation.settings import from_options
 from evaluation.summary import score, to_official
 from evaluation.tasks import METRICS
 from mcbo.core.errors import InputError
-from mcbo.core.log import log
+from mcbo.core.log import log, printable
 from mcbo.dataset.learn2reg import Case, read_json, select_cases, wanted
 from mcbo.io.nifti import read_displacement
 from mcbo.methods.presets import TASKS
@@ -303,7 +304,9 @@ def to_markdown(about: Mapping[str, str], rows: Sequence[Row]) -> str:
         for cells in table
     ]
     failed = [
-        f"- {row.dataset}, {row.moving}, `{row.variant}`: {name}: {why}" for row in rows for name, why in row.failed.items()
+        f"- {in_markdown(row.dataset)}, {in_markdown(row.moving)}, {_code(row.variant)}: {in_markdown(f'{name}: {why}')}"
+        for row in rows
+        for name, why in row.failed.items()
     ]
     circumstances = ", ".join(f"{name}: {value}" for name, value in about.items())
     return "\n".join([*lines, "", *(["Failed:", "", *failed, ""] if failed else []), circumstances])
@@ -313,4 +316,9 @@ def _cells(row: Row) -> list[str]:
     pairs = f"{row.pairs} of {row.asked}" if row.pairs < row.asked else str(row.pairs)
     values = [(getattr(row, attribute), digits) for _, attribute, digits in _NUMBERS]
     numbers = ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
-    return [row.dataset, row.moving, f"`{row.variant}`", pairs, *numbers]
+    return [in_markdown(row.dataset), in_markdown(row.moving), _code(row.variant), pairs, *numbers]
+
+
+def _code(text: str) -> str:
+    """Text as it is, if a table can hold it."""
+    return in_markdown(text) if set(text) & set("`|\\") else f"`{printable(text)}`"

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from mcbo.core.errors import InputError
+from mcbo.io.files import shown
 from mcbo.methods.config import Preset
 from mcbo.methods.presets import TASKS, find_config
 
@@ -41,7 +42,7 @@ def parse_change(text: str, *, task: str) -> Variant:
     Raises:
         InputError: for an unknown preset or field, or a value of another type.
     """
-    who = f"--change {text!r}"
+    who = f"--change {shown(text)}"
     preset, colon, changes = (part.strip() for part in text.partition(":"))
     if not colon:
         raise InputError(f"{who}: expected PRESET:FIELD=VALUE, found no colon")
@@ -57,11 +58,13 @@ def parse_change(text: str, *, task: str) -> Variant:
 def _parse_assignment(text: str, who: str) -> tuple[str, object]:
     path, sign, literal = (part.strip() for part in text.partition("="))
     if not (path and sign):
-        raise InputError(f"{who}: expected FIELD=VALUE, got {text!r}")
+        raise InputError(f"{who}: expected FIELD=VALUE, got {shown(text)}")
     try:
         return path, ast.literal_eval(literal)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:  # those of its documentation
-        raise InputError(f"{who}: expected a Python literal such as 4, 0.5, None, 'text' or (), got {literal!r}") from error
+        raise InputError(
+            f"{who}: expected a Python literal such as 4, 0.5, None, 'text' or (), got {shown(literal)}"
+        ) from error
 
 
 def replace_field(owner: Any, path: str, value: object, *, who: str) -> Any:
@@ -76,17 +79,17 @@ def replace_field(owner: Any, path: str, value: object, *, who: str) -> Any:
     if is_dataclass(owner) and not isinstance(owner, type):
         names = [field.name for field in fields(owner)]
         if step not in names:
-            raise InputError(f"{who}: expected a field of {type(owner).__name__} ({', '.join(names)}), got {step!r}")
+            raise InputError(f"{who}: expected a field of {type(owner).__name__} ({', '.join(names)}), got {shown(step)}")
         hints = get_type_hints(type(owner))
         new = replace_field(getattr(owner, step), rest, value, who=who) if rest else value
         return replace(owner, **{step: _checked(new, hints[step], f"{who}: {step}")})
     if isinstance(owner, tuple):
-        if not (step.isdecimal() and int(step) < len(owner)):
-            raise InputError(f"{who}: expected a number below {len(owner)}, got {step!r}")
+        if step not in map(str, range(len(owner))):
+            raise InputError(f"{who}: expected a number below {len(owner)}, got {shown(step)}")
         index = int(step)
         new = replace_field(owner[index], rest, value, who=who) if rest else value
         return (*owner[:index], new, *owner[index + 1 :])
-    raise InputError(f"{who}: expected nothing after a field that holds {owner!r}, got {step!r}")
+    raise InputError(f"{who}: expected nothing after a field that holds {shown(owner)}, got {shown(step)}")
 
 
 def _checked(value: object, hint: Any, who: str) -> Any:
@@ -95,4 +98,4 @@ def _checked(value: object, hint: Any, who: str) -> Any:
         return TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError as error:
         name = hint.__name__ if isinstance(hint, type) else re.sub(r"(typing|mcbo(\.\w+)+)\.", "", str(hint))
-        raise InputError(f"{who}: expected {name}, got {value!r}") from error
+        raise InputError(f"{who}: expected {name}, got {shown(value)}") from error

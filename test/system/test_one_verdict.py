@@ -25,7 +25,7 @@ from mcbo.geometry.grid import Grid
 from mcbo.io.images import read_intensities
 from mcbo.io.landmarks import read_landmarks
 from mcbo.io.nifti import check_finite, read_image, read_voxels
-from mcbo.io.nifti_header import in_mm, read_header
+from mcbo.io.nifti_header import in_mm
 from mcbo.studies.demo import write_dataset
 from mcbo.studies.phantom import make_phantom
 
@@ -94,8 +94,8 @@ def test_both_read_an_image_as_the_same_values_or_neither_does(tmp_path: Path, h
         with pytest.raises(EvaluationError):
             read_volume(path, read_grid(path)[0])
         return
-    header = read_header(path)
-    volume, affine = read_voxels(header), header.affine
+    header, volume, _ = read_voxels(path)
+    affine = header.affine
     shape, zooms = read_grid(path)
     judged = read_volume(path, shape)
     assert np.array_equal(volume[0, 0].numpy(), image.values)
@@ -124,8 +124,8 @@ def test_both_have_one_verdict_on_any_spoiled_byte(
     path = tmp_path / "T_0001_0000.nii.gz"
     path.write_bytes(bytes(data) + tail)
     try:
-        header = read_header(path)
-        volume, affine = read_voxels(header), header.affine
+        header, volume, _ = read_voxels(path)
+        affine = header.affine
         check_finite(volume.float(), path)
         ours: object = volume[0, 0].numpy()
     except InputError:

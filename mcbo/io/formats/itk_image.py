@@ -41,6 +41,7 @@ def read_itk(path: Path, io: str, judge: Judge, *, numbers: int = 1, expected: s
         InputError: if it is not such an image.
         MemoryBudgetError: if it does not fit.
     """
+    check_name(path)
     regular_size(path, expected)
     with reading(path, expected):
         claim = judge(path)
@@ -49,8 +50,17 @@ def read_itk(path: Path, io: str, judge: Judge, *, numbers: int = 1, expected: s
         return to_volume(*_read(request, claim, numbers, expected), numbers)
 
 
+def check_name(path: Path) -> None:
+    """Raises ``InputError`` for a name that is not UTF-8, which would end ITK."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: expected a name in UTF-8, as this format needs; rename it") from error
+
+
 def read_tiff_pages(path: Path) -> NDArray[Any]:
     """All pages of a TIFF of ITK's kinds and compressions: ``(pages, rows, columns)``; raises as ``read_itk``."""
+    check_name(path)
     with reading(path, "a TIFF"):
         request = {"what": "image", "path": str(path), "io": "TIFFImageIO"}
         return _read(request, judge_size(path, _TIFF_RATIO), 1, "a TIFF")[0]

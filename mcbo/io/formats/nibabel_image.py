@@ -37,7 +37,7 @@ def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
     del selection
     regular_size(path, "an image")
     with reading(path, "a whole image"):
-        for companion in _companions(path):
+        for companion in companions(path):
             data_file(path, companion.name)
 
         def judge(header: Frame) -> Limits:
@@ -57,7 +57,7 @@ def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
         return to_tensor(array.T)[None, None], Grid((height, width, depth), np.array(about["affine"]))
 
 
-def _companions(path: Path) -> list[Path]:
+def companions(path: Path) -> list[Path]:
     """Existing files, or links or pipes, that nibabel would open with this one."""
     packed = path.suffix if path.suffix.lower() in _PACKED else ""
     plain = path.with_suffix("") if packed else path

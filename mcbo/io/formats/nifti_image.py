@@ -15,7 +15,7 @@ from mcbo.io.files import reading
 from mcbo.io.formats.format import Format, check_memory
 from mcbo.io.itk_files import read_grid
 from mcbo.io.microscopy.selection import Selection
-from mcbo.io.nifti_header import Header, read_header
+from mcbo.io.nifti_header import Header
 
 _ITKS = "ITK, 3D Slicer and ANTs"
 
@@ -68,11 +68,19 @@ def _reasons(header: Header, grid: Grid) -> list[str]:
     return found
 
 
+def read_hashed(path: Path, selection: Selection) -> tuple[Tensor, Grid, str]:
+    """As a format's ``read``, and the SHA-256 of the bytes that were read."""
+
+    def check(header: Header) -> None:
+        with reading(path, "an image"):
+            check_memory(math.prod(nifti.check_image(header)), 0)
+
+    header, volume, sha256 = nifti.read_voxels(path, form=selection.form, check=check)
+    return volume, place(header), sha256
+
+
 def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
-    header = read_header(path, form=selection.form)
-    with reading(path, "an image"):
-        check_memory(math.prod(nifti.check_image(header)), 0)
-        return nifti.read_voxels(header), place(header)
+    return read_hashed(path, selection)[:2]
 
 
 FORMAT = Format("NIfTI", (".nii", ".nii.gz"), _read)

@@ -7,20 +7,17 @@ the GPU computes; so a cache that another user could have written to is not used
 
 import hashlib
 import os
-import stat
-import tempfile
 from pathlib import Path
 
 from mcbo.core.errors import OutputError
 from mcbo.core.log import log
 from mcbo.io.files import write_whole
+from mcbo.kernels.caches import complain, own_folder, sealed, temporary_folder, unsealed
 from mcbo.kernels.cuda import compiler
 from mcbo.kernels.cuda.launch import Module
 
 PREBUILT = "MCBO_CUDA_PREBUILT"
 CACHE = "MCBO_CUDA_CACHE"
-
-_SEAL_BYTES = hashlib.sha256().digest_size
 
 
 def obtain(module: Module, architecture: str, *, cache: Path | None) -> bytes:
@@ -37,12 +34,14 @@ def obtain(module: Module, architecture: str, *, cache: Path | None) -> bytes:
     name = file_name(module, architecture, compiler_version=compiler.compiler_version())
     binary = None if cache is None else read(cache / name)
     if binary is None:
+        if cache is not None and (cache / name).exists():
+            complain(cache, "%s: expected a compiled kernel, found a damaged file: compiled anew", cache / name)
         binary = compiler.compile_module(module, architecture)
         if cache is not None:
             try:
                 write(cache / name, binary)
             except OutputError as error:
-                log.info("%s is not cached: %s", module.file, error)
+                complain(cache, "%s is not cached: %s", module.file, error)
     return binary
 
 
@@ -57,36 +56,21 @@ def file_name(module: Module, architecture: str, *, compiler_version: str) -> st
 def read(path: Path) -> bytes | None:
     """The binary in a file; None if there is none, or it is not whole."""
     try:
-        content = path.read_bytes()
+        return unsealed(path.read_bytes())
     except OSError:
         return None
-    binary, seal = content[:-_SEAL_BYTES], content[-_SEAL_BYTES:]
-    return binary if binary and hashlib.sha256(binary).digest() == seal else None
 
 
 def write(path: Path, binary: bytes) -> None:
     """Writes a binary and, behind it, where NVIDIA's tools do not mind it, its digest; ``OutputError`` if that fails."""
-    sealed = binary + hashlib.sha256(binary).digest()
-    write_whole(path, lambda partial: partial.write_bytes(sealed))
+    write_whole(path, lambda partial: partial.write_bytes(sealed(binary)))
 
 
 def cache_folder() -> Path | None:
-    """The cache, made if need be; None, and a line in the log, if it cannot be made or others may write to it."""
-    user = os.getuid()
+    """The cache, made if need be; None, and a warning, if it cannot be made or others may write to it."""
+    chosen = os.environ.get(CACHE)
     try:
-        chosen = os.environ.get(CACHE)
-        folder = Path(chosen).absolute() if chosen else Path(tempfile.gettempdir(), f"mcbo-cuda-{user}")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
-    except OSError as error:
-        log.info("CUDA kernels are not cached: %s", error)
+        return own_folder(Path(chosen).absolute() if chosen else temporary_folder("mcbo-cuda"))
+    except OutputError as error:
+        log.warning("CUDA kernels are not cached: %s: set %s to another", error, CACHE)
         return None
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return folder
-    mode = stat.filemode(found.st_mode)
-    log.info(
-        "CUDA kernels are not cached: %s: expected a folder of user %d that nobody else may write to, found %s of user %d: "
-        "set %s to another",
-        *(folder, user, mode, found.st_uid, CACHE),
-    )
-    return None
