@@ -53,6 +53,9 @@ def _run(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
     except McboError as error:
         _say(str(error))
         return BAD_INPUT
+    except OSError as error:  # of a file system that fails where nobody expects it to
+        _say(f"{error.filename or 'the system'}: {error.strerror or error}")
+        return BAD_INPUT
     except SystemExit as stop:
         if stop.code in (INTERRUPTED, TERMINATED):
             for note in _notes(stop) or ["stopped before it was done; finished results are kept"]:

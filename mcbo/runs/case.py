@@ -103,7 +103,7 @@ class CaseRun:
         result, fixed = self.result, self.case.fixed
         try:
             yield
-        except (McboError, MemoryError, RuntimeError) as error:  # torch reports a lack of memory as RuntimeError
+        except (McboError, OSError, MemoryError, RuntimeError) as error:  # torch reports a lack of memory as RuntimeError
             result.started = not isinstance(error, InputError | MemoryBudgetError | DiskSpaceError)
             message = str(error) if isinstance(error, McboError) else f"{fixed}: {str(error) or type(error).__name__}"
             for pair in self.requested:
