@@ -40,9 +40,8 @@ class Place:
 
     def check(self) -> None:
         """Raises ``OutputError`` if the path no longer leads to the folder."""
-        here = os.fstat(self.descriptor)
         try:
-            there = self.folder.stat()
+            here, there = os.fstat(self.descriptor), self.folder.stat()
         except OSError as error:
             found = error.strerror or str(error)
         else:

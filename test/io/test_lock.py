@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mcbo.core.errors import OutputError
-from mcbo.io.lock import hold
+from mcbo.io.lock import hold, refuse_if_held
 
 
 def test_a_second_run_is_told_who_holds_the_lock_and_the_end_removes_it(tmp_path: Path) -> None:
@@ -38,6 +38,31 @@ def test_a_lock_file_that_a_killed_run_left_holds_nobody_up(tmp_path: Path) -> N
     with hold(path):
         assert re.fullmatch(r"process \d+ on \S+ since [-0-9]+ [:0-9]+ [+-]\d+\n", path.read_text())
     assert not path.exists()
+
+
+def test_a_pipe_in_the_place_of_a_lock_file_holds_nobody_up(tmp_path: Path) -> None:
+    path = tmp_path / ".report.json.lock"
+    os.mkfifo(path)
+    refuse_if_held(path)
+    with hold(path), pytest.raises(OutputError, match="one is at work there"), hold(path):
+        pass
+
+
+def test_the_folder_is_watched_whatever_number_its_successor_has(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with hold(folder / "x") as place:
+        place.check()
+        folder.rename(tmp_path / "moved")
+        with pytest.raises(OutputError, match=rf"No such file .*; what was finished before is in {tmp_path / 'moved'}"):
+            place.check()
+        (tmp_path / "moved").rename(folder)
+        place.check()
+        (folder / "x").unlink()
+        folder.rmdir()
+        folder.mkdir()
+        with pytest.raises(OutputError, match=r"another one is in its place.*; what was in it is lost"):
+            place.check()
 
 
 def test_an_error_in_the_block_releases_the_lock(tmp_path: Path) -> None:

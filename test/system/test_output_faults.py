@@ -4,6 +4,7 @@
 """
 
 import errno
+import fcntl
 import io
 import os
 import re
@@ -13,10 +14,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 import torch
@@ -108,6 +110,48 @@ def test_a_write_that_fails_is_a_sentence_and_leaves_what_was_there(
     assert contents(folder) == before
 
 
+CALLED = {
+    "open": (os, "open", errno.ENOSPC),
+    "rename": (os, "replace", errno.ESTALE),
+    "make a folder": (os, "mkdir", errno.EROFS),
+    "lock": (fcntl, "flock", errno.EIO),
+    "list": (os, "scandir", errno.EIO),
+    "look": (os, "stat", errno.ESTALE),
+    "look at a link": (os, "lstat", errno.EACCES),
+    "look at what is open": (os, "fstat", errno.EIO),
+}
+"""What a file system is asked to do, and an error that it may return."""
+
+
+@pytest.mark.parametrize("asked", CALLED)
+@pytest.mark.parametrize("nth", [1, 2])
+def test_whatever_the_file_system_refuses_is_a_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: str, nth: int
+) -> None:
+    module, function, number = CALLED[asked]
+    whole, before = getattr(module, function), contents(folder)
+    for name, call in CALLS.items():
+        if name in ("report", "benchmark", "ablate", "ablate table", "score html"):
+            continue
+        calls = 0
+
+        def refused(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            ours = not isinstance(arguments[0], str | Path) or str(folder) in str(arguments[0])
+            calls += ours
+            if ours and calls == nth:
+                raise OSError(number, os.strerror(number))
+            return whole(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, function, refused)
+            status = call.run(folder)
+        assert status in (0, 1, 2), name
+        assert status == 0 or "ERROR: " in capsys.readouterr().err, name
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        assert contents(folder) == before, name
+
+
 @pytest.mark.parametrize("call", [call for name, call in CALLS.items() if name not in WRITES_LATE])
 @pytest.mark.parametrize("signals", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT,)])
 def test_a_signal_in_mid_write_leaves_nothing_and_is_told(
@@ -149,14 +193,19 @@ def test_signals_may_come_at_any_time(folder: Path) -> None:
     running = subprocess.Popen(
         [*command, "--output", str(folder / "out")], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while not list(folder.glob("out/.report.json.lock")):
-        assert running.poll() is None
+    wait_until(lambda: (folder / "out" / ".report.json.lock").exists())
     running.terminate()
-    while list(folder.glob("out")):
-        pass
+    wait_until(lambda: not (folder / "out").exists())
     running.terminate()
     errors = running.communicate(timeout=20)[1]
     assert (running.returncode, "Traceback" in errors, "stopped after 0 of 1 case(s)" in errors) == (143, False, True)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def names_of(path: Path, folder: Path) -> Iterator[Path]:
