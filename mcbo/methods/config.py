@@ -86,7 +86,7 @@ class Preset(ABC):
 
     name: str
     modality_fusion: str | None
-    unit: Unit = field(default="mm", kw_only=True)
+    unit: Unit = field(default="mm", kw_only=True, metadata={"decides": False})
     uses_masks: ClassVar[bool] = False
 
     def joint(self, movings: int) -> int:

@@ -30,7 +30,7 @@ from mcbo.io.images import read_intensities
 from mcbo.io.microscopy.images import from_settings, name_of_image
 from mcbo.io.nifti import Image, read_displacement, read_grid, read_image
 from mcbo.io.source import File
-from mcbo.qc.lengths import MICROSCOPY, MILLIMETERS, Lengths, lengths_of
+from mcbo.qc.lengths import MILLIMETERS, Lengths, lengths_of
 from mcbo.qc.picture import Scale
 from mcbo.qc.plane import Array, nearest_axes, planes_through
 from mcbo.qc.result_folder import dataset_pairs, displacement_files, input_pairs
@@ -55,7 +55,6 @@ class PairFindings:
         magnitude_scale: colors of the displacement's length, mm, up to the longest vector.
         views: three planes. Without the grid's affine, these two are missing.
         lengths: the unit in which lengths are shown.
-        is_microscopy: whether the planes are those of X, Y and Z, not of a patient.
     """
 
     name: str
@@ -68,7 +67,6 @@ class PairFindings:
     magnitude_scale: Scale | None = None
     views: tuple[View, ...] = ()
     lengths: Lengths = MILLIMETERS
-    is_microscopy: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,11 +97,6 @@ class RunFindings:
         """The unit of the summary: that of all pairs, if they share one."""
         found = {pair.lengths for case in self.cases for pair in case.pairs if not pair.error}
         return found.pop() if len(found) == 1 else MILLIMETERS
-
-    @property
-    def is_microscopy(self) -> bool:
-        """Whether no pair is of a patient."""
-        return all(pair.is_microscopy for case in self.cases for pair in case.pairs if not pair.error)
 
 
 def input_files(path: Path, dataset: Path | None) -> list[Path]:
@@ -179,12 +172,11 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
         images = pair_images(fixed.volume, moving.volume, warped=warped)
         if case.coordinates == "voxels":  # landmarks are in voxels of a grid that both images share
             landmarks = _find_landmarks(fixed, moving, displacement, notes)
-    is_microscopy = stated in MICROSCOPY or unit in MICROSCOPY
     lengths, scale = MILLIMETERS, None
     views: tuple[View, ...] = ()
     if affine is not None:
         lengths = lengths_of(stated, unit, voxel_size_mm(affine))
-        scale, views = _make_views(images, landmarks, displacement, affine, notes, is_microscopy)
+        scale, views = _make_views(images, landmarks, displacement, affine, notes, lengths.is_microscopy)
     return PairFindings(
         name=name,
         notes=tuple(notes),
@@ -195,7 +187,6 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
         magnitude_scale=scale,
         views=views,
         lengths=lengths,
-        is_microscopy=is_microscopy,
     )
 
 

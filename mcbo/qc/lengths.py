@@ -19,12 +19,17 @@ class Lengths:
     symbol: str = "mm"
     per_mm: float = 1.0
 
+    @property
+    def is_microscopy(self) -> bool:
+        """Whether it is one of microscopes, so that planes are those of X, Y and Z, not of a patient."""
+        return self.symbol != "mm"
+
 
 MILLIMETERS = Lengths()
 
 
 def lengths_of(stated: Unit, task: Unit, spacing_mm: Sequence[float]) -> Lengths:
-    """The unit to show: that of the image's file if it is one of microscopy, else that of the task.
+    """The unit to show: that of the image's file if it is one of microscopy, else that of the task, else what fits the voxels.
 
     Args:
         stated: by the file; mm if it states none.
@@ -35,4 +40,4 @@ def lengths_of(stated: Unit, task: Unit, spacing_mm: Sequence[float]) -> Lengths
         return Lengths(symbol_of(stated), 1 / MM[stated])
     if task in MICROSCOPY:
         return Lengths(symbol_of(task), 1 / MM[task] if min(spacing_mm) < _SMALL_MM else 1.0)
-    return MILLIMETERS
+    return MILLIMETERS if max(spacing_mm) >= _SMALL_MM else Lengths(symbol_of("um"), 1 / MM["um"])

@@ -53,7 +53,6 @@ def report_page(run: RunFindings) -> str:
         cases=run.cases,
         means=_means(run),
         lengths=run.lengths,
-        is_microscopy=run.is_microscopy,
         doubtful=doubtful if isinstance(doubtful, float) else None,
         failures=failures,
         determinant_scale=DETERMINANT_SCALE,

@@ -77,7 +77,7 @@ def replace_field(owner: Any, path: str, value: object, *, who: str) -> Any:
     """
     step, _, rest = path.partition(".")
     if is_dataclass(owner) and not isinstance(owner, type):
-        names = [field.name for field in fields(owner)]
+        names = [field.name for field in fields(owner) if field.metadata.get("decides", True)]
         if step not in names:
             raise InputError(f"{who}: expected a field of {type(owner).__name__} ({', '.join(names)}), got {shown(step)}")
         hints = get_type_hints(type(owner))

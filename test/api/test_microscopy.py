@@ -143,6 +143,7 @@ def test_a_folder_that_has_changed_is_another_input(tmp_path: Path) -> None:
         ("mm", "um", (3.2, 0.8, 0.8), ("µm", 1.0)),  # a header that says nothing, or mm, of a microscope's image
         ("mm", "um", (5e-5, 5e-5, 1e-4), ("µm", 1e3)),
         ("cm", "mm", (1.0, 1.0, 1.0), ("mm", 1.0)),
+        ("mm", "mm", (5e-5, 5e-5, 1e-4), ("µm", 1e3)),  # whose file lost its unit
     ],
 )
 def test_the_unit_that_is_shown(stated: Any, task: Any, spacing: tuple[float, ...], expected: tuple[str, float]) -> None:
