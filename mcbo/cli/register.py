@@ -13,6 +13,7 @@ from mcbo.cli import options as cli
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.io.files import digest, prepare_folder
+from mcbo.io.formats.registry import check_header
 from mcbo.io.lock import hold
 from mcbo.methods.presets import DEFAULT_TASK
 from mcbo.report import REPORT
@@ -81,6 +82,9 @@ def register_files(
     expected = cli.parse_expect(expect)
     if moving_mask and len(moving_mask) != len(movings):
         raise InputError(f"--moving-mask: expected one for each of {len(movings)} moving image(s), got {len(moving_mask)}")
+    for path in (*images, *masks):
+        if path is not None:
+            check_header(path)  # before it is digested, since it may be of any size
     _check_apart(output, [*images, *masks, initial])
     settings = {
         "preset": preset,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from mcbo.core.errors import DiskSpaceError, InputError, MemoryBudgetError, OutputError, ShapeError
+from mcbo.core.memory import is_exhausted
 from mcbo.io.source import File
 
 _short = reprlib.Repr()
@@ -190,11 +191,19 @@ def reading(name: object, expected: str, errors: tuple[type[Exception], ...] = (
     try:
         yield
     except (InputError, ShapeError) as error:
-        raise InputError(f"{name}: {error}") from error
+        named = str(error).startswith(f"{name}: ")  # by a reader further in
+        raise InputError(str(error) if named else f"{name}: {error}") from error
     except (MemoryError, MemoryBudgetError) as error:
         raise MemoryBudgetError(f"{name}: expected {expected} that fits into memory: {error}") from error
     except errors as error:
+        if is_exhausted(error):
+            raise MemoryBudgetError(f"{name}: expected {expected} that fits into memory: {reason_of(error)}") from error
         raise InputError(f"{name}: expected {expected}, but it cannot be read: {reason_of(error)}") from error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; False for what cannot be a path, where pathlib raises errors."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def suffix_of(path: Path) -> str:

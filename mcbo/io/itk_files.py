@@ -14,11 +14,10 @@ from mcbo.core.memory import MEMORY_SHARE, available_bytes
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid
 from mcbo.io.files import reading, reason_of, regular_size, suffix_of, write_whole
-from mcbo.io.formats import metaimage, nrrd
-from mcbo.io.formats.format import DEFLATE, Claim, check_count, check_memory
+from mcbo.io.formats import metaimage, nifti_image, nrrd
+from mcbo.io.formats.format import check_count, check_memory
 from mcbo.io.formats.itk_image import Judge, read_itk, to_volume
 from mcbo.io.itk import from_lps_vectors, geometry_of, to_transform, to_vectors
-from mcbo.io.nifti_header import read_header
 from mcbo.io.sandbox.client import HEADER_S, Limits, read_outside
 from mcbo.io.sandbox.wire import Frame
 
@@ -79,21 +78,15 @@ def read_itk_transform(path: Path, request: Frame) -> tuple[NDArray[Any], Frame]
         check_memory(count, header["value_bytes"])
         return Limits(HEADER_S + _S_PER_VOXEL * math.prod(header["size"]), 2**28 + 2 * count * header["value_bytes"])
 
-    request = request | {"path": str(path)}
+    request = request | {"path": str(path.absolute())}
     return read_outside("with_itk", request, expected="an ITK transform", judge=judge, limits=reading_it)
-
-
-def _judge_nifti(path: Path) -> Claim:
-    header = read_header(path)
-    count = check_count(header.shape)
-    return Claim(count, count * header.dtype.itemsize, regular_size(path, "an image"), DEFLATE)
 
 
 _VECTORS: dict[str, tuple[str, Judge]] = {
     **dict.fromkeys(nrrd.FORMAT.suffixes, ("NrrdImageIO", nrrd.judge)),
     **dict.fromkeys(metaimage.FORMAT.suffixes, ("MetaImageIO", metaimage.judge)),
-    ".nii.gz": ("NiftiImageIO", _judge_nifti),
-    ".nii": ("NiftiImageIO", _judge_nifti),
+    ".nii.gz": ("NiftiImageIO", nifti_image.judge),
+    ".nii": ("NiftiImageIO", nifti_image.judge),
 }
 """Formats of images of vectors, by suffix."""
 

@@ -106,7 +106,7 @@ def test_the_judge_and_the_method_share_nothing() -> None:
         ("rich", {"progress"}),
         ("numba", {"kernels.simd", "kernels.cpu", "kernels.cpu.correlation", "kernels.cpu.features", "kernels.cpu.sampling"}),
         ("cuda", {"kernels.cuda.compiler", "kernels.cuda.device"}),
-        ("isal", {"io.nifti", "io.nifti_header"}),
+        ("isal", {"io.nifti", "io.nifti_header", "io.formats.format", "io.formats.gipl"}),
         ("fsspec", {"dataset.fetch"}),
         ("aiohttp", {"dataset.fetch"}),
         ("dask", {"runs.cluster"}),

@@ -1,4 +1,4 @@
-"""Images that ITK reads, in the other process; also GIPL, which needs no more than that."""
+"""Images that ITK reads, in the other process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from mcbo.core.errors import InputError
 from mcbo.core.types import Triple
 from mcbo.geometry.grid import Grid
 from mcbo.io.files import reading, regular_size
-from mcbo.io.formats.format import DEFLATE, Claim, Format, check_count, check_memory
+from mcbo.io.formats.format import Claim, check_count, check_memory
 from mcbo.io.itk import grid_from
 from mcbo.io.nifti import to_tensor
 from mcbo.io.sandbox.client import Limits, read_outside
@@ -45,7 +45,7 @@ def read_itk(
     with reading(path, expected):
         claim = judge(path)
         claim.check()
-        request = {"what": "image", "path": str(path), "io": io}
+        request = {"what": "image", "path": str(path.absolute()), "io": io}
         return _read(request, claim, numbers, spacing_mm, expected)
 
 
@@ -53,8 +53,8 @@ def read_itk_slices(folder: Path, files: list[Path], io: str, ratio: int, spacin
     """Reads slices, a file each, as ``read_itk`` does."""
     with reading(folder, "slices"):
         held = sum(regular_size(file, "a slice") for file in files)
-        request = {"what": "slices", "paths": [str(file) for file in files], "io": io}
-        return _read(request, Claim(1, 1, held, ratio), 1, spacing_mm, "slices")
+        request = {"what": "slices", "paths": [str(file.absolute()) for file in files], "io": io}
+        return _read(request, Claim(0, 0, held, ratio), 1, spacing_mm, "slices")
 
 
 def _read(request: Frame, claim: Claim, numbers: int, spacing_mm: Triple | None, expected: str) -> tuple[Tensor, Grid]:
@@ -67,7 +67,8 @@ def _read(request: Frame, claim: Claim, numbers: int, spacing_mm: Triple | None,
         check_memory(count, value_bytes)
         return Limits.of_data(claim.held_bytes, count * value_bytes)
 
-    array, about = read_outside("with_itk", request, expected=expected, judge=judge)
+    limits = Limits.of_data(claim.held_bytes, 0)  # the header of a TIFF is all over it
+    array, about = read_outside("with_itk", request, expected=expected, judge=judge, limits=limits)
     return to_volume(array, about, numbers, spacing_mm)
 
 
@@ -80,14 +81,5 @@ def to_volume(array: NDArray[Any], about: Frame, numbers: int, spacing_mm: Tripl
 
 
 def judge_size(path: Path, ratio: int = 1) -> Claim:
-    """For a format whose header ITK alone reads: nothing is claimed yet, but the file has a size."""
-    return Claim(1, 1, regular_size(path, "an image"), ratio)
-
-
-def _read_gipl(path: Path, spacing_mm: Triple | None) -> tuple[Tensor, Grid]:
-    del spacing_mm
-    ratio = DEFLATE if path.name.lower().endswith(".gz") else 1
-    return read_itk(path, "GiplImageIO", lambda file: judge_size(file, ratio))
-
-
-GIPL = Format("GIPL", (".gipl", ".gipl.gz"), _read_gipl)
+    """For a format whose header ITK alone judges: nothing is claimed yet, but the file has a size."""
+    return Claim(0, 0, regular_size(path, "an image"), ratio)

@@ -1,45 +1,42 @@
 """All formats of images. A further one is a module beside this, and a line here."""
 
-import math
 from pathlib import Path
 
-from torch import Tensor
-
 from mcbo.core.errors import InputError
-from mcbo.core.types import Triple
-from mcbo.geometry.grid import Grid
-from mcbo.io import nifti
-from mcbo.io.files import reading, suffix_of
-from mcbo.io.formats import metaimage, nibabel_image, nrrd, tiff
+from mcbo.io.files import is_folder, reading, regular_size, suffix_of
+from mcbo.io.formats import gipl, metaimage, nibabel_image, nifti_image, nrrd, tiff
 from mcbo.io.formats.format import Format, check_memory
-from mcbo.io.formats.itk_image import GIPL
 
-
-def _read_nifti(path: Path, spacing_mm: Triple | None) -> tuple[Tensor, Grid]:
-    del spacing_mm
-    shape, affine = nifti.read_grid(path)
-    with reading(path, "an image"):
-        check_memory(math.prod(shape), 0)
-        return nifti.read_voxels(path)[0], Grid(shape, affine)
-
-
-NIFTI = Format("NIfTI", (".nii", ".nii.gz"), _read_nifti)
-
-FORMATS = (NIFTI, nrrd.FORMAT, metaimage.FORMAT, tiff.FORMAT, GIPL, *nibabel_image.FORMATS)
+FORMATS = (nifti_image.FORMAT, nrrd.FORMAT, metaimage.FORMAT, tiff.FORMAT, gipl.FORMAT, *nibabel_image.FORMATS)
 
 
 def format_of(path: Path) -> Format:
     """The format of a file, by its suffix, or of a folder; raises ``InputError`` if there is none."""
     suffix = suffix_of(path)
-    is_folder = path.is_dir()
-    found = next((f for f in FORMATS if (f.takes_folders if is_folder else suffix in f.suffixes)), None)
+    folder = is_folder(path)
+    found = next((f for f in FORMATS if (f.takes_folders if folder else suffix in f.suffixes)), None)
     if found is None:
         names = ", ".join(dict.fromkeys(suffix for f in FORMATS for suffix in f.suffixes if suffix.count(".") == 1))
         raise InputError(f"{path}: expected an image in a file ending in .nii.gz, {names}: convert it to one of these")
     return found
 
 
+def check_header(path: Path) -> None:
+    """Raises ``InputError`` for a file that cannot be an image, as far as its name and its header tell.
+
+    ``MemoryBudgetError``, if it does not fit into memory.
+    """
+    image_format = format_of(path)
+    if not is_folder(path):
+        regular_size(path, "an image")
+        with reading(path, "an image"):
+            claim = image_format.judge(path)
+            claim.check()
+            if claim.numbers:
+                check_memory(claim.numbers, claim.stored_bytes // claim.numbers)
+
+
 def needs_spacing(path: Path) -> bool:
     """Whether the voxel size has to be told: by the suffix, for a file that may be missing."""
-    is_folder, suffix = path.is_dir(), suffix_of(path)
-    return any(not f.stores_spacing and (f.takes_folders if is_folder else suffix in f.suffixes) for f in FORMATS)
+    folder, suffix = is_folder(path), suffix_of(path)
+    return any(not f.stores_spacing and (f.takes_folders if folder else suffix in f.suffixes) for f in FORMATS)

@@ -7,7 +7,7 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.core.types import Triple
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import suffix_of
+from mcbo.io.files import is_folder, suffix_of
 from mcbo.io.formats.format import Format
 from mcbo.io.formats.itk_image import judge_size, read_itk, read_itk_slices
 
@@ -18,13 +18,14 @@ _SUFFIXES = (".tif", ".tiff")
 
 
 def _read(path: Path, spacing_mm: Triple | None) -> tuple[Tensor, Grid]:
-    if spacing_mm is None:
-        raise InputError(f"{path}: expected --spacing with the voxel size in mm (columns,rows,slices): TIFF does not store it")
-    if not path.is_dir():
-        return read_itk(path, "TIFFImageIO", lambda file: judge_size(file, RATIO), spacing_mm=spacing_mm)
-    files = sorted(file for file in path.iterdir() if suffix_of(file) in _SUFFIXES and file.is_file())
+    folder = is_folder(path)
+    files = sorted(file for file in path.iterdir() if suffix_of(file) in _SUFFIXES and file.is_file()) if folder else [path]
     if not files:
         raise InputError(f"{path}: expected TIFF files in this folder, one per slice, found none")
+    if spacing_mm is None:
+        raise InputError(f"{path}: expected --spacing with the voxel size in mm (columns,rows,slices): TIFF does not store it")
+    if not folder:
+        return read_itk(path, "TIFFImageIO", lambda file: judge_size(file, RATIO), spacing_mm=spacing_mm)
     return read_itk_slices(path, files, "TIFFImageIO", RATIO, spacing_mm)
 
 
