@@ -15,6 +15,7 @@ from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.io.files import check_inputs_stay, digest, no_empty_folder, prepare_folder
 from mcbo.io.formats.parts import image_digest
+from mcbo.io.formats.registry import check_header
 from mcbo.io.lock import Place, hold
 from mcbo.io.microscopy.images import finest_that_fits, selections, to_settings
 from mcbo.methods.presets import DEFAULT_TASK
@@ -93,6 +94,9 @@ def register_files(
     expected = cli.parse_expect(expect)
     if moving_mask and len(moving_mask) != len(movings):
         raise InputError(f"--moving-mask: expected one for each of {len(movings)} moving image(s), got {len(moving_mask)}")
+    for path in (*images, *masks):
+        if path is not None:
+            check_header(path)  # before it is digested, since it may be of any size
     labels = labels_of([str(path) for path in movings])
     _check_apart(output, labels, [path for path in (*images, *masks, initial) if path is not None])
     # None for a file that cannot be read, or whose parts are not known: it may be another one than in an earlier run.

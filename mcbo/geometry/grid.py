@@ -51,14 +51,14 @@ class Grid:
             raise ShapeError(f"grid: expected three sizes of at least 1, got {tuple(self.shape)}")
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.array_equal(affine[3], (0, 0, 0, 1)):
             raise ShapeError(f"grid: expected a finite 4×4 affine whose last row is 0 0 0 1, got {affine.tolist()}")
+        limits = f"voxels of {_SMALLEST_MM:g} mm or more within {_FARTHEST_MM:g} mm of the origin"
+        if np.abs(affine).max() > _FARTHEST_MM:
+            raise ShapeError(f"grid: expected {limits}, got {affine.tolist()}")
         sizes = np.linalg.norm(affine[:3, :3], axis=0)
-        if not (sizes.min() >= _SMALLEST_MM and np.abs(affine).max() <= _FARTHEST_MM):
-            raise ShapeError(
-                f"grid: expected voxels of {_SMALLEST_MM:g} mm or more within {_FARTHEST_MM:g} mm of the origin, got "
-                f"{affine.tolist()}"
-            )
-        if abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
+        if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
             raise ShapeError(f"grid: expected an affine that can be inverted, got {affine.tolist()}")
+        if sizes.min() < _SMALLEST_MM:
+            raise ShapeError(f"grid: expected {limits}, got {affine.tolist()}")
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))

@@ -16,6 +16,7 @@ from typing import BinaryIO, TypeVar
 
 from mcbo.core.errors import DiskSpaceError, InputError, MemoryBudgetError, OutputError, ShapeError
 from mcbo.core.log import without_secrets
+from mcbo.core.memory import is_exhausted
 from mcbo.io.lock import UNSUPPORTED, is_same_file, lock_file
 from mcbo.io.source import File
 
@@ -296,10 +297,13 @@ def reading(name: object, expected: str, errors: tuple[type[Exception], ...] = (
     try:
         yield
     except (InputError, ShapeError) as error:
-        raise InputError(f"{name}: {error}") from error
+        named = str(error).startswith(f"{name}: ")  # by a reader further in
+        raise InputError(str(error) if named else f"{name}: {error}") from error
     except (MemoryError, MemoryBudgetError) as error:
         raise MemoryBudgetError(f"{name}: expected {expected} that fits into memory: {error}") from error
     except errors as error:
+        if is_exhausted(error):
+            raise MemoryBudgetError(f"{name}: expected {expected} that fits into memory: {reason_of(error)}") from error
         raise InputError(f"{name}: expected {expected}, but it cannot be read: {reason_of(error)}") from error
 
 

@@ -109,9 +109,10 @@ def _from_nibabel(image: Any) -> tuple[Tensor, Grid]:
 
 def _from_array(data: Any, affine: NDArray[np.float64]) -> tuple[Tensor, Grid]:
     if isinstance(data, Tensor):
-        data = data.detach().cpu()
-        data = data.float() if data.dtype == torch.bfloat16 else data  # which numpy does not have
-    array = data.numpy() if isinstance(data, Tensor) else data
+        with reading("the tensor", "a dense one", (TypeError, RuntimeError)):
+            data = data.detach().cpu()
+            data = (data.float() if data.dtype == torch.bfloat16 else data).numpy()  # which has no such type
+    array = data
     if not isinstance(array, np.ndarray):
         raise InputError(
             f"expected a path, an array, a tensor or an image of nibabel or SimpleITK, got a {type(data).__name__}"

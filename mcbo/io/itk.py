@@ -18,6 +18,7 @@ from mcbo.core.memory import check_fits
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid, check_lives_on
 from mcbo.io.nifti import to_tensor
+from mcbo.io.source import File
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -47,6 +48,24 @@ def geometry_of(grid: Grid) -> dict[str, list[float]]:
     affine = LPS @ grid.affine
     direction = affine[:3, :3] / np.array(grid.spacing_mm)
     return {"spacing": list(grid.spacing_mm), "origin": affine[:3, 3].tolist(), "direction": direction.ravel().tolist()}
+
+
+def read_grid(path: File) -> Grid | None:
+    """The grid of a 3D image as ITK reads its header; None if it refuses it."""
+    import SimpleITK as sitk
+
+    shows = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it would print what is asked for here
+    try:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        direction = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)[:3, :3].ravel().tolist()
+        return grid_from(reader.GetSize()[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], direction)
+    except (RuntimeError, ValueError, ShapeError):
+        return None
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shows)
 
 
 def from_sitk(image: "sitk.Image", *, numbers: int = 1) -> tuple[Tensor, Grid]:

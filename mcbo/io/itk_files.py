@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcbo.core.errors import InputError, OutputError, ShapeError
+from mcbo.core.errors import InputError, OutputError
 from mcbo.core.memory import MEMORY_SHARE, available_bytes
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid, is_sheared
 from mcbo.io.files import check_can_hold, reading, reason_of, regular_size, suffix_of, write_whole
-from mcbo.io.formats import metaimage, nrrd
-from mcbo.io.formats.format import DEFLATE, Claim, check_count, check_memory
+from mcbo.io.formats import metaimage, nifti_image, nrrd
+from mcbo.io.formats.format import check_count, check_memory
 from mcbo.io.formats.itk_image import Judge, check_name, read_itk, to_volume
-from mcbo.io.itk import from_lps_vectors, geometry_of, grid_from, on_grid, to_transform, to_vectors
-from mcbo.io.nifti_header import read_header
+from mcbo.io.itk import from_lps_vectors, geometry_of, on_grid, to_transform, to_vectors
 from mcbo.io.sandbox.client import HEADER_S, Limits, read_outside
 from mcbo.io.sandbox.wire import Frame
-from mcbo.io.source import File
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -93,21 +91,15 @@ def read_itk_transform(path: Path, request: Frame) -> tuple[NDArray[Any], Frame]
         check_memory(count, header["value_bytes"])
         return Limits(HEADER_S + _S_PER_VOXEL * math.prod(header["size"]), 2**28 + 2 * count * header["value_bytes"])
 
-    request = request | {"path": str(path)}
+    request = request | {"path": str(path.absolute())}
     return read_outside("with_itk", request, expected="an ITK transform", judge=judge, limits=reading_it)
-
-
-def _judge_nifti(path: Path) -> Claim:
-    header = read_header(path)
-    count = check_count(header.shape)
-    return Claim(count, count * header.dtype.itemsize, regular_size(path, "an image"), DEFLATE)
 
 
 _VECTORS: dict[str, tuple[str, Judge]] = {
     **dict.fromkeys(nrrd.FORMAT.suffixes, ("NrrdImageIO", nrrd.judge)),
     **dict.fromkeys(metaimage.FORMAT.suffixes, ("MetaImageIO", metaimage.judge)),
-    ".nii.gz": ("NiftiImageIO", _judge_nifti),
-    ".nii": ("NiftiImageIO", _judge_nifti),
+    ".nii.gz": ("NiftiImageIO", nifti_image.judge),
+    ".nii": ("NiftiImageIO", nifti_image.judge),
 }
 """Formats of images of vectors, by suffix."""
 
@@ -129,24 +121,6 @@ def write_transform(path: Path, displacement: Displacement, grid: Grid, moving: 
         _write_transform(path, transform, bytes_per_number=_TEXT_BYTES if suffix == ".tfm" else 8)
     else:
         raise OutputError(f"{path}: expected a name ending in {', '.join(('.h5', '.tfm', *SUFFIXES_WRITTEN))}")
-
-
-def read_grid(path: File) -> Grid | None:
-    """The grid of a 3D image as ITK reads its header; None if it refuses it."""
-    import SimpleITK as sitk
-
-    shows = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it would print what is asked for here
-    try:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        direction = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)[:3, :3].ravel().tolist()
-        return grid_from(reader.GetSize()[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], direction)
-    except (RuntimeError, ValueError, ShapeError):
-        return None
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shows)
 
 
 def write_image(path: Path, image: "sitk.Image", *, compressed: bool = True) -> None:

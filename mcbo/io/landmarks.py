@@ -121,7 +121,7 @@ def parse_fcsv(text: str) -> Landmarks:
         raise InputError(f"expected the coordinate system RAS (0) or LPS (1), found {shown(named)}")
     columns = [name.strip() for name in settings.get("columns", "id,x,y,z").split(",")]
     if not {"x", "y", "z"} <= set(columns):
-        raise InputError(f"expected columns named x, y and z, found {columns}")
+        raise InputError(f"expected columns named x, y and z, found {shown(columns)}")
     where = [columns.index(name) for name in ("x", "y", "z")]
     rows = {n: _csv(line)[0] for n, line in enumerate(lines) if line.strip() and not line.startswith("#")}
     points = [_point([row[i] for i in where if i < len(row)], f"line {n + 1}") for n, row in rows.items()]

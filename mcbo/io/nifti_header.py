@@ -48,8 +48,8 @@ BLOCK_VALUES = 2**20
 _STRIP = 4
 """Of axis 1, copied at a time: what is read of a block for one index of axis 0 is still in the cache for the next."""
 
-_GZIP_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stubs take the class for an instance
-UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, _GZIP_ERROR)
+GZIP_ERROR: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stubs take the class for an instance
+UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error, GZIP_ERROR)
 """Errors of the libraries at broken files."""
 
 Form: TypeAlias = Literal["sform", "qform"]

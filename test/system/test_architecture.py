@@ -107,7 +107,7 @@ def test_the_judge_and_the_method_share_nothing() -> None:
         ("rich", {"progress"}),
         ("numba", {"kernels.simd", "kernels.cpu", "kernels.cpu.correlation", "kernels.cpu.features", "kernels.cpu.sampling"}),
         ("cuda", {"kernels.cuda.compiler", "kernels.cuda.device"}),
-        ("isal", {"io.nifti", "io.nifti_header"}),
+        ("isal", {"io.nifti", "io.nifti_header", "io.formats.format", "io.formats.gipl"}),
         ("tifffile", {"io.microscopy.tiff", "io.microscopy.tiff_size"}),
         ("zarr", {"io.microscopy.ome_zarr", "io.microscopy.ngff_field"}),
         ("fsspec", {"dataset.fetch"}),

@@ -1,4 +1,4 @@
-"""Images that ITK reads, in the other process; also GIPL, which needs no more than that."""
+"""Images that ITK reads, in the other process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +10,8 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.geometry.grid import Grid
 from mcbo.io.files import reading, regular_size
-from mcbo.io.formats.format import DEFLATE, Claim, Format, check_count, check_memory
+from mcbo.io.formats.format import Claim, check_count, check_memory
 from mcbo.io.itk import grid_from
-from mcbo.io.microscopy.selection import Selection
 from mcbo.io.nifti import to_tensor
 from mcbo.io.sandbox.client import Limits, read_outside
 from mcbo.io.sandbox.wire import Frame
@@ -46,7 +45,7 @@ def read_itk(path: Path, io: str, judge: Judge, *, numbers: int = 1, expected: s
     with reading(path, expected):
         claim = judge(path)
         claim.check()
-        request = {"what": "image", "path": str(path), "io": io}
+        request = {"what": "image", "path": str(path.absolute()), "io": io}
         return to_volume(*_read(request, claim, numbers, expected), numbers)
 
 
@@ -62,7 +61,7 @@ def read_tiff_pages(path: Path) -> NDArray[Any]:
     """All pages of a TIFF of ITK's kinds and compressions: ``(pages, rows, columns)``; raises as ``read_itk``."""
     check_name(path)
     with reading(path, "a TIFF"):
-        request = {"what": "image", "path": str(path), "io": "TIFFImageIO"}
+        request = {"what": "image", "path": str(path.absolute()), "io": "TIFFImageIO"}
         return _read(request, judge_size(path, _TIFF_RATIO), 1, "a TIFF")[0]
 
 
@@ -76,7 +75,8 @@ def _read(request: Frame, claim: Claim, numbers: int, expected: str) -> tuple[ND
         check_memory(count, value_bytes)
         return Limits.of_data(claim.held_bytes, count * value_bytes)
 
-    return read_outside("with_itk", request, expected=expected, judge=judge)
+    limits = Limits.of_data(claim.held_bytes, 0)  # the header of a TIFF is all over it
+    return read_outside("with_itk", request, expected=expected, judge=judge, limits=limits)
 
 
 def to_volume(array: NDArray[Any], about: Frame, numbers: int) -> tuple[Tensor, Grid]:
@@ -88,14 +88,5 @@ def to_volume(array: NDArray[Any], about: Frame, numbers: int) -> tuple[Tensor, 
 
 
 def judge_size(path: Path, ratio: int = 1) -> Claim:
-    """For a format whose header ITK alone reads: nothing is claimed yet, but the file has a size."""
-    return Claim(1, 1, regular_size(path, "an image"), ratio)
-
-
-def _read_gipl(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
-    del selection
-    ratio = DEFLATE if path.name.lower().endswith(".gz") else 1
-    return read_itk(path, "GiplImageIO", lambda file: judge_size(file, ratio))
-
-
-GIPL = Format("GIPL", (".gipl", ".gipl.gz"), _read_gipl)
+    """For a format whose header ITK alone judges: nothing is claimed yet, but the file has a size."""
+    return Claim(0, 0, regular_size(path, "an image"), ratio)

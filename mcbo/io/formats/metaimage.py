@@ -8,7 +8,7 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.geometry.grid import Grid
 from mcbo.io.files import shown
-from mcbo.io.formats.format import DEFLATE, Claim, Format, check_count, data_file
+from mcbo.io.formats.format import DEFLATE, Claim, Format, check_count, check_unpacked, data_file
 from mcbo.io.formats.itk_image import read_itk
 from mcbo.io.microscopy.selection import Selection
 
@@ -27,6 +27,10 @@ _KEYS = {
     )
 }  # fmt: skip
 """What is judged. MetaIO skips keys that it does not know, such as these in another case."""
+
+_MATRICES = {"TransformMatrix", "Rotation", "Orientation"}
+_VECTORS = {"Offset", "Position", "Origin", "CenterOfRotation", "ElementSpacing", "ElementSize"}
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
 
 _TYPES = {
     "CHAR": 1, "UCHAR": 1, "ASCII_CHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4,
@@ -53,6 +57,7 @@ def judge(path: Path) -> Claim:
     value_bytes = _TYPES.get(fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY"))
     if value_bytes is None:
         raise InputError(f"expected one number per voxel, found an ElementType {shown(fields.get('ElementType', 'none'))}")
+    _check_geometry(fields, dimension)
     named = fields[_LAST]
     if named.upper() == "LIST" or "%" in named:
         raise InputError(f"expected one data file, found a list or a pattern, {shown(named)}: save the image as .mha or .nrrd")
@@ -60,12 +65,17 @@ def judge(path: Path) -> Claim:
     held = (path if local else data_file(path, named)).stat().st_size - (end if local else 0)
     skip = _whole(fields, "HeaderSize", -1, max(held, 0), default=0)
     compressed, binary = (_flag(fields, key, default) for key, default in (("CompressedData", False), ("BinaryData", True)))
-    if "CompressedDataSize" in fields and compressed:
-        held = _whole(fields, "CompressedDataSize", 1, max(held, 1))
+    if compressed and "CompressedDataSize" in fields:
+        held = _whole(fields, "CompressedDataSize", 1, max(held - skip, 1))
+    elif compressed and (local or skip):  # MetaIO would read what lies in memory, and say nothing
+        raise InputError("expected a header with CompressedDataSize, found none: save it again")
     if compressed and (skip < 0 or not binary):
         raise InputError("expected compressed data to be binary, of a HeaderSize that is not negative: save it again")
     if compressed:
-        return Claim(count, count * value_bytes, held, DEFLATE)
+        claim = Claim(count, count * value_bytes, held, DEFLATE)
+        claim.check()
+        check_unpacked(path if local else path.parent / named, (end if local else 0) + skip, held, claim.stored_bytes)
+        return claim
     return Claim(count, count * value_bytes, held - max(skip, 0), 1 if binary else value_bytes)
 
 
@@ -90,11 +100,20 @@ def _fields(head: bytes) -> tuple[dict[str, str], int]:
         if match is None:
             continue
         key = match[1]
-        known = _KEYS.get(key.lower())
+        known = _KEYS.get(key.lower(), key if key in _MATRICES | _VECTORS else None)
         if known and (key != known or key in fields):
             raise InputError(f"expected each field once, spelled {known}, found {shown(key)}")
         fields[key] = match[2]
     return fields, min(at, len(head))
+
+
+def _check_geometry(fields: dict[str, str], dimension: int) -> None:
+    """MetaIO reads numbers as far as it can, and takes 0 for the rest."""
+    for keys, count in ((_MATRICES, dimension**2), (_VECTORS, dimension)):
+        for key in keys & fields.keys():
+            numbers = fields[key].split()
+            if len(numbers) != count or not all(_NUMBER.fullmatch(number) for number in numbers):
+                raise InputError(f"expected a header with {key} of {count} numbers, found {shown(fields[key])}")
 
 
 def _flag(fields: dict[str, str], key: str, default: bool) -> bool:
@@ -120,4 +139,4 @@ def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
     return read_itk(path, "MetaImageIO", judge)
 
 
-FORMAT = Format("MetaImage", (".mha", ".mhd"), _read)
+FORMAT = Format("MetaImage", (".mha", ".mhd"), _read, judge)

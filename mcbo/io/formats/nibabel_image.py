@@ -52,7 +52,7 @@ def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
             check_memory(count, value_bytes)
             return Limits.of_data(held, count * 8, copies=4)
 
-        array, about = read_outside("with_nibabel", {"path": str(path)}, expected="a whole image", judge=judge)
+        array, about = read_outside("with_nibabel", {"path": str(path.absolute())}, expected="a whole image", judge=judge)
         height, width, depth = array.shape[::-1]
         return to_tensor(array.T)[None, None], Grid((height, width, depth), np.array(about["affine"]))
 

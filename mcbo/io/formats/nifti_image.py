@@ -11,11 +11,11 @@ from torch import Tensor
 from mcbo.core.log import log
 from mcbo.geometry.grid import Grid, is_sheared, largest_gap_mm
 from mcbo.io import nifti
-from mcbo.io.files import reading
-from mcbo.io.formats.format import Format, check_memory
-from mcbo.io.itk_files import read_grid
+from mcbo.io.files import reading, regular_size
+from mcbo.io.formats.format import DEFLATE, Claim, Format, check_memory
+from mcbo.io.itk import read_grid
 from mcbo.io.microscopy.selection import Selection
-from mcbo.io.nifti_header import Header
+from mcbo.io.nifti_header import Header, read_header
 
 _ITKS = "ITK, 3D Slicer and ANTs"
 
@@ -68,6 +68,13 @@ def _reasons(header: Header, grid: Grid) -> list[str]:
     return found
 
 
+def judge(path: Path) -> Claim:
+    """What a header claims; raises ``InputError`` if the file cannot hold it."""
+    header = read_header(path)
+    count = math.prod(header.shape)
+    return Claim(count, count * header.dtype.itemsize, regular_size(path, "an image"), DEFLATE)
+
+
 def read_hashed(path: Path, selection: Selection) -> tuple[Tensor, Grid, str]:
     """As a format's ``read``, and the SHA-256 of the bytes that were read."""
 
@@ -83,4 +90,4 @@ def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
     return read_hashed(path, selection)[:2]
 
 
-FORMAT = Format("NIfTI", (".nii", ".nii.gz"), _read)
+FORMAT = Format("NIfTI", (".nii", ".nii.gz"), _read, judge)

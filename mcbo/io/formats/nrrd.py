@@ -108,4 +108,4 @@ def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
     return read_itk(path, "NrrdImageIO", judge)
 
 
-FORMAT = Format("NRRD", (".nrrd", ".nhdr"), _read)
+FORMAT = Format("NRRD", (".nrrd", ".nhdr"), _read, judge)

@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError, McboError, MemoryBudgetError
+from mcbo.core.log import printable
 from mcbo.io.sandbox.server import THREADS
 from mcbo.io.sandbox.wire import READY, Frame, receive_frame, send_frame
 
@@ -28,6 +30,9 @@ STALLED_S = 10.0
 
 START_S = 60.0
 """To start the process and import a library; they may lie on a network drive."""
+
+_ROOT = Path(__file__).parents[3]
+"""Where this package lies."""
 
 _MARGIN_S = 2.0
 """The other process ends itself in time; this is how much later it is ended from here."""
@@ -64,7 +69,7 @@ def read_outside(
 
     Args:
         reader: ``with_itk`` or ``with_nibabel``.
-        request: what its ``open_file`` takes.
+        request: what its ``open_file`` takes; paths are absolute, since the other process keeps its working folder.
         expected: for messages, ``an image``.
         judge: is asked before any data are read.
         limits: for the header.
@@ -137,13 +142,13 @@ def _answer(connection: socket.socket, key: str, expected: str) -> Frame:
         raise MemoryBudgetError(f"expected {expected}, but reading it takes more memory than its size explains: {_REMEDY}")
     if "refused" in frame:
         raise InputError(frame["refused"])
-    raise InputError(f"expected {expected}, but it cannot be read: {_last_line(frame.get('error'))}")
+    raise InputError(f"expected {expected}, but it cannot be read: {_last_line(frame.get('error'))}; save it again")
 
 
 def _last_line(error: object) -> str:
     """Of what a library says the end: ITK begins with places in its source code, on lines of their own."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it does not say why"
+    return printable(lines[-1][:300]) if lines else "it does not say why"
 
 
 def _empty(shape: Sequence[int], dtype: np.dtype[Any], limits: Limits) -> NDArray[Any]:
@@ -183,7 +188,7 @@ class _Server:
         with theirs:
             threads = str(min(THREADS, os.cpu_count() or 1))
             numbers = {"OPENBLAS_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads, "MALLOC_ARENA_MAX": "2"}
-            paths = os.pathsep.join(path for path in sys.path if path)
+            paths = os.pathsep.join(str(Path(path).absolute()) for path in (str(_ROOT), *sys.path))  # "" is the working folder
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "mcbo.io.sandbox.server", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -198,17 +203,17 @@ class _Server:
 
     def take(self, connection: socket.socket, reader: str) -> bool:
         """Hands over a connection; whether a reader will answer over it."""
-        self.control.settimeout(START_S)
         with suppress(OSError):
+            self.control.settimeout(START_S)
             socket.send_fds(self.control, [reader.encode()], [connection.fileno()])
             return self.control.recv(len(READY)) == READY
         return False
 
     def finish(self) -> int | None:
         """Waits until the reader has ended: its exit status, negative for a signal; None if the process is gone, too."""
-        self.control.settimeout(_MARGIN_S)
         frame = None
         with suppress(OSError, ValueError):
+            self.control.settimeout(_MARGIN_S)
             frame = receive_frame(self.control)
         if frame is None:
             self.end()
@@ -236,9 +241,13 @@ def _connect(reader: str) -> tuple[socket.socket, _Server]:
         if _server is None or _server.client != os.getpid():
             _server = _Server()
         ours, theirs = socket.socketpair()
-        with theirs:
-            if _server.take(theirs, reader):
-                return ours, _server
+        try:
+            with theirs:
+                if _server.take(theirs, reader):
+                    return ours, _server
+        except BaseException:
+            ours.close()
+            raise
         ours.close()
         close()
     raise InputError(f"expected to start {sys.executable} as a reader, but it ends at once: check the installation")

@@ -77,6 +77,8 @@ def _serve_one(connection: socket.socket, name: str) -> None:
             send_frame(connection, {"refused": str(error)})
         except MemoryError:
             send_frame(connection, {"memory": True})
+        except ImportError as error:
+            send_frame(connection, {"error": f"this takes the package {error.name}, which is not installed"})
         except OSError as error:
             send_frame(connection, {"error": error.strerror or str(error)})
         except Exception as error:
