@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from cuda_on_cpu import COMPILER, OnCpu
+from hypothesis import settings
 
 from mcbo.core.types import Kernels
 from mcbo.kernels import REFERENCE
@@ -14,6 +15,10 @@ from mcbo.studies.phantom import Phantom, make_phantom
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Golden arrays and development data, where the project's owner keeps them; absent elsewhere."""
+
+
+settings.register_profile("untimed", deadline=None)  # machines are shared: speed is measured by a command, not by tests
+settings.load_profile("untimed")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -81,7 +81,8 @@ def test_two_microscopes_are_registered_without_options(
     assert main(["register", str(fixed), str(moving), *words]) == 0
     assert re.search(r"working grid: \S+ voxels of 0\.05×0\.05×0\.05 µm", capsys.readouterr().out)
     found: Any = nibabel.load(tmp_path / "out/displacement.nii.gz")
-    assert np.abs(np.diag(found.affine)[:3]).tolist() == pytest.approx([size / 1000 for size in FINE])
+    assert np.abs(np.diag(found.affine)[:3]).tolist() == pytest.approx(FINE)
+    assert found.header.get_xyzt_units()[0] == "micron"
     micron = np.asarray(found.dataobj)[6:-6, 6:-6, 4:-4] * FINE
     # In physical coordinates, both images lie where they say: what remains is the shift.
     assert np.abs(micron.mean(axis=(0, 1, 2)) - SHIFT).max() < 0.02
