@@ -188,7 +188,7 @@ class _Server:
         with theirs:
             threads = str(min(THREADS, os.cpu_count() or 1))
             numbers = {"OPENBLAS_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads, "MALLOC_ARENA_MAX": "2"}
-            paths = os.pathsep.join(str(Path(path).absolute()) for path in (_ROOT, *sys.path))  # "" is the working folder
+            paths = os.pathsep.join(str(Path(path).absolute()) for path in (str(_ROOT), *sys.path))  # "" is the working folder
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "mcbo.io.sandbox.server", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
