@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, InstanceOf, ValidationError
 
-from mcbo.core.errors import InputError
+from mcbo.core.errors import InputError, MemoryBudgetError
 from mcbo.core.log import without_secrets
 from mcbo.core.timing import StageRecord, StageTimer
 from mcbo.core.types import Judgement, Shape
@@ -187,7 +187,7 @@ def earlier_cases(path: Path, config: Preset | None) -> dict[str, CaseReport]:
         content, report = _read(path)
         if report.sha256 != _own_digest(content):
             return {}
-    except InputError:
+    except (InputError, MemoryBudgetError):
         return {}
     here = versions()
     same = config is None or (

@@ -19,7 +19,7 @@ from mcbo.geometry.units import Unit
 SLAB_VOXELS = 1 << 20
 """Voxels that are worked on at a time: 25 MB for each set of float64 coordinates."""
 
-_SMALLEST_MM, _FARTHEST_MM = 1e-12, 1e12
+SMALLEST_MM, FARTHEST_MM = 1e-12, 1e12
 """Of affines; smaller or larger numbers overflow on the way, and no image of anything has them."""
 
 _EDGE = 1e-6
@@ -51,13 +51,13 @@ class Grid:
             raise ShapeError(f"grid: expected three sizes of at least 1, got {tuple(self.shape)}")
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.array_equal(affine[3], (0, 0, 0, 1)):
             raise ShapeError(f"grid: expected a finite 4×4 affine whose last row is 0 0 0 1, got {affine.tolist()}")
-        limits = f"voxels of {_SMALLEST_MM:g} mm or more within {_FARTHEST_MM:g} mm of the origin"
-        if np.abs(affine).max() > _FARTHEST_MM:
+        limits = f"voxels of {SMALLEST_MM:g} mm or more within {FARTHEST_MM:g} mm of the origin"
+        if np.abs(affine).max() > FARTHEST_MM:
             raise ShapeError(f"grid: expected {limits}, got {affine.tolist()}")
         sizes = np.linalg.norm(affine[:3, :3], axis=0)
         if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
             raise ShapeError(f"grid: expected an affine that can be inverted, got {affine.tolist()}")
-        if sizes.min() < _SMALLEST_MM:
+        if sizes.min() < SMALLEST_MM:
             raise ShapeError(f"grid: expected {limits}, got {affine.tolist()}")
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)

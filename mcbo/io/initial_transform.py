@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcbo.core.errors import InputError
-from mcbo.geometry.grid import Grid
+from mcbo.geometry.grid import FARTHEST_MM, Grid
 from mcbo.io.files import reading, regular_size, shown, suffix_of
 from mcbo.io.foreign.linear import parse_matrix, read_linear
 from mcbo.io.formats.itk_image import check_name
@@ -15,9 +15,6 @@ from mcbo.io.itk import LPS
 from mcbo.io.itk_files import TRANSFORM_SUFFIXES, read_itk_transform
 
 _MAX_TEXT = 1 << 16
-
-_LARGEST = 1e12
-"""Millimeters; larger numbers overflow on the way."""
 
 
 def read_initial(path: Path, fixed: Grid | None = None, moving: Grid | None = None) -> NDArray[np.float64]:
@@ -50,8 +47,8 @@ def check_matrix(matrix: NDArray[np.generic]) -> NDArray[np.float64]:
     array = matrix_of(matrix, "")
     if array.shape != (4, 4) or not np.isfinite(array).all() or not np.allclose(array[3], (0, 0, 0, 1), atol=1e-9):
         raise InputError(f"expected a 4×4 matrix of finite numbers whose last row is 0 0 0 1, got {shown(array.tolist())}")
-    if np.abs(array).max() > _LARGEST:
-        raise InputError(f"expected a transform of numbers up to {_LARGEST:g}, got {array.tolist()}")
+    if np.abs(array).max() > FARTHEST_MM:
+        raise InputError(f"expected a transform of numbers up to {FARTHEST_MM:g}, got {array.tolist()}")
     if not np.linalg.det(array[:3, :3]) > 1e-6:
         raise InputError(f"expected a transform that neither mirrors nor flattens space, got {array.tolist()}")
     return array

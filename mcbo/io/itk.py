@@ -37,7 +37,8 @@ def grid_of(image: "sitk.Image") -> Grid:
 def grid_from(size: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]) -> Grid:
     """The grid of a size along columns, rows, slices, a spacing, an origin and directions in LPS mm, as ITK has them."""
     affine = np.eye(4)
-    affine[:3, :3] = np.reshape(direction, (3, 3)) * np.array(spacing)
+    with np.errstate(all="ignore"):  # the grid refuses what is not finite
+        affine[:3, :3] = np.reshape(direction, (3, 3)) * np.array(spacing)
     affine[:3, 3] = origin
     height, width, depth = size
     return Grid((height, width, depth), LPS @ affine)

@@ -193,7 +193,12 @@ def meta_samples() -> Iterator[Sample]:
     yield sample("no size", {"CompressedData": True}, "a header with CompressedDataSize, found none", small)
     for size, name, data in ((400, "no zlib", DATA), (50, "zlib cut", small), (50, "zlib cut off", small[:50])):
         yield sample(name, {"CompressedData": True, "CompressedDataSize": size}, "packed data", data)
-    yield sample("packed text", {"CompressedData": True, "BinaryData": False}, "compressed data to be binary", small)
+    yield sample(
+        "packed text",
+        {"CompressedData": True, "CompressedDataSize": 9, "BinaryData": False},
+        "compressed data to be binary",
+        small,
+    )
     for skip in (-2, 10**9, "x"):
         yield sample(f"HeaderSize {skip}", {"HeaderSize": skip}, "a header with HeaderSize from -1 to")
     yield sample("HeaderSize of all", {"HeaderSize": 400}, HELD)

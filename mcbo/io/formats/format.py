@@ -87,8 +87,11 @@ def check_count(size: Sequence[int]) -> int:
 
 
 def check_memory(numbers: int, value_bytes: int) -> None:
-    """Raises ``MemoryBudgetError`` for numbers that do not fit while they are read: in both processes, and as tensors."""
-    check_fits(numbers * (2 * value_bytes + 8), f"reading {numbers} numbers")
+    """Raises ``MemoryBudgetError`` for numbers that do not fit while they are read.
+
+    Counted are four copies in the other process, one here, and the tensors.
+    """
+    check_fits(numbers * (5 * value_bytes + 8), f"reading {numbers} numbers")
 
 
 def check_unpacked(path: Path, offset: int, held_bytes: int, needed_bytes: int) -> None:

@@ -11,6 +11,7 @@ from mcbo.geometry.grid import Grid
 from mcbo.io.formats.format import DEFLATE, Claim, Format, check_count, check_unpacked
 from mcbo.io.formats.itk_image import read_itk
 from mcbo.io.microscopy.selection import Selection
+from mcbo.io.nifti_header import GZIP_ERROR
 
 _HEADER_BYTES = 256
 _MAGIC = (0xEFFFE9B0, 0x2AE389B8)
@@ -24,7 +25,7 @@ def judge(path: Path) -> Claim:
     try:
         with igzip.open(path) if packed else path.open("rb") as file:
             head = file.read(_HEADER_BYTES)
-    except (OSError, EOFError, igzip.BadGzipFile) as error:
+    except (OSError, EOFError, GZIP_ERROR) as error:
         raise InputError(f"expected a GIPL image, but it cannot be read: {error}") from error
     magic = struct.unpack(">I", head[252:])[0] if len(head) == _HEADER_BYTES else None
     if magic not in _MAGIC:

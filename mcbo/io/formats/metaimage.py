@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mcbo.core.errors import InputError
-from mcbo.geometry.grid import Grid
+from mcbo.geometry.grid import FARTHEST_MM, Grid
 from mcbo.io.files import shown
 from mcbo.io.formats.format import DEFLATE, Claim, Format, check_count, check_unpacked, data_file
 from mcbo.io.formats.itk_image import read_itk
@@ -108,12 +108,15 @@ def _fields(head: bytes) -> tuple[dict[str, str], int]:
 
 
 def _check_geometry(fields: dict[str, str], dimension: int) -> None:
-    """MetaIO reads numbers as far as it can, and takes 0 for the rest."""
+    """MetaIO reads numbers as far as it can, and takes 0 for the rest; ITK does not finish with huge ones."""
     for keys, count in ((_MATRICES, dimension**2), (_VECTORS, dimension)):
         for key in keys & fields.keys():
             numbers = fields[key].split()
-            if len(numbers) != count or not all(_NUMBER.fullmatch(number) for number in numbers):
-                raise InputError(f"expected a header with {key} of {count} numbers, found {shown(fields[key])}")
+            usable = all(_NUMBER.fullmatch(number) and abs(float(number)) <= FARTHEST_MM for number in numbers)
+            if len(numbers) != count or not usable:
+                raise InputError(
+                    f"expected a header with {key} of {count} numbers up to {FARTHEST_MM:g}, found {shown(fields[key])}"
+                )
 
 
 def _flag(fields: dict[str, str], key: str, default: bool) -> bool:
