@@ -13,6 +13,7 @@ from mcbo.cli import options as cli
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.io.files import digest, prepare_folder
+from mcbo.io.formats.format import file_size
 from mcbo.io.formats.registry import check_header
 from mcbo.io.lock import hold
 from mcbo.methods.presets import DEFAULT_TASK
@@ -82,10 +83,12 @@ def register_files(
     expected = cli.parse_expect(expect)
     if moving_mask and len(moving_mask) != len(movings):
         raise InputError(f"--moving-mask: expected one for each of {len(movings)} moving image(s), got {len(moving_mask)}")
-    for path in (*images, *masks):
-        if path is not None:
-            check_header(path)  # before it is digested, since it may be of any size
     _check_apart(output, [*images, *masks, initial])
+    for path in (*images, *masks):
+        if path is not None and path.is_file():  # else the reader says what is wrong with it
+            check_header(path)  # before it is digested, since it may be of any size
+    if initial is not None and initial.is_file():
+        file_size(initial, "an initial transform")
     settings = {
         "preset": preset,
         "task": task,
@@ -127,7 +130,11 @@ def register_files(
 
 def _check_apart(output: Path, files: Sequence[Path | None]) -> None:
     for path in files:
-        if path is not None and path.resolve().parent == output.resolve():
+        try:
+            inside = path is not None and path.resolve().parent == output.resolve()
+        except (OSError, RuntimeError):  # links in a circle, which the reader refuses
+            continue
+        if inside:
             raise InputError(
                 f"--output: expected a folder without inputs, found that of {path}, which could be overwritten; choose another"
             )

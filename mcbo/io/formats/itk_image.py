@@ -10,8 +10,8 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.core.types import Triple
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import reading, regular_size
-from mcbo.io.formats.format import Claim, check_count, check_memory
+from mcbo.io.files import reading
+from mcbo.io.formats.format import Claim, check_count, check_memory, file_size
 from mcbo.io.itk import grid_from
 from mcbo.io.nifti import to_tensor
 from mcbo.io.sandbox.client import Limits, read_outside
@@ -41,7 +41,7 @@ def read_itk(
         InputError: if it is not such an image.
         MemoryBudgetError: if it does not fit.
     """
-    regular_size(path, expected)
+    file_size(path, expected)
     with reading(path, expected):
         claim = judge(path)
         claim.check()
@@ -52,7 +52,7 @@ def read_itk(
 def read_itk_slices(folder: Path, files: list[Path], io: str, ratio: int, spacing_mm: Triple | None) -> tuple[Tensor, Grid]:
     """Reads slices, a file each, as ``read_itk`` does."""
     with reading(folder, "slices"):
-        held = sum(regular_size(file, "a slice") for file in files)
+        held = sum(file_size(file, "a slice") for file in files)
         request = {"what": "slices", "paths": [str(file.absolute()) for file in files], "io": io}
         return _read(request, Claim(0, 0, held, ratio), 1, spacing_mm, "slices")
 
@@ -82,4 +82,4 @@ def to_volume(array: NDArray[Any], about: Frame, numbers: int, spacing_mm: Tripl
 
 def judge_size(path: Path, ratio: int = 1) -> Claim:
     """For a format whose header ITK alone judges: nothing is claimed yet, but the file has a size."""
-    return Claim(0, 0, regular_size(path, "an image"), ratio)
+    return Claim(0, 0, file_size(path, "an image"), ratio)
