@@ -13,7 +13,8 @@ from mcbo.api.result import KINDS, is_written, labels_of, possible_files
 from mcbo.cli import options as cli
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
-from mcbo.io.files import check_inputs_stay, digest, no_empty_folder, prepare_folder
+from mcbo.io.files import check_inputs_stay, digest, is_file, no_empty_folder, prepare_folder
+from mcbo.io.formats.format import file_size
 from mcbo.io.formats.parts import image_digest
 from mcbo.io.formats.registry import check_header
 from mcbo.io.lock import Place, hold
@@ -94,11 +95,13 @@ def register_files(
     expected = cli.parse_expect(expect)
     if moving_mask and len(moving_mask) != len(movings):
         raise InputError(f"--moving-mask: expected one for each of {len(movings)} moving image(s), got {len(moving_mask)}")
-    for path in (*images, *masks):
-        if path is not None:
-            check_header(path)  # before it is digested, since it may be of any size
     labels = labels_of([str(path) for path in movings])
     _check_apart(output, labels, [path for path in (*images, *masks, initial) if path is not None])
+    for path in (*images, *masks):
+        if path is not None and is_file(path):  # else the reader says what is wrong with it
+            check_header(path)  # before it is digested, since it may be of any size
+    if initial is not None and is_file(initial):
+        file_size(initial, "an initial transform")
     # None for a file that cannot be read, or whose parts are not known: it may be another one than in an earlier run.
     digests = {path: image_digest(path) for path in (*images, *masks) if path}
     digests |= {initial: digest(initial)} if initial else {}
@@ -162,7 +165,11 @@ def _held(output: Path) -> Iterator[Place]:
 
 def _check_apart(output: Path, labels: Sequence[str], files: Sequence[Path]) -> None:
     for path in files:
-        if output.resolve() in (path.resolve(), path.resolve().parent):
+        try:
+            inside = output.resolve() in (path.resolve(), path.resolve().parent)
+        except (OSError, RuntimeError):  # links in a circle, which the reader refuses
+            continue
+        if inside:
             raise InputError(
                 f"--output: expected a folder without inputs, found that of {path}, which could be overwritten; choose another"
             )

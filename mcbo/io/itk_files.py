@@ -15,9 +15,9 @@ from mcbo.core.errors import InputError, OutputError
 from mcbo.core.memory import MEMORY_SHARE, available_bytes
 from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid, is_sheared
-from mcbo.io.files import check_can_hold, reading, reason_of, regular_size, suffix_of, write_whole
+from mcbo.io.files import check_can_hold, reading, reason_of, suffix_of, write_whole
 from mcbo.io.formats import metaimage, nifti_image, nrrd
-from mcbo.io.formats.format import check_count, check_memory
+from mcbo.io.formats.format import check_count, check_memory, file_size
 from mcbo.io.formats.itk_image import Judge, check_name, read_itk, to_volume
 from mcbo.io.itk import from_lps_vectors, geometry_of, on_grid, to_transform, to_vectors
 from mcbo.io.sandbox.client import HEADER_S, Limits, read_outside
@@ -82,7 +82,7 @@ def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
 
 def read_itk_transform(path: Path, request: Frame) -> tuple[NDArray[Any], Frame]:
     """What ``sandbox.with_itk`` makes of a transform; raises ``InputError`` and ``MemoryBudgetError`` without its name."""
-    size = regular_size(path, "an ITK transform")
+    size = file_size(path, "an ITK transform")
     free = int(MEMORY_SHARE * available_bytes())
     reading_it = Limits(Limits.of_data(size, 0).seconds, 2**28 + min(_TRANSFORM_RATIO * size, free))
 

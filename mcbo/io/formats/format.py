@@ -21,6 +21,9 @@ DEFLATE = MAX_RATIO
 ALLOWANCE_BYTES = 2**16
 """For a compressed file's own header and trailer, where the file is small."""
 
+MAX_FILE_BYTES = 2**34
+"""1024³ numbers in double precision, and as much again."""
+
 _CHUNK_BYTES = 2**20
 
 _TEXT_BYTES = 32
@@ -117,6 +120,14 @@ def check_unpacked(path: Path, offset: int, held_bytes: int, needed_bytes: int) 
             raise InputError(f"expected whole packed data, but they are damaged: {error}; save or copy it again") from error
     if made < needed_bytes or (made == needed_bytes and not stream.eof):
         raise InputError(f"expected packed data for {needed_bytes} bytes, found {made}: it is cut off; save or copy it again")
+
+
+def file_size(path: Path, expected: str) -> int:
+    """``regular_size`` of a file that is read as a whole; raises ``InputError`` also for one that is larger than any image."""
+    size = regular_size(path, expected)
+    if size > MAX_FILE_BYTES:
+        raise InputError(f"{path}: expected {expected} of at most {MAX_FILE_BYTES} bytes, found {size}")
+    return size
 
 
 def data_file(header: Path, name: str) -> Path:

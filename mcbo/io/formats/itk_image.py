@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mcbo.core.errors import InputError
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import reading, regular_size
-from mcbo.io.formats.format import Claim, check_count, check_memory
+from mcbo.io.files import reading
+from mcbo.io.formats.format import Claim, check_count, check_memory, file_size
 from mcbo.io.itk import grid_from
 from mcbo.io.nifti import to_tensor
 from mcbo.io.sandbox.client import Limits, read_outside
@@ -41,7 +41,7 @@ def read_itk(path: Path, io: str, judge: Judge, *, numbers: int = 1, expected: s
         MemoryBudgetError: if it does not fit.
     """
     check_name(path)
-    regular_size(path, expected)
+    file_size(path, expected)
     with reading(path, expected):
         claim = judge(path)
         claim.check()
@@ -89,4 +89,4 @@ def to_volume(array: NDArray[Any], about: Frame, numbers: int) -> tuple[Tensor, 
 
 def judge_size(path: Path, ratio: int = 1) -> Claim:
     """For a format whose header ITK alone judges: nothing is claimed yet, but the file has a size."""
-    return Claim(0, 0, regular_size(path, "an image"), ratio)
+    return Claim(0, 0, file_size(path, "an image"), ratio)

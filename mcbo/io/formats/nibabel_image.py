@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mcbo.core.errors import InputError
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import reading, regular_size
-from mcbo.io.formats.format import DEFLATE, Claim, Format, check_memory, data_file
+from mcbo.io.files import reading
+from mcbo.io.formats.format import DEFLATE, Claim, Format, check_memory, data_file, file_size
 from mcbo.io.microscopy.selection import Selection
 from mcbo.io.nifti import to_tensor
 from mcbo.io.nifti_header import MAX_VOXELS
@@ -35,7 +35,7 @@ _UNPACKED = {".mgz": DEFLATE, ".mnc": DEFLATE}
 
 def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
     del selection
-    regular_size(path, "an image")
+    file_size(path, "an image")
     with reading(path, "a whole image"):
         for companion in companions(path):
             data_file(path, companion.name)
@@ -45,7 +45,7 @@ def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
             if len(shape) != 3 or not 0 < math.prod(shape) <= MAX_VOXELS or min(shape) < 1:
                 raise InputError(f"expected a 3D image of at most {MAX_VOXELS} voxels, found data of shape {tuple(shape)}")
             files = [Path(name) for name in header["files"]]
-            held = sum(regular_size(file, "a data file") for file in files if file.exists())
+            held = sum(file_size(file, "a data file") for file in files if file.exists())
             ratio = max((_ratio(file) for file in files), default=1)
             count = math.prod(shape)
             Claim(count, count * value_bytes, held, ratio).check()

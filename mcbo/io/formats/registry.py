@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from mcbo.core.errors import InputError
-from mcbo.io.files import is_folder, reading, regular_size, suffix_of
+from mcbo.io.files import is_folder, reading, suffix_of
 from mcbo.io.formats import gipl, metaimage, nibabel_image, nifti_image, nrrd
-from mcbo.io.formats.format import Format, check_memory
+from mcbo.io.formats.format import Format, check_memory, file_size
 from mcbo.io.microscopy import ome_zarr, slices, tiff
 
 FORMATS = (
@@ -39,7 +39,7 @@ def check_header(path: Path) -> None:
     """
     image_format = format_of(path)
     if not is_folder(path):
-        regular_size(path, "an image")
+        file_size(path, "an image")
         with reading(path, "an image"):
             claim = image_format.judge(path)
             claim.check()
