@@ -190,6 +190,30 @@ def read_volume(path: Path, shape: tuple[int, ...]) -> Array:
     return volume
 
 
+def read_labels(path: Path, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """A label map ``(H, W, D)`` as it is stored; numbers that are not whole are rounded, as the official programs do.
+
+    Raises:
+        EvaluationError: if its shape is another, or it has labels that int64 cannot hold, or float64 not tell apart.
+    """
+    image = open_image(path, "an image")
+    dtype = image.get_data_dtype()
+    if tuple(image.shape) != shape or dtype.kind not in "iu" or (image.dataobj.slope, image.dataobj.inter) != (1, 0):
+        values = np.rint(read_volume(path, shape))
+        if np.abs(values).max() >= 2**53:
+            raise EvaluationError(f"{path}: expected labels below 2⁵³, or stored as integers, found {np.abs(values).max():g}")
+        stored = values
+    else:
+        try:
+            stored = np.asanyarray(image.dataobj)
+        except UNREADABLE as error:
+            raise _unreadable(path, "an image", error) from error
+        if dtype.kind == "u" and int(stored.max()) >= 2**63:
+            raise EvaluationError(f"{path}: expected labels below 2⁶³, found {int(stored.max())}")
+    labels: NDArray[np.int64] = stored.astype(np.int64)
+    return labels
+
+
 def open_image(path: Path, expected: str) -> Any:
     """A NIfTI image as nibabel has it, its values not yet read; ``expected`` names its kind in the errors.
 

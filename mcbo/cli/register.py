@@ -77,7 +77,7 @@ def register_files(
     images = [fixed, *movings]
     masks = [fixed_mask, *(moving_mask or ())]
     masks += [None] * (len(images) - len(masks))
-    cli.check_positive("--memory-gb", memory_gb)
+    cli.check_memory(memory_gb)
     for kind in without or ():
         cli.check_choice("--without", kind, KINDS)
     spacing_mm = cli.parse_spacing(spacing, *images)

@@ -21,6 +21,9 @@ from mcbo.io.itk import to_sitk
 from mcbo.io.itk_files import IMAGE_SUFFIXES, SUFFIXES_WRITTEN, is_tiff, suffix_of
 from mcbo.io.nifti_header import read_header
 
+SIZES_MM = (1e-9, 1e6)
+"""Least and largest side of a voxel: from a thousandth of a nanometer to a kilometer."""
+
 _DETACHED = {
     ".mhd": re.compile(r"^ElementDataFile *= *([^\r\n]+)\r?$", re.IGNORECASE | re.MULTILINE),
     ".nhdr": re.compile(r"^data ?file: *([^\r\n]+)\r?$", re.IGNORECASE | re.MULTILINE),
@@ -157,17 +160,20 @@ def spacing_of(text: str) -> Triple:
     """Three positive numbers from ``0.5,0.5,2``; raises ``InputError`` if it is not that."""
     sizes = positive_sizes(text.split(","))
     if sizes is None:
-        raise InputError(f"--spacing: expected three positive numbers such as 0.5,0.5,2, got {shown(text)}")
+        raise InputError(
+            f"--spacing: expected three positive numbers from {SIZES_MM[0]:g} to {SIZES_MM[1]:g}, such as 0.5,0.5,2, "
+            f"got {shown(text)}"
+        )
     return sizes
 
 
 def positive_sizes(values: Any) -> Triple | None:
-    """Three numbers above 0 and below infinity; None if the values are anything else."""
+    """Three numbers within ``SIZES_MM``; None if the values are anything else."""
     try:
         first, second, third = (float(value) for value in values)
     except (TypeError, ValueError):
         return None
-    return (first, second, third) if all(0 < size < np.inf for size in (first, second, third)) else None
+    return (first, second, third) if all(SIZES_MM[0] <= size <= SIZES_MM[1] for size in (first, second, third)) else None
 
 
 def _grid(path: Path, tensor: Tensor, affine: NDArray[np.float64]) -> Grid:
