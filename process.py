@@ -101,7 +101,7 @@ def process(
     cli.check_choice("--on-failure", on_failure, ON_FAILURE)
     _check_local("--output", str(output))
     cli.check_folder("--output", output)
-    cli.check_positive("--memory-gb", memory_gb)
+    cli.check_memory(memory_gb)
     expected = cli.parse_expect(expect)
     cli.check_workers(workers, scheduler, case_timeout)
     options = Options(

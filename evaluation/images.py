@@ -230,5 +230,27 @@ def _check_numbers(nifti: Nifti) -> None:
         raise EvaluationError(f"{nifti.path}: expected one number per voxel, found data of type {nifti.dtype}")
 
 
+def read_labels(path: Path, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """A label map ``(H, W, D)`` as it is stored; numbers that are not whole are rounded, as the official programs do.
+
+    Raises:
+        EvaluationError: if its shape is another, or it has labels that int64 cannot hold, or float64 not tell apart.
+    """
+    nifti = open_nifti(path, "an image")
+    if nifti.shape != shape or nifti.dtype.kind not in "iu" or (nifti.slope, nifti.intercept) != (1, 0):
+        stored = np.rint(read_volume(path, shape))
+        if np.abs(stored).max() >= 2**53:
+            raise EvaluationError(f"{path}: expected labels below 2⁵³, or stored as integers, found {np.abs(stored).max():g}")
+    else:
+        try:
+            stored = nifti.read()
+        except UNREADABLE as error:
+            raise _unreadable(path, "an image", error) from error
+        if nifti.dtype.kind == "u" and int(stored.max()) >= 2**63:
+            raise EvaluationError(f"{path}: expected labels below 2⁶³, found {int(stored.max())}")
+    labels: NDArray[np.int64] = stored.astype(np.int64)
+    return labels
+
+
 def _unreadable(path: Path, expected: str, error: Exception) -> EvaluationError:
     return EvaluationError(f"{path}: expected {expected}, but it cannot be read: {reason(error)}")

@@ -6,16 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from evaluation.errors import EvaluationError
-from evaluation.images import Array, Shape, read_field, read_grid, read_volume
+from evaluation.images import Array, Shape, read_field, read_grid, read_labels, read_volume
 from evaluation.landmarks import read_landmarks
 from evaluation.metrics import (
     Field,
     Regularity,
-    dice,
+    dices,
     displaced,
-    hd95,
+    hd95s,
     landmark_errors,
     non_diffeomorphic_volume,
     regularity,
@@ -25,7 +27,10 @@ from evaluation.pairs import Pair, find_field
 from evaluation.settings import Method, Settings
 from evaluation.tasks import METRICS
 
-_OVERLAPS = {"dice": dice, "hd95": hd95}
+_OVERLAPS = {"dice": dices, "hd95": hd95s}
+
+MAX_LABELS = 2**14
+"""Of a label map. Atlases have hundreds; an image that is taken for labels has more."""
 
 
 @dataclass
@@ -135,20 +140,42 @@ def _score_overlaps(score: PairScore, displacement: Field, shape: Shape, setting
     paths = score.pair.beside("labels")
     if not settings.required and not any(path.exists() for path in paths):
         return
-    fixed, moving = (np.rint(read_volume(path, shape)).astype(np.int32) for path in paths)
-    warped = warp_labels(moving, displacement)
-    there = set(np.unique(fixed)) & set(np.unique(moving))
+    numbers, (fixed, moving) = _numbered(paths, shape)
+    warped = warp_labels(moving, displacement, outside=numbers.get(0, 0))
     for method in settings.methods:
         if method.metric not in _OVERLAPS:
             continue
         name = method.name
-        labels = list(method.labels) if method.labels is not None else sorted(int(n) for n in there if n != 0)
-        measure = _OVERLAPS[method.metric]
+        labels = list(method.labels) if method.labels is not None else sorted(n for n in numbers if n != 0)
+        known = [n for n in labels if n in numbers]
+        measured = dict(zip(known, _OVERLAPS[method.metric](fixed, warped, [numbers[n] for n in known]), strict=True))
         # A label that is missing from one of the two says nothing about the registration: NaN, as in the official programs.
-        score.values[name] = [measure(fixed, warped, n) if n in there else math.nan for n in labels]
+        score.values[name] = [measured.get(n, math.nan) for n in labels]
         score.labels[name] = labels
-        missing = [n for n in labels if n not in there]
+        missing = [n for n in labels if n not in measured]
         if missing or not labels:
             score.notes.append(f"{name}: labels {missing or 'of any kind'} are not in both images, and do not count")
         if any(map(math.isinf, score.values[name])):
             score.notes.append(f"{name}: no number, because a label was moved out of the volume (infinite distance)")
+
+
+def _numbered(paths: tuple[Path, Path], shape: Shape) -> tuple[dict[int, int], tuple[NDArray[np.int32], NDArray[np.int32]]]:
+    """Two label maps with labels numbered from 1 on, and the numbers of those that both have; 0 stands for all others.
+
+    However large labels are, numbers stay small, and can be counted.
+
+    Raises:
+        EvaluationError: if a map cannot be read, or has too many labels.
+    """
+    found = []
+    for path in paths:
+        codes, values = pd.factorize(read_labels(path, shape).ravel())
+        if len(values) > MAX_LABELS:
+            raise EvaluationError(f"{path}: expected at most {MAX_LABELS} labels, found {len(values)}; is it an image?")
+        found.append((codes, values))
+    both = np.intersect1d(found[0][1], found[1][1])
+    fixed, moving = (
+        np.where(np.isin(values, both), 1 + np.searchsorted(both, values), 0).astype(np.int32)[codes].reshape(shape)
+        for codes, values in found
+    )
+    return {int(label): number for number, label in enumerate(both, start=1)}, (fixed, moving)

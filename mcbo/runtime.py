@@ -26,6 +26,9 @@ from mcbo.core.types import Kernels
 from mcbo.io.files import shown
 from mcbo.kernels import REFERENCE
 
+MAX_MEMORY_GB = 1e6
+"""Limit of what can be given as a memory limit: a petabyte, which no machine has."""
+
 DECIDING = ("mcbo", "torch", "cuda")
 """Versions on which a result depends; another operating system or Python makes no earlier result stale."""
 
@@ -92,8 +95,7 @@ def why_no_gpu() -> str:
 
 def check_device_name(name: str) -> None:
     """Raises ``DeviceError`` unless a name is that of a device, be it here or on a worker."""
-    kind, _, index = name.partition(":")
-    if name not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdecimal()):
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]{1,4})?", name):
         raise DeviceError(f"device {shown(name)} is not known: expected auto, cpu, cuda or cuda:N")
 
 
@@ -294,7 +296,7 @@ def _gb(count: int) -> str:
 
 def budget_bytes(device: torch.device, memory_gb: float | None) -> int:
     """Memory that a case may use: the given limit, or a share of what is free now."""
-    return int(MEMORY_SHARE * free_bytes(device) if memory_gb is None else memory_gb * 1e9)
+    return int(MEMORY_SHARE * free_bytes(device) if memory_gb is None else min(memory_gb, MAX_MEMORY_GB) * 1e9)
 
 
 _USERS: list[int] = []
@@ -320,6 +322,15 @@ def use_available_cores() -> None:
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, min(torch.get_num_threads(), available_cores())))
+    elif torch.get_num_threads() > (most := max_threads()):
+        found = os.environ["OMP_NUM_THREADS"]
+        log.warning("OMP_NUM_THREADS: expected at most %d on this machine, found %s; %d are used", most, found, most)
+        torch.set_num_threads(most)
+
+
+def max_threads() -> int:
+    """As many as can be asked for: more per core gain nothing, and a system that refuses one ends the process."""
+    return 4 * (os.cpu_count() or 1)
 
 
 def available_cores(control_group: Path = Path("/sys/fs/cgroup")) -> int:

@@ -1,6 +1,5 @@
 """Registration from Python: ``mcbo.register``. The command ``python -m mcbo register`` is a thin layer over it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from mcbo.methods.world import Placed, center_of_mass, register_in_world
 from mcbo.progress import show_progress
 from mcbo.report import CaseReport, WorkingGrid, stages_of
 from mcbo.runtime import (
+    MAX_MEMORY_GB,
     budget_bytes,
     describe_device,
     peak_meter,
@@ -211,8 +211,9 @@ def _check_options(config: Preset, *, masks: Sequence[ImageLike | None], both_st
         raise InputError(f"preset {config.name} does not use masks: expected none, or preset cascade")
     if both_starts:
         raise InputError("expected either an initial alignment or center, got both")
-    if memory_gb is not None and not 0 < memory_gb < math.inf:
-        raise InputError(f"memory_gb: expected a number above 0, got {memory_gb:g}")
+    if memory_gb is not None and not 0 < memory_gb < MAX_MEMORY_GB:
+        most = f" and below {MAX_MEMORY_GB:g}" if memory_gb >= MAX_MEMORY_GB else ""
+        raise InputError(f"memory_gb: expected a number above 0{most}, got {memory_gb:g}")
 
 
 def _place(

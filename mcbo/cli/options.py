@@ -25,13 +25,18 @@ from mcbo.io.formats.registry import FORMATS as IMAGE_FORMATS
 from mcbo.io.itk_files import SUFFIXES_WRITTEN, TRANSFORM_SUFFIXES
 from mcbo.io.nifti import FORMATS
 from mcbo.io.nifti_header import Form
+from mcbo.methods.cascade import MAX_EXPECTED
 from mcbo.methods.memory_model import PROCESS_GB
 from mcbo.methods.presets import DEFAULT_TASK, TASKS
 from mcbo.progress import set_up_logging
 from mcbo.runs.options import ON_FAILURE
+from mcbo.runtime import MAX_MEMORY_GB
 
 API_METHODS = ("exec", "invoke")
 """A job of grand-challenge.org at the start, or jobs when asked over HTTP: the values of ``org.grand-challenge.api-method``."""
+
+MAX_WORKERS = 1000
+"""Processes that one scheduler of Dask was made for."""
 
 _PRESETS = list(TASKS[DEFAULT_TASK].presets)
 
@@ -237,7 +242,13 @@ def check_choice(option: str, value: str, known: Sequence[str]) -> None:
 def check_positive(option: str, value: float | None, *, what: str = "a number", limit: float = math.inf) -> None:
     """Raises ``InputError`` for a value, if one is given, that is not above 0 and below the limit."""
     if value is not None and not 0 < value < limit:
-        raise InputError(f"{option}: expected {what} above 0, got {value:g}")
+        most = f" and below {limit:g}" if limit <= value else ""
+        raise InputError(f"{option}: expected {what} above 0{'' if limit == math.inf else most}, got {value:g}")
+
+
+def check_memory(memory_gb: float | None) -> None:
+    """Raises ``InputError`` for a memory limit that none can be."""
+    check_positive("--memory-gb", memory_gb, limit=MAX_MEMORY_GB)
 
 
 def check_folder(option: str, path: Path) -> None:
@@ -249,7 +260,9 @@ def check_folder(option: str, path: Path) -> None:
 def check_workers(workers: int | None, scheduler: str | None, case_timeout: float | None) -> None:
     """Raises ``InputError`` for fewer than one worker, or for a time limit that nothing could enforce."""
     if workers is not None and workers < 1:
-        raise InputError(f"--workers: expected 1 or more, got {workers}")
+        raise InputError(f"--workers: expected 1 or more, got {shown(workers)}")
+    if workers is not None and workers > MAX_WORKERS:
+        raise InputError(f"--workers: expected at most {MAX_WORKERS}, got {shown(workers)}")
     check_positive("--case-timeout", case_timeout, what="a number of seconds", limit=threading.TIMEOUT_MAX)
     if case_timeout is not None and workers is None and scheduler is None:
         raise InputError(
@@ -276,8 +289,8 @@ def parse_expect(text: str | None) -> tuple[float, float] | None:
         mm, degrees = (float(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"--expect: expected MM,DEG, such as 5,3, got {shown(text)}") from error
-    check_positive("--expect", mm, what="a finite shift in mm")
-    check_positive("--expect", degrees, what="a finite rotation in degrees")
+    check_positive("--expect", mm, what="a finite shift in mm", limit=MAX_EXPECTED[0])
+    check_positive("--expect", degrees, what="a finite rotation in degrees", limit=MAX_EXPECTED[1])
     return mm, degrees
 
 

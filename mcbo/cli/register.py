@@ -90,6 +90,7 @@ def register_files(
     images = [finest_that_fits(path, budget) for path in (fixed, *movings)]
     masks = [fixed_mask, *(moving_mask or ())]
     masks += [None] * (len(images) - len(masks))
+    cli.check_memory(memory_gb)
     for kind in without or ():
         cli.check_choice("--without", kind, KINDS)
     expected = cli.parse_expect(expect)

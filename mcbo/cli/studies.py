@@ -20,7 +20,7 @@ from mcbo.io.files import shown, write_bytes
 from mcbo.methods.presets import DEFAULT_TASK, find_config
 from mcbo.progress import set_up_logging
 from mcbo.runs.options import Options
-from mcbo.runtime import describe_device, describe_machine, select_device, versions
+from mcbo.runtime import describe_device, describe_machine, max_threads, select_device, versions
 from mcbo.studies.benchmark import compare_with_cpu, differences_to_text, measure, to_content, to_text
 from mcbo.studies.thread_scaling import measure_scaling
 from mcbo.studies.thread_scaling import to_content as scaling_to_content
@@ -56,7 +56,9 @@ def benchmark(
     check_outputs({"--json": json_file}, [])
     counts = [] if threads is None else _parse_numbers("--threads", threads)
     if counts and min(counts) < 1:
-        raise InputError(f"--threads: expected at least 1, got {min(counts)}")
+        raise InputError(f"--threads: expected at least 1, got {shown(min(counts))}")
+    if counts and max(counts) > (most := max_threads()):
+        raise InputError(f"--threads: expected at most {most} on this machine, got {shown(max(counts))}")
     if len(counts) > 1 and (scaling or reference or select_device(device).type != "cpu"):
         raise InputError(
             "--threads: expected one number with --scaling, --reference or a GPU: the speed-up is of one size on a CPU"

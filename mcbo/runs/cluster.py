@@ -284,11 +284,15 @@ def _local_cluster(options: Options, cases: int) -> Iterator[tuple[Any, float | 
         "cls": distributed.Scheduler,
         "options": {"host": _LOOPBACK, "dashboard_address": f"{_LOOPBACK}:0", "dashboard": find_spec("bokeh") is not None},
     }
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": RETRIES}),
-        distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=_SILENT) as cluster,
-    ):
-        yield cluster, memory_gb
+    with dask.config.set({"distributed.scheduler.allowed-failures": RETRIES}):
+        try:
+            cluster = distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=_SILENT)
+        except (RuntimeError, OSError) as error:
+            raise ClusterError(
+                f"--workers: expected {count} process(es) on this machine, but they do not start: {error}"
+            ) from error
+        with cluster:
+            yield cluster, memory_gb
 
 
 def _check_workers(client: Any) -> int:

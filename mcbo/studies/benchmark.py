@@ -17,21 +17,27 @@ from typing import Self
 import numpy as np
 import torch
 
-from mcbo.core.errors import InputError, McboError
+from mcbo.core.errors import InputError, McboError, MemoryBudgetError
 from mcbo.core.field import format_shape
 from mcbo.core.log import log
 from mcbo.core.types import Shape
 from mcbo.dataset.folders import Folder
 from mcbo.dataset.learn2reg import Case, scan_folder
+from mcbo.io.files import format_bytes, shown
 from mcbo.io.nifti import read_displacement, write_volume
 from mcbo.methods.config import Preset
 from mcbo.methods.memory_model import PROCESS_GB
 from mcbo.report import CaseReport, read_report
 from mcbo.runs.options import Options, Setup
 from mcbo.runs.runner import run
-from mcbo.runtime import held_bytes, select_device
+from mcbo.runtime import budget_bytes, held_bytes, select_device
 from mcbo.studies.device_use import BETWEEN, DeviceUse, profiled, use_per_stage
 from mcbo.studies.phantom import make_phantom
+
+MAX_SIZE = 1024
+MAX_REPEAT = 1000
+PHANTOM_BYTES = 200
+"""Per voxel, while a phantom is drawn (204 at 96³, 149 at 160³)."""
 
 MIN_SIZE = 16
 """Smaller phantoms show too little anatomy."""
@@ -118,12 +124,20 @@ def measure(
         InputError: for a size or a count out of range.
         McboError: if a run fails.
     """
-    limits = (("--size or --scaling", min(sizes), MIN_SIZE), ("--repeat", repeat, 1), ("--modalities", movings, 1))
-    for option, value, least in limits:
-        if value < least:
-            raise InputError(f"{option}: expected at least {least}, got {value}")
+    limits = (("--size or --scaling", sizes, MIN_SIZE, MAX_SIZE), ("--repeat", [repeat], 1, MAX_REPEAT))
+    for option, values, least, most in (*limits, ("--modalities", [movings], 1, movings)):
+        if min(values) < least:
+            raise InputError(f"{option}: expected at least {least}, got {shown(min(values))}")
+        if max(values) > most:
+            raise InputError(f"{option}: expected at most {most}, got {shown(max(values))}")
     if movings > 2:
-        raise InputError(f"--modalities: expected 1 or 2, got {movings}")
+        raise InputError(f"--modalities: expected 1 or 2, got {shown(movings)}")
+    needed, free = PHANTOM_BYTES * max(sizes) ** 3, budget_bytes(torch.device("cpu"), None)
+    if needed > free:
+        raise MemoryBudgetError(
+            f"--size or --scaling: a phantom of {max(sizes)}³ voxels takes {format_bytes(needed)} to draw, but the run may use "
+            f"{format_bytes(free)}"
+        )
     device = select_device(options.device)
     with tempfile.TemporaryDirectory(prefix="mcbo-benchmark-") as folder:
         prepare = partial(
