@@ -32,7 +32,7 @@ from mcbo.steps.masked_search import SearchStage, search
 from mcbo.steps.mind import MindSettings, scale_to_one
 from mcbo.steps.rigid_refinement import refine_rigid
 
-LEAST_EXPECTED, MAX_EXPECTED = 1e-3, (1e6, 180.0)
+LEAST_EXPECTED, MAX_EXPECTED = (1e-9, 1e-3), (1e6, 180.0)
 """Limits of how far apart images can be expected to be: mm or degrees, and mm and degrees."""
 
 WORSE = 0.003
@@ -192,10 +192,10 @@ class CascadeConfig(Preset):
         return height, width, depth
 
     def expecting(self, mm: float, degrees: float) -> "CascadeConfig":
-        if not (LEAST_EXPECTED <= mm <= MAX_EXPECTED[0] and LEAST_EXPECTED <= degrees <= MAX_EXPECTED[1]):
+        if not (LEAST_EXPECTED[0] <= mm <= MAX_EXPECTED[0] and LEAST_EXPECTED[1] <= degrees <= MAX_EXPECTED[1]):
             raise InputError(
-                f"expect: expected a shift of {LEAST_EXPECTED:g} to {MAX_EXPECTED[0]:g} mm and a rotation of "
-                f"{LEAST_EXPECTED:g} to {MAX_EXPECTED[1]:g} degrees, got {mm:g} and {degrees:g}"
+                f"expect: expected a shift of {LEAST_EXPECTED[0]:g} to {MAX_EXPECTED[0]:g} mm and a rotation of "
+                f"{LEAST_EXPECTED[1]:g} to {MAX_EXPECTED[1]:g} degrees, got {mm:g} and {degrees:g}"
             )
         return replace(self, expected=replace(self.expected, mm=float(mm), degrees=float(degrees)))
 

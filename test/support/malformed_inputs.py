@@ -98,7 +98,7 @@ def transform_samples() -> Iterator[Sample]:
         yield Sample(f"vectors {name}", "vectors", bytes_of(nrrd(VECTORS | dict(changes), data)), says, None, ".nrrd")
     yield Sample("vectors alone", "vectors", bytes_of(nrrd()), "expected 3 numbers per voxel, found 1", None, ".nrrd")
     yield Sample("vectors of mha", "vectors", bytes_of(meta()), "expected 3 numbers per voxel, found 1", None, ".mha")
-    yield Sample("vectors of nifti", "vectors", bytes_of(nifti(ramp(*SHAPE))), "expected 3 numbers", None, ".nii")
+    yield Sample("vectors of nifti", "vectors", bytes_of(nifti(ramp(*SHAPE))), "expected vectors of shape", None, ".nii")
     huge = nifti(ramp(4, 5, 6, 1, 3), 1, of_900)
     yield Sample("vectors of gigabytes of nifti", "vectors", bytes_of(huge), "than a file of", None, ".nii")
     yield Sample("vectors of many gigabytes", "vectors", with_hole(huge, 352 + 12 * 900**3), "expected at most", None, ".nii")
@@ -157,7 +157,8 @@ def displacement_samples() -> Iterator[Sample]:
     held = npy(f"{{'descr': '<f4', 'fortran_order': False, {shape}}}")
     yield Sample("an npz of gigabytes", "npz", bytes_of(archive(held)), TORN, None, ".npz")
     for name, values in {"pairs": ramp(4, 5, 6, 2), "an image": ramp(4, 5, 6), "two of them": ramp(4, 5, 6, 3, 2)}.items():
-        yield Sample(f"a displacement of {name}", "field", bytes_of(nifti(values)), "shape (H, W, D, 3)", None, ".nii")
+        says = "found vectors of another program" if name == "two of them" else "shape (H, W, D, 3)"
+        yield Sample(f"a displacement of {name}", "field", bytes_of(nifti(values)), says, None, ".nii")
     colors = np.zeros((4, 5, 6, 3), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     yield Sample("a displacement of colors", "field", bytes_of(nifti(colors)), "of numbers, found data of type", None, ".nii")
     for name, data in FOREIGN.items():
@@ -171,13 +172,19 @@ def displacement_samples() -> Iterator[Sample]:
 def point_samples() -> Iterator[Sample]:
     """Landmarks for ``warp --points``."""
     finite = "expected three finite numbers, found"
+    says: str | None
     for text, says in (
-        ("1,2\n", finite), ("1,2,3\n4,5\n", finite), ("1,2,3\n4,5,x\n", finite),
-        ("1,2,3\n1,2,nan\n", finite), ("1,2,3\n1e300,2,3\n", finite), ("1,2,3\n1e10,2,3\n", finite),
+        ("1,2\n", "expected three numbers or three names"), ("1,2,3\n4,5\n", finite), ("1,2,3\n4,5,x\n", finite),
+        ("1,2,3\n1,2,nan\n", finite),
+        ("1,2,3\n1e300,2,3\n", "expected coordinates of at most"),
+        ("1,2,3\n1e10,2,3\n", "expected coordinates of at most"),
         ("1,2,3\n" + "9" * 4000 + ",2,3\n", finite), ("1,2,3\n1,2,3\0\n", "expected"), ("1;2;3\n", "expected three numbers or"),
         ("x\n", "expected three numbers or three names"), ("x,y,z\na,b,c\n", finite),
-        ("x" * 200_000 + ",y,z\n", "expected text"),
-        ("1,2,3\n\"1,2,3\n" * 3, "expected"), (",,\n", None), ("1,2,3\n,,1\n", finite), ("١,٢,٣\n", None),
+        ("x" * 200_000 + ",y,z\n", "it cannot be read"),
+        ("1,2,3\n\"1,2,3\n" * 3, "expected"),
+        (",,\n", "expected three numbers or three names"),
+        ("1,2,3\n,,1\n", finite),
+        ("١,٢,٣\n", "expected three numbers or three names"),
         ("=1+1,2,3\n", "expected three"),
         ("1,2,3\n" + ESCAPES + ",2,3\n", finite), ("1,2,3\n" * 1_400_000 + ",\n", "expected at most 4194304 cells"),
     ):  # fmt: skip

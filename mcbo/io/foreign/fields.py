@@ -18,6 +18,7 @@ from mcbo.core.types import Displacement
 from mcbo.geometry.grid import Grid, apply_affine
 from mcbo.io.files import shown
 from mcbo.io.foreign import fsl
+from mcbo.io.formats.format import check_count, check_memory
 from mcbo.io.itk import LPS
 from mcbo.io.nifti_header import Header, Intent, read_values
 
@@ -94,6 +95,7 @@ def read_vectors(header: Header, vectors: Vectors | None, moving: Grid | None) -
     shape = (*header.shape[:3], *header.shape[4:]) if header.shape[3:4] == (1,) else header.shape
     if len(shape) != 4 or shape[3] != 3 or header.dtype.kind not in "iuf":
         raise InputError(f"expected vectors of shape (H, W, D, 3) or (H, W, D, 1, 3), found {header.shape} of {header.dtype}")
+    check_memory(check_count(header.shape), header.dtype.itemsize)
     if kind is None:
         raise InputError(
             f"expected a 3D image, found {len(header.shape)}D data that does not say what its vectors are. A displacement of "

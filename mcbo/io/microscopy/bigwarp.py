@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mcbo.core.errors import InputError
-from mcbo.io.files import reading
+from mcbo.io.files import is_file, reading
 
 Side: TypeAlias = Literal["moving", "fixed"]
 
@@ -58,7 +58,7 @@ class Pairs:
 
 def read_pairs(path: Path) -> Pairs | None:
     """The pairs of a file; None if it is none of BigWarp; raises ``InputError`` for one of points in two dimensions."""
-    if path.suffix.lower() != ".csv" or not path.is_file() or path.stat().st_size > MAX_BYTES:
+    if path.suffix.lower() != ".csv" or not is_file(path) or path.stat().st_size > MAX_BYTES:
         return None
     with reading(path, "landmarks as text"):
         text = path.read_text(encoding="utf-8-sig")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mcbo.core.errors import InputError
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import suffix_of
+from mcbo.io.files import is_folder, suffix_of
 from mcbo.io.microscopy import ome_zarr, slices, tiff
 from mcbo.io.microscopy.selection import Selection, index_of, voxel_size
 
@@ -22,7 +22,7 @@ NONE = "-"
 
 def microscopy_reader(path: Path) -> Reader | None:
     """The reader of a TIFF, a folder of slices or an OME-Zarr; None for other files."""
-    if path.is_dir():
+    if is_folder(path):
         return ome_zarr.read_ome_zarr if ome_zarr.is_ome_zarr(path) else slices.read_slices
     return tiff.read_tiff if suffix_of(path) in tiff.SUFFIXES else None
 

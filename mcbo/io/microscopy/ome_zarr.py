@@ -18,7 +18,7 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import reading, shown
+from mcbo.io.files import is_file, is_folder, reading, shown
 from mcbo.io.microscopy.selection import Selection, Stated, length_of, mm_of, selected
 from mcbo.io.nifti import to_tensor
 from mcbo.io.nifti_header import MAX_RATIO, MAX_VOXELS
@@ -84,7 +84,7 @@ class Pyramid:
 
 def is_ome_zarr(path: Path) -> bool:
     """Whether a folder is a Zarr group or array."""
-    return path.is_dir() and any((path / name).is_file() for name in _METADATA)
+    return is_folder(path) and any(is_file(path / name) for name in _METADATA)
 
 
 def read_ome_zarr(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
