@@ -185,9 +185,7 @@ def meta_samples() -> Iterator[Sample]:
     for count in (0, -1, 10**9, "x"):
         yield sample(f"{count} channels", {"ElementNumberOfChannels": count}, "ElementNumberOfChannels from 1 to 1000")
     yield sample("1000 channels", {"ElementNumberOfChannels": 1000}, HELD)
-    yield sample(
-        "3 channels", {"ElementNumberOfChannels": 3, "DimSize": "4 5 2"}, "expected one number per voxel, found 3"
-    )
+    yield sample("3 channels", {"ElementNumberOfChannels": 3, "DimSize": "4 5 2"}, "expected one number per voxel, found 3")
     small = zlib.compress(DATA)
     for size in (-1, 0, 10**12, "x"):
         changes = {"CompressedData": True, "CompressedDataSize": size}

@@ -192,7 +192,7 @@ def test_a_spreadsheet_runs_nothing(text: str) -> None:
 def test_numbers_and_names_stay_as_they_are(cell: object) -> None:
     assert in_spreadsheet(cell) == cell
     if isinstance(cell, str) and cell:
-        assert f"3.000000,{cell}\n" in parse_table(f"0,0,0,{cell}\n").format_with(torch.tensor([[1.0, 2.0, 3.0]]))
+        assert f"3.000000,{cell}\n" in parse_table(f"x,y,z,label\n0,0,0,{cell}\n").format_with(torch.tensor([[1.0, 2.0, 3.0]]))
 
 
 def test_tables_of_the_judge_run_nothing(around: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
