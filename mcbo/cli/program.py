@@ -121,12 +121,6 @@ def say(text: str, *, err: bool = False) -> None:
     typer.echo(printable(text), err=err)
 
 
-def say_lines(text: str) -> None:
-    """The same for a text of several lines."""
-    for line in text.split("\n"):
-        say(line)
-
-
 class Command(TyperCommand):
     """A command whose help lists flags without a type, and whose ``--help`` and ``--version`` no environment variable sets."""
 

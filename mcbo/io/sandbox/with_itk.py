@@ -20,13 +20,13 @@ _alive: list[sitk.Image] = []
 
 
 def open_file(request: Frame) -> tuple[Frame, Read]:
-    """What a file holds, and how to read it; ``request["what"]`` is ``image``, ``slices``, ``transform`` or ``linear``.
+    """What a file holds, and how to read it; ``request["what"]`` is ``image``, ``transform`` or ``linear``.
 
     Raises:
         InputError: for what is not 3D.
         RuntimeError: those of ITK.
     """
-    return {"image": _image, "slices": _slices, "transform": _transform, "linear": _linear}[request["what"]](request)
+    return {"image": _image, "transform": _transform, "linear": _linear}[request["what"]](request)
 
 
 def _header(path: str, io: str) -> sitk.ImageFileReader:
@@ -51,15 +51,6 @@ def _image(request: Frame) -> tuple[Frame, Read]:
     elif reader.GetDimension() != 3:
         raise InputError(f"expected a 3D image, found {reader.GetDimension()}D data of size {tuple(size)}")
     return _told(reader, size[:3]), lambda: _array(reader.Execute())
-
-
-def _slices(request: Frame) -> tuple[Frame, Read]:
-    paths = request["paths"]
-    reader = _header(paths[0], request["io"])
-    size = [n for n in reader.GetSize() if n > 1]
-    if len(size) != 2:
-        raise InputError(f"expected slices of two dimensions, found data of size {tuple(reader.GetSize())}")
-    return _told(reader, [*size, len(paths)]), lambda: _array(sitk.ReadImage(paths, imageIO=request["io"]))
 
 
 def _array(image: sitk.Image) -> tuple[NDArray[Any], Frame]:
