@@ -122,6 +122,8 @@ def _parse(path: Path, head: bytes, size: int, *, compressed: bool) -> Nifti:
     pixdim = header["pixdim"]
     pixdim[1:4] = np.where(pixdim[1:4] == 0, 1, np.abs(pixdim[1:4]))  # as nibabel mends them, and the next one
     pixdim[0] = pixdim[0] if pixdim[0] in (-1, 1) else 1
+    for code in ("sform_code", "qform_code"):  # below 0 means "not set" to ITK and to NIfTI's own library
+        header[code] = max(header[code].item(), 0)
     with np.errstate(all="ignore"):
         slope, intercept = header.get_slope_inter()
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
