@@ -1,6 +1,6 @@
 # The base only has to bring Python 3.11 or newer with venv and pip: torch's wheels carry their own CUDA libraries, and the
-# driver is the host's.
-ARG BASE_IMAGE=python:3.11-slim-bookworm
+# driver is the host's. By digest, so that the same bytes are built on every time; Dependabot proposes newer ones.
+ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${BASE_IMAGE} AS build
 # Which GPUs and drivers the image runs on is decided by the torch wheel. The default index serves builds for CUDA 13, which need
