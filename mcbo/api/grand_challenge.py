@@ -11,7 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mcbo.api.register import AUTO, register, wanted_config
+from mcbo.api.preset import AUTO, wanted_config
+from mcbo.api.register import register
 from mcbo.api.result import Result, labels_of
 from mcbo.core.errors import InputError, OutputError, naming
 from mcbo.core.log import log

@@ -1,6 +1,6 @@
 """Registration from Python: ``mcbo.register``. The command ``python -m mcbo register`` is a thin layer over it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -10,28 +10,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mcbo.api.preset import AUTO, DEFAULT_PRESET, base_of, changed_settings, wanted_config
 from mcbo.api.result import Result, labels_of
+from mcbo.api.start import Points, Start, start_of
 from mcbo.api.transform import Transform
 from mcbo.core.errors import InputError, naming
 from mcbo.core.field import format_shape
 from mcbo.core.log import log
 from mcbo.core.memory import within_host_memory
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Choice, Kernels
+from mcbo.core.types import Choice, Freedom, Kernels
 from mcbo.geometry.grid import Grid
+from mcbo.geometry.linear_fit import Model
 from mcbo.geometry.resample import resample
 from mcbo.geometry.units import MM, symbol_of
-from mcbo.io.files import unchanged
 from mcbo.io.image_like import Digests, Geometry, ImageLike, name_of, to_intensities, to_volume
-from mcbo.io.initial_transform import check_matrix, read_initial
 from mcbo.io.microscopy.images import finest_that_fits, name_of_image, selections, to_settings
 from mcbo.io.microscopy.selection import Selection, VoxelSize
 from mcbo.io.nifti_header import Form
 from mcbo.methods.config import Preset, Registration, check_size
-from mcbo.methods.presets import DEFAULT_TASK, TASKS, find_config
+from mcbo.methods.presets import DEFAULT_TASK
 from mcbo.methods.quality import Sanity
 from mcbo.methods.working_grid import MAX_RATIO, working_grid
-from mcbo.methods.world import Placed, center_of_mass, register_in_world
+from mcbo.methods.world import Placed, register_in_world
 from mcbo.progress import show_progress
 from mcbo.report import CaseReport, WorkingGrid, stages_of
 from mcbo.runtime import (
@@ -48,12 +49,6 @@ from mcbo.runtime import (
     within_memory,
 )
 
-AUTO = "auto"
-"""The task's default preset on a working grid of its own (``working_grid.py``) instead of the fixed grid."""
-
-DEFAULT_PRESET = AUTO
-"""Where the fixed image's voxels are anisotropic it halves the error (docs/ablation.md); elsewhere it is much the same."""
-
 
 @within_host_memory("register")
 def register(
@@ -64,6 +59,8 @@ def register(
     task: str = DEFAULT_TASK,
     expect: tuple[float, float] | None = None,
     accept: Choice | None = None,
+    transform: Freedom = "deformable",
+    settings: Mapping[str, object] | None = None,
     affine: NDArray[np.generic] | None = None,
     spacing: Sequence[Any] | str | None = None,
     channel: int | Sequence[int | str | None] | None = None,
@@ -72,6 +69,8 @@ def register(
     fixed_mask: ImageLike | None = None,
     moving_masks: ImageLike | list[ImageLike | None] | None = None,
     initial: NDArray[np.generic] | str | Path | None = None,
+    initial_landmarks: tuple[Points, Points] | None = None,
+    landmark_transform: Model = "rigid",
     center: bool = False,
     device: str = "auto",
     memory_gb: float | None = None,
@@ -82,12 +81,15 @@ def register(
     Args:
         fixed: a path, an array, a tensor, one of these paired with its affine, or a nibabel or SimpleITK image (``ImageLike``).
         movings: one such image, or a list of several of the same object.
-        preset: of the task; or ``auto``, to run its default on an isotropic grid chosen from the images.
+        preset: of the task; ``auto``, to run its default on an isotropic grid chosen from the images; or a TOML file, see
+            ``read_preset_file``.
         task: ``ReMIND2Reg`` or ``COMULIS3DCLEM``.
         expect: how far apart such images usually are, after ``initial`` or ``center``: the shift, mm, and the rotation,
             degrees; that of the task, if None.
         accept: the result to return whatever the judgement is, ``full``, ``rigid`` or ``identity``;
             ``judgement.overruled`` then says what it was.
+        transform: what to seek: ``deformable``, ``affine``, the affine part of the deformation, or ``rigid``.
+        settings: of the preset, to replace: ``{"refinement.bending": 0.3}``; named as in ``docs/register.md``.
         affine: of arrays without their own: voxel to world, RAS mm.
         spacing: instead of ``affine``, where only the voxel size along axes 0, 1, 2 is known, mm; also of TIFF and OME-Zarr
             files that do not state it, along columns, rows, slices. With a unit it is text, ``"50,50,100nm"``. A list has
@@ -98,6 +100,9 @@ def register(
         fixed_mask: where the fixed image counts (not 0), on any grid; if None, its background is detected.
         moving_masks: the same for the moving image, or a list.
         initial: rough alignment: ``(4, 4)`` from fixed to moving world positions, RAS mm; or a file, see ``read_initial``.
+        initial_landmarks: instead, landmarks of the fixed and of the first moving image, the same points in the same order:
+            files, or ``(n, 3)`` voxels of their image. Wrong pairs, up to a quarter, are left out.
+        landmark_transform: what is fitted to them, ``rigid`` or ``affine``.
         center: start by aligning the centers of mass instead.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         memory_gb: limit for the tensors; a share of the free memory, if None.
@@ -114,8 +119,10 @@ def register(
     masks = list(moving_masks) if isinstance(moving_masks, list) else [moving_masks] * len(several)
     if not several or len(masks) != len(several):
         raise InputError(f"expected one or more moving images, and a mask for each, got {len(several)} and {len(masks)}")
-    config = wanted_config(preset, task, expect, accept)
-    _check_options(config, masks=(fixed_mask, *masks), both_starts=initial is not None and center, memory_gb=memory_gb)
+    config = wanted_config(preset, task, expect, accept, transform=transform, settings=settings)
+    begin = Start(initial, initial_landmarks, landmark_transform, center)
+    begin.check()
+    _check_options(config, masks=(fixed_mask, *masks), memory_gb=memory_gb)
     on = select_device(device)
     warm_up(on)
     budget = budget_bytes(on, memory_gb)
@@ -134,10 +141,10 @@ def register(
             images = [
                 _place(image, mask, name, Geometry(affine, selection), on, digests) for image, mask, name, selection in given
             ]
-        motion = _initial(initial, center, images, digests)
+        motion = start_of(begin, images, digests)
         kernels = ready_kernels(on)
         with naming(name_of(fixed, called[0])):
-            working = _working_grid(images, motion, preset, config, budget, kernels)
+            working = _working_grid(images, motion, base_of(preset), config, budget, kernels)
 
         def attempt(budget: int) -> tuple[Registration, list[Sanity]]:
             with naming(name_of(fixed, called[0])):
@@ -153,14 +160,15 @@ def register(
                     names=called[1:],
                 )
 
-        registration, checks = within_memory(
-            attempt,
-            who=name_of(fixed, called[0]),
-            device=on,
-            budget_bytes=budget,
-            least_bytes=lambda: config.least_bytes(working.shape, movings=config.joint(len(several)), kernels=kernels),
-            warn=log.warning,
-        )
+        with changed_settings(preset, settings):
+            registration, checks = within_memory(
+                attempt,
+                who=name_of(fixed, called[0]),
+                device=on,
+                budget_bytes=budget,
+                least_bytes=lambda: config.least_bytes(working.shape, movings=config.joint(len(several)), kernels=kernels),
+                warn=log.warning,
+            )
         view.end_case()
     shared = {id(u): u.cpu() for u in registration.displacements}
     transforms = [
@@ -171,7 +179,7 @@ def register(
     report.images = [name_of(image, "") or None for image in (fixed, *several)]
     report.inputs = {path: digests[path] for path in report.images if path}
     report.settings = to_settings(selected) | {
-        "initial": digests.get(name_of(initial, "")),
+        "initial": begin.digests(digests),
         "masks": [digests.get(name_of(mask, "")) for mask in (fixed_mask, *masks)],
     }
     report.device = describe_device(on)
@@ -179,7 +187,7 @@ def register(
     report.stages = stages_of(timer)
     first, *others = (replace(image, volume=image.volume.cpu(), mask=None) for image in images)
     config, judgements = registration.config, registration.judgements
-    sources = _files_of((fixed, *several, fixed_mask, *masks, initial))
+    sources = _files_of((fixed, *several, fixed_mask, *masks, *begin.files))
     return Result(tuple(transforms), judgements, config, report, first, tuple(others), tuple(labels), on, sources)
 
 
@@ -189,28 +197,9 @@ def _files_of(images: Sequence[object]) -> tuple[Path, ...]:
     return tuple(Path(name) for name in names if name)
 
 
-def wanted_config(preset: str, task: str, expect: tuple[float, float] | None, accept: Choice | None = None) -> Preset:
-    """The config of a preset's name, ``auto`` included; the rest as in ``register``. ``InputError`` for an unknown name."""
-    try:
-        config = find_config(task, None if preset == AUTO else preset)
-    except InputError as error:
-        raise InputError(f"{error}{'' if task not in TASKS else f', {AUTO}'}") from error
-    if accept is not None:
-        config = config.accepting(accept)
-    if expect is None:
-        return config
-    try:
-        mm, degrees = (float(number) for number in expect)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"expect: expected two numbers, mm and degrees, such as (5, 3), got {expect!r:.80}") from error
-    return config.expecting(mm, degrees)
-
-
-def _check_options(config: Preset, *, masks: Sequence[ImageLike | None], both_starts: bool, memory_gb: float | None) -> None:
+def _check_options(config: Preset, *, masks: Sequence[ImageLike | None], memory_gb: float | None) -> None:
     if not config.uses_masks and any(mask is not None for mask in masks):
         raise InputError(f"preset {config.name} does not use masks: expected none, or preset cascade")
-    if both_starts:
-        raise InputError("expected either an initial alignment or center, got both")
     if memory_gb is not None and not 0 < memory_gb < MAX_MEMORY_GB:
         most = f" and below {MAX_MEMORY_GB:g}" if memory_gb >= MAX_MEMORY_GB else ""
         raise InputError(f"memory_gb: expected a number above 0{most}, got {memory_gb:g}")
@@ -234,25 +223,6 @@ def _place(
     if not bool(known.any()):
         raise InputError(f"{mask_name}: expected voxels that are not 0 within its image, found none")
     return Placed(volume.to(device), grid, known.to(device))
-
-
-def _initial(
-    initial: NDArray[np.generic] | str | Path | None, center: bool, images: Sequence[Placed], digests: Digests
-) -> NDArray[np.float64]:
-    """The initial alignment, ``(4, 4)`` from fixed to moving, RAS mm; what is read goes into ``digests``."""
-    if isinstance(initial, str | Path):
-        with unchanged(Path(initial)) as digests[str(initial)]:
-            grid, first, *others = (image.grid for image in images)
-            return read_initial(Path(initial), grid, first if all(first.matches(other) for other in others) else None)
-    if initial is not None:
-        return check_matrix(initial)
-    motion = np.eye(4)
-    if center:
-        fixed, *movings = (center_of_mass(image) for image in images)
-        motion[:3, 3] = np.mean(movings, axis=0) - fixed
-        unit = images[0].grid.unit
-        log.info("centers of mass aligned: moved by %s %s", np.round(motion[:3, 3] / MM[unit], 1).tolist(), symbol_of(unit))
-    return motion
 
 
 def _working_grid(

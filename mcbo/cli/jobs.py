@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcbo.api.grand_challenge import JobOptions, prepare_job, run_job
-from mcbo.api.register import AUTO, wanted_config
+from mcbo.api.preset import AUTO, wanted_config
 from mcbo.cli.options import API_METHODS, check_choice
 from mcbo.cli.program import ALL_WRITTEN, SOME_FAILED
 from mcbo.cli.server import serve

@@ -4,22 +4,27 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
-from mcbo.api.register import AUTO, DEFAULT_PRESET, register, wanted_config
+from mcbo.api.preset import AUTO, DEFAULT_PRESET, base_of, wanted_config
+from mcbo.api.register import register
 from mcbo.api.result import KINDS, is_written, labels_of, possible_files
+from mcbo.api.start import Start
 from mcbo.cli import options as cli
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
-from mcbo.io.files import check_inputs_stay, digest, is_file, no_empty_folder, prepare_folder
+from mcbo.core.types import Freedom
+from mcbo.geometry.linear_fit import Model
+from mcbo.io.files import check_inputs_stay, digest, is_file, no_empty_folder, prepare_folder, shown
 from mcbo.io.formats.format import file_size
 from mcbo.io.formats.parts import image_digest
 from mcbo.io.formats.registry import check_header
 from mcbo.io.lock import Place, hold
 from mcbo.io.microscopy.images import finest_that_fits, selections, to_settings
 from mcbo.methods.presets import DEFAULT_TASK
+from mcbo.methods.settings import parse_assignment
 from mcbo.report import REPORT
 from mcbo.runs.runner import stopped_after
 from mcbo.runtime import budget_bytes, select_device
@@ -37,12 +42,25 @@ def register_files(
         typer.Option(
             metavar="NAME",
             help=f"Preset of the method: {AUTO}, which is cascade on isotropic voxels, with a margin around the fixed image; "
-            "or cascade or mcbo2024 on the voxels of the fixed image.",
+            "cascade or mcbo2024 on the voxels of the fixed image; or a TOML file with settings of your own.",
         ),
     ] = DEFAULT_PRESET,
     task: cli.Task = DEFAULT_TASK,
     expect: cli.Expect = None,
     accept: cli.Accept = None,
+    transform: Annotated[
+        Freedom,
+        typer.Option(
+            metavar="|".join(get_args(Freedom)),
+            help="What to seek: a deformation, its affine part only, or a rigid transform only.",
+        ),
+    ] = "deformable",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="A setting of the preset, such as refinement.bending=0.3. Repeatable."
+        ),
+    ] = None,
     initial: Annotated[
         Path | None,
         typer.Option(
@@ -51,6 +69,17 @@ def register_files(
             "affine ITK transform (.tfm, .txt, .h5, .mat; LPS, mm).",
         ),
     ] = None,
+    initial_landmarks: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="FIXED MOVING",
+            help="Initial alignment by landmarks of the fixed and of the first moving image, in the same order: "
+            ".csv (voxels, or as its columns are named), .fcsv, .mrk.json; or twice one file of BigWarp.",
+        ),
+    ] = None,
+    landmark_transform: Annotated[
+        Model, typer.Option(metavar="|".join(get_args(Model)), help="What is fitted to the initial landmarks.")
+    ] = "rigid",
     center: Annotated[bool, typer.Option("--center", help="Start by aligning the centers of mass.")] = False,
     fixed_mask: Annotated[
         Path | None,
@@ -94,33 +123,40 @@ def register_files(
     for kind in without or ():
         cli.check_choice("--without", kind, KINDS)
     expected = cli.parse_expect(expect)
+    changes = dict(parse_assignment(text, f"--set {shown(text)}") for text in setting or ())
     if moving_mask and len(moving_mask) != len(movings):
         raise InputError(f"--moving-mask: expected one for each of {len(movings)} moving image(s), got {len(moving_mask)}")
     labels = labels_of([str(path) for path in movings])
-    _check_apart(output, labels, [path for path in (*images, *masks, initial) if path is not None])
+    start = Start(initial, initial_landmarks, landmark_transform, center)
+    start.check()
+    _check_apart(output, labels, [path for path in (*images, *masks, *start.files) if path is not None])
     for path in (*images, *masks):
         if path is not None and is_file(path):  # else the reader says what is wrong with it
             check_header(path)  # before it is digested, since it may be of any size
-    if initial is not None and is_file(initial):
-        file_size(initial, "an initial transform")
+    for path in start.files:
+        if is_file(path):
+            file_size(path, "an initial alignment")
     # None for a file that cannot be read, or whose parts are not known: it may be another one than in an earlier run.
     digests = {path: image_digest(path) for path in (*images, *masks) if path}
-    digests |= {initial: digest(initial)} if initial else {}
+    digests |= {path: digest(path) for path in start.files}
     settings = {
         "preset": preset,
         "task": task,
         "expect": expect,
         "accept": accept,
+        "transform": transform,
+        "set": changes,
         "center": center,
         **to_settings(selections(images, spacing=spacing, channel=channel, time=time)),
         "geometry": geometry,
-        "memory_gb": memory_gb if preset == AUTO else None,
-        "initial": initial and digests[initial],
+        "memory_gb": memory_gb if base_of(preset) == AUTO else None,
+        "initial": start.digests({str(path): found for path, found in digests.items()}),
+        "landmark_transform": landmark_transform if initial_landmarks else None,
         "masks": [mask and digests[mask] for mask in masks],
     }
     inputs = {str(path): digests[path] for path in images}
     kinds = [kind for kind in KINDS if kind not in (without or ())]
-    config = wanted_config(preset, task, expected, accept)
+    config = wanted_config(preset, task, expected, accept, transform=transform, settings=changes)
     with no_empty_folder(output), _held(output) as place:
         if not overwrite and None not in digests.values() and is_written(output, config, inputs, settings, labels, kinds):
             log.info("%s: already finished with the same input and settings, skipped (--overwrite recomputes)", output)
@@ -132,6 +168,8 @@ def register_files(
             task=task,
             expect=expected,
             accept=accept,
+            transform=transform,
+            settings=changes,
             spacing=spacing,
             channel=channel,
             time=time,
@@ -139,6 +177,8 @@ def register_files(
             fixed_mask=fixed_mask,
             moving_masks=list(moving_mask) if moving_mask else None,
             initial=initial,
+            initial_landmarks=initial_landmarks,
+            landmark_transform=landmark_transform,
             center=center,
             device=device,
             memory_gb=memory_gb,

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-import numpy as np
 import typer
 
 from mcbo.api.result import moving_grids
@@ -185,9 +184,7 @@ def _warp_points(
         raise InputError(f"{path}: its points are in mm: expected --unit mm or none, got --unit voxel")
     in_voxels = landmarks.space == "table" and unit != "mm"
     start, end = (fixed, moving or fixed) if direction == "fixed-to-moving" else (moving or fixed, fixed)
-    world = start.to_world(landmarks.points) if in_voxels else landmarks.to_ras()
-    if landmarks.space != "table":  # 3D Slicer places them where ITK has the image
-        world = apply_affine(np.linalg.inv(start.to_itk()), world)
+    world = landmarks.to_world(start, in_voxels=in_voxels)
     found = (fixed_to_moving if direction == "fixed-to-moving" else moving_to_fixed)(world, displacement, fixed)
     ends = found.world if landmarks.space == "table" else apply_affine(end.to_itk(), found.world)
     text = landmarks.format_with(end.to_voxels(found.world)) if in_voxels else landmarks.format_ras(ends)

@@ -109,6 +109,7 @@ class Masks:
 
 
 Choice: TypeAlias = Literal["full", "rigid", "identity"]
+Freedom: TypeAlias = Literal["deformable", "affine", "rigid"]
 """Results that a user may demand."""
 
 

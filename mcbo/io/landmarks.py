@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mcbo.core.errors import InputError, OutputError
+from mcbo.geometry.grid import Grid, apply_affine
 from mcbo.io.files import reading, regular_size, shown, write_bytes
 from mcbo.io.json_file import format_json, parse_json
 from mcbo.io.tables import Space, layout_of, point_of
@@ -46,6 +48,15 @@ class Landmarks:
     def to_ras(self) -> Tensor:
         """Points ``(N, 3)`` in world millimeters, RAS; a table is taken to be in RAS."""
         return flipped(self.points) if self.space == "LPS" else self.points
+
+    def to_world(self, grid: Grid, *, in_voxels: bool = True) -> Tensor:
+        """Points ``(N, 3)`` in world millimeters, RAS, as the grid of their image has them.
+
+        ``in_voxels`` says what the numbers of a table are: voxels, or mm. Those of other files are where ITK has the image.
+        """
+        if self.space == "table":
+            return grid.to_world(self.points) if in_voxels else self.points
+        return apply_affine(np.linalg.inv(grid.to_itk()), self.to_ras())
 
     def format_ras(self, world: Tensor) -> str:
         """The file's text with other points ``(N, 3)``, given in world millimeters, RAS."""

@@ -16,8 +16,9 @@ from torch.nn import functional
 from mcbo.core.errors import InputError
 from mcbo.core.field import check_finite, shape_of
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Choice, Displacement, Judgement, Kernels, Masks, Shape, Triple, Volume
+from mcbo.core.types import Choice, Displacement, Freedom, Judgement, Kernels, Masks, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
+from mcbo.geometry.linear_fit import fit_linear
 from mcbo.geometry.mask import field_of_view
 from mcbo.methods.cascade_case import CascadeCase, prepare
 from mcbo.methods.config import MIN_CELLS, Group, Preset, Registration, check_size
@@ -112,6 +113,7 @@ class CascadeConfig(Preset):
         margin: voxels around the field of view that are worked on.
         modality_fusion: the displacements of all moving modalities are one from the start.
         accept: the result that the user demands, whatever the judgement is.
+        freedom: what the full result is: the deformation, its affine part, or nothing beyond the rigid motion.
     """
 
     name: str
@@ -127,6 +129,7 @@ class CascadeConfig(Preset):
     margin: int
     modality_fusion: Literal["joint"] | None
     accept: Choice | None = None
+    freedom: Freedom = "deformable"
     uses_masks: ClassVar[bool] = True
 
     @property
@@ -202,7 +205,14 @@ class CascadeConfig(Preset):
     def accepting(self, choice: Choice) -> "CascadeConfig":
         if choice not in get_args(Choice):
             raise InputError(f"accept: expected one of {', '.join(get_args(Choice))}, got {choice!r:.40}")
+        if choice == "full" and self.freedom == "rigid":
+            raise InputError("accept: expected rigid or identity where only a rigid transform is sought, got 'full'")
         return replace(self, accept=choice)
+
+    def restricted_to(self, freedom: Freedom) -> "CascadeConfig":
+        if freedom not in get_args(Freedom):
+            raise InputError(f"transform: expected one of {', '.join(get_args(Freedom))}, got {freedom!r:.40}")
+        return replace(self, freedom=freedom)
 
     def doubt(self, judgement: Judgement) -> str | None:
         if judgement.confidence >= self.judgement.doubtful:
@@ -268,9 +278,14 @@ def register_cascade(
     linear = case.rigid_displacement()
     check_finite(linear, "search")
     candidates = {"identity": torch.zeros_like(linear), "rigid": linear}
-    if config.judgement.is_found(hypotheses) or config.accept == "full":
-        candidates["full"] = refine(case, search_deformed(case, linear, config), config)
-        check_finite(candidates["full"], "refine")
+    affine = None
+    if config.freedom != "rigid" and (config.judgement.is_found(hypotheses) or config.accept == "full"):
+        full = refine(case, search_deformed(case, linear, config), config)
+        check_finite(full, "refine")
+        if config.freedom == "affine":
+            affine = fit_linear(full, case.mask, offset=case.offset)
+            full = kernels.linear_displacement(affine.to(full.device), case.shape, offset=case.offset)
+        candidates["full"] = full
     with timer.stage("judge", work=2 * share):
         judgement = judge(case, candidates, hypotheses, config.judgement)
         if config.accept:
@@ -296,7 +311,9 @@ def register_cascade(
         linear=kernels.linear_displacement,
     )
     whole *= extent
-    if judgement.chosen == "full":
+    if judgement.chosen == "full" and affine is not None:
+        whole = kernels.linear_displacement(affine.to(whole.device), shape_of(fixed), offset=(0, 0, 0))
+    elif judgement.chosen == "full":
         padding = []
         for begin, inner, size in zip(reversed(case.offset), reversed(case.shape), reversed(shape_of(fixed)), strict=True):
             padding += [begin, size - begin - inner]

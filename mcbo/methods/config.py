@@ -11,7 +11,7 @@ from typing import ClassVar
 from mcbo.core.errors import InputError
 from mcbo.core.field import format_shape
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Choice, Displacement, Judgement, Kernels, Masks, Shape, Triple, Volume
+from mcbo.core.types import Choice, Displacement, Freedom, Judgement, Kernels, Masks, Shape, Triple, Volume
 from mcbo.geometry.units import Unit
 from mcbo.steps.adam import AdamSettings
 
@@ -144,6 +144,16 @@ class Preset(ABC):
         """
         del choice
         raise InputError(f"preset {self.name} does not judge its result (--accept): expected none, or preset cascade")
+
+    def restricted_to(self, freedom: Freedom) -> "Preset":
+        """The preset that seeks a deformation, or an affine or rigid transform only.
+
+        Raises:
+            InputError: if the preset cannot be restricted, or for another word.
+        """
+        if freedom == "deformable":
+            return self
+        raise InputError(f"preset {self.name} seeks deformations only (--transform): expected deformable, or preset cascade")
 
     def doubt(self, judgement: Judgement) -> str | None:
         """Why the confidence in a result is low, as a sentence; None if it is not."""

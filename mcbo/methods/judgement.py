@@ -70,7 +70,9 @@ def judge(
         reason = _why_not_found(hypotheses, found, settings)
         return Judgement(chosen="cautious", similarity=scores, confidence=found, reason=reason)
     chosen, reason = "full", ""
-    if scores["full"] <= scores["rigid"] + settings.full_gain:
+    if "full" not in scores:
+        chosen, reason = "rigid", "only a rigid transform was sought, as the user asked"
+    elif scores["full"] <= scores["rigid"] + settings.full_gain:
         chosen, reason = "rigid", _compared("the deformation", scores, "full", "rigid", "the rigid motion alone")
     gain = scores[chosen] - scores["identity"]
     least = settings.small_gain * (1 - scores["identity"])

@@ -335,7 +335,7 @@ def test_errors_are_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             "preset 'best' is not known for ReMIND2Reg: expected one of cascade, mcbo2024, auto",
         ),
         (["a.nii.gz", "b.nii.gz", "--task", "LUMIR"], "task 'LUMIR' is not known"),
-        (["a.nii.gz", "b.nii.gz", "--center", "--initial", "m.txt"], "got both"),
+        (["a.nii.gz", "b.nii.gz", "--center", "--initial", "m.txt"], "got several"),
         (["a.nii.gz", "b.nii.gz", "--spacing", "1,1,1"], "--spacing: expected with TIFF"),
         (["a.tif", "b.nii.gz", "--spacing", "1,0,1"], "--spacing: expected three positive numbers"),
         (["a.nii.gz", "b.nii.gz", "c.nii.gz", "--moving-mask", "d.nii.gz"], "expected one for each of 2 moving"),

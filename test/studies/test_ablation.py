@@ -17,12 +17,13 @@ from mcbo.io.nifti import read_displacement
 from mcbo.methods.cascade import CascadeConfig
 from mcbo.methods.multilevel import MultilevelConfig
 from mcbo.methods.presets import find_config
+from mcbo.methods.settings import replace_field
 from mcbo.runs import compute as case_compute
 from mcbo.studies.ablation import make_studies
 from mcbo.studies.demo import TASK, write_dataset
 from mcbo.studies.phantom import Phantom, make_phantom
 from mcbo.studies.truth import read_truth
-from mcbo.studies.variants import make_variants, parse_change, replace_field
+from mcbo.studies.variants import make_variants, parse_change
 
 SHAPE = (24, 22, 26)
 STEP = 2
