@@ -17,6 +17,7 @@ from mcbo.core.errors import InputError, MemoryBudgetError
 from mcbo.core.log import without_secrets
 from mcbo.core.timing import StageRecord, StageTimer
 from mcbo.core.types import Judgement, Shape
+from mcbo.geometry.units import MM, Unit, symbol_of
 from mcbo.io.files import digest, is_file, write_bytes
 from mcbo.io.json_file import read_json
 from mcbo.methods.config import Level, Preset
@@ -47,6 +48,26 @@ class WorkingGrid(BaseModel, extra="forbid"):
     affine: list[list[float]]
 
 
+class ShiftReport(BaseModel, extra="forbid"):
+    """How far a result moves beyond a rigid motion in the fixed image's field of view: mm; see ``geometry/shift.py``."""
+
+    rotation_deg: float
+    rigid_mm: float
+    median_mm: float
+    largest_mm: float
+    largest_at: tuple[float, float, float]
+
+    def summary(self, unit: Unit) -> str:
+        """One line for the log, in the unit of the image."""
+        symbol = symbol_of(unit)
+        rigid, median, largest = (f"{x / MM[unit]:.2g} {symbol}" for x in (self.rigid_mm, self.median_mm, self.largest_mm))
+        x, y, z = (f"{value / MM[unit]:.3g}" for value in self.largest_at)
+        return (
+            f"shift beyond a rigid motion of {rigid} and {self.rotation_deg:.1f}°: median {median}, largest {largest} at "
+            f"R {x}, A {y}, S {z} {symbol}"
+        )
+
+
 class CaseReport(BaseModel, extra="forbid"):
     """What the report says of a case. A field that was never assigned is left out of the file.
 
@@ -71,6 +92,7 @@ class CaseReport(BaseModel, extra="forbid"):
         images: paths, the fixed one first; None for arrays.
         files: file names by moving image and kind.
         settings: the options on which the result depends.
+        shift: by moving image, where it was asked for.
     """
 
     inputs: dict[Text, str | None] = {}
@@ -96,6 +118,7 @@ class CaseReport(BaseModel, extra="forbid"):
     images: list[Text | None] = []
     files: dict[Text, dict[str, Text]] = {}
     settings: dict[str, Any] = {}
+    shift: dict[Text, ShiftReport] = {}
 
     def holds(
         self, inputs: Mapping[str, str | None], outputs: Iterable[Path], settings: Mapping[str, object] | None = None

@@ -74,6 +74,7 @@ def register(
     center: bool = False,
     device: str = "auto",
     memory_gb: float | None = None,
+    uncertainty: bool = False,
     names: Sequence[str] | None = None,
 ) -> Result:
     """Registers moving images of any grid to a fixed image of any grid, in world coordinates.
@@ -106,6 +107,7 @@ def register(
         center: start by aligning the centers of mass instead.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         memory_gb: limit for the tensors; a share of the free memory, if None.
+        uncertainty: whether ``Result.uncertainty`` is wanted, which takes about a tenth of the time.
         names: of the images in log, report and errors, the fixed one first; those of their files, if None.
 
     Raises:
@@ -122,6 +124,8 @@ def register(
     config = wanted_config(preset, task, expect, accept, transform=transform, settings=settings)
     begin = Start(initial, initial_landmarks, landmark_transform, center)
     begin.check()
+    if uncertainty and not config.knows_uncertainty:
+        raise InputError(f"preset {config.name} does not know its uncertainty: expected preset cascade")
     _check_options(config, masks=(fixed_mask, *masks), memory_gb=memory_gb)
     on = select_device(device)
     warm_up(on)
@@ -158,6 +162,7 @@ def register(
                     budget_bytes=budget,
                     timer=timer,
                     names=called[1:],
+                    bounds=uncertainty,
                 )
 
         with changed_settings(preset, settings):
@@ -188,7 +193,9 @@ def register(
     first, *others = (replace(image, volume=image.volume.cpu(), mask=None) for image in images)
     config, judgements = registration.config, registration.judgements
     sources = _files_of((fixed, *several, fixed_mask, *masks, *begin.files))
-    return Result(tuple(transforms), judgements, config, report, first, tuple(others), tuple(labels), on, sources)
+    cpu = {id(bound): bound.cpu() for bound in registration.bounds}
+    bounds = tuple(cpu[id(bound)] for bound in registration.bounds)
+    return Result(tuple(transforms), judgements, config, report, first, tuple(others), tuple(labels), on, sources, bounds)
 
 
 def _files_of(images: Sequence[object]) -> tuple[Path, ...]:

@@ -22,6 +22,8 @@ from mcbo.core.memory import within_host_memory
 from mcbo.core.types import Judgement
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.resample import resample
+from mcbo.geometry.shift import Shift, shift_of
+from mcbo.geometry.units import MM
 from mcbo.io.files import check_inputs_stay, digest, identity, no_empty_folder, prepare_folder, suffix_of
 from mcbo.io.image_like import ImageLike
 from mcbo.io.images import write_any
@@ -31,16 +33,23 @@ from mcbo.io.nifti import write_displacement
 from mcbo.io.nifti_header import read_header
 from mcbo.methods.config import Preset
 from mcbo.methods.world import Placed
-from mcbo.report import REPORT, CaseReport, earlier_cases, write_report
+from mcbo.report import REPORT, CaseReport, ShiftReport, earlier_cases, write_report
 from mcbo.runtime import describe_device
 
 KINDS = ("transform", "inverse", "warped")
 """What is written besides the displacement."""
 
+EXTRAS = ("uncertainty", "motion", "shift")
+"""What is written where it is asked for: a bound of the errors, the length of the displacement, and that beyond rigid."""
+
 CASE = "result"
 """The name of the only case in the report."""
 
-_SUFFIXES = {"displacement": ".nii.gz", "transform": ".h5", "inverse": ".nii.gz", "warped": ".nii.gz"}
+_SUFFIXES = dict.fromkeys(("displacement", *KINDS, *EXTRAS), ".nii.gz") | {"transform": ".h5"}
+
+
+_STEPS = 128
+"""Of lengths along the shortest side of a voxel; finer ones would only make files larger."""
 
 
 def labels_of(paths: Sequence[str]) -> list[str]:
@@ -81,7 +90,7 @@ def _shared(transforms: Sequence[Transform]) -> list[str]:
     if any(transform.tensor is not transforms[0].tensor for transform in transforms):
         return []
     one_grid = all(transform.moving.matches(transforms[0].moving) for transform in transforms)
-    return ["displacement", "transform", *(["inverse"] if one_grid else [])]
+    return ["displacement", "transform", *EXTRAS, *(["inverse"] if one_grid else [])]
 
 
 def _remove_earlier(folder: Path, replaced: Set[str], inputs: Sequence[Path]) -> None:
@@ -139,6 +148,15 @@ def moving_grids(displacement: Path, fixed: Grid) -> list[Grid]:
     return grids
 
 
+def uncertainty_beside(displacement: Path) -> Path | None:
+    """The bound of the errors of a displacement, as far as the report beside it tells."""
+    for case in earlier_cases(displacement.parent / REPORT, None).values():
+        for files in case.files.values():
+            if files.get("displacement") == displacement.name and "uncertainty" in files:
+                return displacement.with_name(files["uncertainty"])
+    return None
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """The result of a registration.
@@ -150,6 +168,7 @@ class Result:
         config: the preset, as used.
         report: the contents of ``report.json``.
         fixed_image, moving_images: as they were read, on their grids.
+        bounds: of the errors of each transform, ``(1, 1, H, W, D)`` mm; empty unless ``register`` was asked for them.
     """
 
     transforms: tuple[Transform, ...]
@@ -161,6 +180,7 @@ class Result:
     _labels: tuple[str, ...]
     _device: torch.device
     _sources: tuple[Path, ...] = ()
+    bounds: tuple[torch.Tensor, ...] = ()
 
     def __repr__(self) -> str:
         return f"<mcbo.Result: {self.summary}>"
@@ -199,6 +219,19 @@ class Result:
         """From about 0 for unrelated images to 1; None for presets that do not judge their result."""
         return self.judgements[0].confidence if self.judgements else None
 
+    @property
+    def uncertainty(self) -> NDArray[np.float32] | None:
+        """A length for each voxel of the fixed grid that four of five errors stay below: ``(H, W, D)`` mm, NaN where unknown.
+
+        None unless ``register`` was asked for it.
+        """
+        return self.bounds[0][0, 0].numpy() if self.bounds else None
+
+    def shift(self, number: int = 0) -> Shift:
+        """The displacement of a transform, split into a rigid motion and the rest; see ``geometry/shift.py``."""
+        transform = self.transforms[number]
+        return shift_of(transform.tensor, transform.fixed, self.fixed_image.known())
+
     def warp(
         self,
         image: ImageLike,
@@ -227,24 +260,32 @@ class Result:
         return self.transforms[0].to_itk()
 
     @within_host_memory("save")
-    def save(self, folder: str | Path, *, without: Sequence[str] = ()) -> list[Path]:
+    def save(self, folder: str | Path, *, without: Sequence[str] = (), also: Sequence[str] = ()) -> list[Path]:
         """Writes displacement, ITK transform, inverse, warped moving images and ``report.json``; see ``result.py``.
 
         Args:
             folder: created if missing; files of an earlier result are replaced.
             without: what to leave out, of ``transform``, ``inverse``, ``warped``.
+            also: what to add, of ``uncertainty``, if ``register`` was asked for it, ``motion``, the length of the displacement,
+                and ``shift``, that of its part beyond a rigid motion; in the unit of the fixed image.
 
         Returns:
             The files.
 
         Raises:
-            InputError: for another word in ``without``, or if a file would replace an image, mask or initial transform.
+            InputError: for another word in ``without`` or ``also``, or if a file would replace one that was read.
             OutputError: if they cannot be written.
         """
         without = [without] if isinstance(without, str) else without
         if unknown := [kind for kind in without if kind not in KINDS]:
             raise InputError(f"without: expected some of {', '.join(KINDS)}, got {', '.join(unknown)}")
-        folder, kinds = Path(folder), ["displacement", *(kind for kind in KINDS if kind not in without)]
+        also = [also] if isinstance(also, str) else also
+        if unknown := [kind for kind in also if kind not in EXTRAS]:
+            raise InputError(f"also: expected some of {', '.join(EXTRAS)}, got {', '.join(unknown)}")
+        if "uncertainty" in also and not self.bounds:
+            raise InputError("also: expected a result whose uncertainty was asked for: register(..., uncertainty=True)")
+        kinds = ["displacement", *(kind for kind in KINDS if kind not in without), *(kind for kind in EXTRAS if kind in also)]
+        folder = Path(folder)
         names = file_names(self._labels, shared=_shared(self.transforms))
         check_inputs_stay([*(folder / name[kind] for name in names for kind in kinds), folder / REPORT], self._sources)
         with no_empty_folder(folder):
@@ -255,22 +296,37 @@ class Result:
     def _write(self, folder: Path, names: Sequence[Mapping[str, str]], kinds: Sequence[str]) -> list[str]:
         """Writes the files of ``kinds`` and the report; returns the names of the former."""
         written: dict[str, str | None] = {}
-        for transform, moving, name in zip(self.transforms, self.moving_images, names, strict=True):
+        shifts: dict[str, ShiftReport] = {}
+        for number, (transform, moving, name) in enumerate(zip(self.transforms, self.moving_images, names, strict=True)):
             due = [kind for kind in kinds if name[kind] not in written]
+            shift = self.shift(number) if {"motion", "shift"} & set(due) else None
+            if shift is not None:
+                shifts[self._labels[number]] = ShiftReport.model_validate(shift, from_attributes=True)
+            volumes = {
+                "uncertainty": self.bounds[number] if self.bounds else None,
+                "motion": None if shift is None else shift.length_mm,
+                "shift": None if shift is None else shift.beyond_mm,
+            }
             for kind in reversed(due):  # the displacement last, so that the result is complete where it exists
-                _write(folder / name[kind], kind, transform, moving)
+                _write(folder / name[kind], kind, transform, moving, volumes.get(kind))
             for kind in due:
                 written[name[kind]] = digest(folder / name[kind])
                 log.debug("%s written", folder / name[kind])
         files = {label: {kind: name[kind] for kind in kinds} for label, name in zip(self._labels, names, strict=True)}
-        report = self.report.model_copy(update={"files": files, "written": written})
+        report = self.report.model_copy(update={"files": files, "written": written} | ({"shift": shifts} if shifts else {}))
+        for label, one in shifts.items():
+            log.info("%s: %s", label, one.summary(self.fixed_image.grid.unit))
         _remove_earlier(folder, written.keys(), self._sources)
         write_report(folder / REPORT, {CASE: report}, self.config, describe_device(self._device))
         return list(written)
 
 
-def _write(path: Path, kind: str, transform: Transform, moving: Placed) -> None:
-    if kind == "warped":
+def _write(path: Path, kind: str, transform: Transform, moving: Placed, volume_mm: torch.Tensor | None) -> None:
+    """Writes a file of a result; ``volume_mm``, ``(1, 1, H, W, D)``, is that of ``EXTRAS``, written in the image's unit."""
+    if volume_mm is not None:
+        step = min(transform.fixed.spacing_mm) / _STEPS
+        write_any(path, (volume_mm / step).round() * (step / MM[transform.fixed.unit]), transform.fixed)
+    elif kind == "warped":
         volume = moving.volume.to(transform.tensor.device)
         write_any(path, resample(volume, moving.grid, transform.fixed, displacement=transform.tensor), transform.fixed)
     elif kind == "transform":

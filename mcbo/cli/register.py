@@ -10,7 +10,7 @@ import typer
 
 from mcbo.api.preset import AUTO, DEFAULT_PRESET, base_of, wanted_config
 from mcbo.api.register import register
-from mcbo.api.result import KINDS, is_written, labels_of, possible_files
+from mcbo.api.result import EXTRAS, KINDS, is_written, labels_of, possible_files
 from mcbo.api.start import Start
 from mcbo.cli import options as cli
 from mcbo.core.errors import InputError
@@ -98,6 +98,14 @@ def register_files(
     without: Annotated[
         list[str] | None, typer.Option(metavar="KIND", help=f"Do not write this result: {', '.join(KINDS)}. Repeatable.")
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help="Write this, too: uncertainty, a length that four of five errors stay below; motion, the length of the "
+            "displacement; shift, its part beyond a rigid motion. Repeatable.",
+        ),
+    ] = None,
     device: cli.Device = "auto",
     memory_gb: cli.MemoryGb = None,
     overwrite: cli.Overwrite = False,
@@ -122,6 +130,8 @@ def register_files(
     cli.check_memory(memory_gb)
     for kind in without or ():
         cli.check_choice("--without", kind, KINDS)
+    for kind in also or ():
+        cli.check_choice("--also", kind, EXTRAS)
     expected = cli.parse_expect(expect)
     changes = dict(parse_assignment(text, f"--set {shown(text)}") for text in setting or ())
     if moving_mask and len(moving_mask) != len(movings):
@@ -155,7 +165,7 @@ def register_files(
         "masks": [mask and digests[mask] for mask in masks],
     }
     inputs = {str(path): digests[path] for path in images}
-    kinds = [kind for kind in KINDS if kind not in (without or ())]
+    kinds = [*(kind for kind in KINDS if kind not in (without or ())), *(also or ())]
     config = wanted_config(preset, task, expected, accept, transform=transform, settings=changes)
     with no_empty_folder(output), _held(output) as place:
         if not overwrite and None not in digests.values() and is_written(output, config, inputs, settings, labels, kinds):
@@ -182,10 +192,11 @@ def register_files(
             center=center,
             device=device,
             memory_gb=memory_gb,
+            uncertainty="uncertainty" in (also or ()),
         )
         result.report.settings = settings | result.report.settings  # with digests of what was read
         place.check()
-        written = result.save(output, without=without or ())
+        written = result.save(output, without=without or (), also=also or ())
         place.check()
         for path in written:
             log.info("%s", path)

@@ -1,17 +1,20 @@
 """Commands on displacements: ``warp``, ``export``, ``import``, ``invert``, ``compose``."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
+import torch
 import typer
+from torch import Tensor
 
-from mcbo.api.result import moving_grids
+from mcbo.api.result import moving_grids, uncertainty_beside
 from mcbo.cli import options as cli
 from mcbo.cli.outputs import check_outputs
 from mcbo.cli.program import say
 from mcbo.core.errors import InputError, OutputError, naming
-from mcbo.core.field import format_shape
+from mcbo.core.field import format_shape, sample_at
 from mcbo.core.types import Displacement
 from mcbo.geometry import continuation as composition
 from mcbo.geometry.grid import Grid, apply_affine
@@ -120,7 +123,8 @@ def warp(
         _warp_pairs(pairs, points, output, displacement, fixed, moving, direction or "fixed-to-moving", unit)
         return
     if points:
-        _warp_points(path, output, displacement, fixed, moving, direction or "fixed-to-moving", unit)
+        found = _warp_points(path, output, displacement, fixed, moving, direction or "fixed-to-moving", unit)
+        _report_bounds(field, found, fixed)
         return
     if unit is not None:
         raise InputError("--unit: expected with --points only, got it with an image")
@@ -176,7 +180,8 @@ def _warp_points(
     moving: Grid | None,
     direction: Direction,
     unit: PointUnit | None,
-) -> None:
+) -> Tensor:
+    """Maps landmarks; returns where they lie in the fixed image, ``(N, 3)`` world mm."""
     landmarks = read_landmarks(path)
     if unit in ("nm", "um"):
         raise InputError(f"--unit: expected voxel or mm but for landmarks of BigWarp, got {unit}")
@@ -191,6 +196,7 @@ def _warp_points(
     write_landmarks(output, text, like=path)
     say(f"{output}: {len(world)} points, {direction}, in {_space(landmarks, in_voxels, moving is not None, direction)}")
     _report_points(found)
+    return world if direction == "fixed-to-moving" else found.world
 
 
 def _space(landmarks: Landmarks, in_voxels: bool, has_reference: bool, direction: Direction) -> str:
@@ -243,6 +249,23 @@ def _report_points(found: MappedPoints) -> None:
             say(f"WARNING: {int(which.sum())} point(s) {finding}: {numbers}", err=True)
     if found.residual_mm.any():
         say(f"largest residual: {float(found.residual_mm.max()):.2g} mm")
+
+
+def _report_bounds(field: Path, world: Tensor, fixed: Grid) -> None:
+    """Says how far each landmark can be trusted, if the result has an uncertainty; ``world`` are those in the fixed image."""
+    path = uncertainty_beside(field)
+    if path is None or not path.is_file():
+        return
+    volume, grid = read_any(path)
+    if not grid.matches(fixed):
+        return
+    voxels = fixed.to_voxels(world)
+    bounds = torch.where(fixed.inside(voxels), sample_at(volume.float(), voxels)[0, 0], math.nan)
+    for number, bound in enumerate(bounds.tolist(), start=1):
+        known = f"within {bound:.2g} {symbol_of(fixed.unit)}"
+        say(f"point {number}: {known if math.isfinite(bound) else 'unknown, outside of what both images show'}")
+    if bool(bounds.isfinite().any()):
+        say("four of five points are expected to be that close to where they belong")
 
 
 def _report_inverse(inverse: Inverse) -> None:

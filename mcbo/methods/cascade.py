@@ -25,6 +25,7 @@ from mcbo.methods.config import MIN_CELLS, Group, Preset, Registration, check_si
 from mcbo.methods.hypotheses import Expected, HypothesisSettings, Overview, find_hypotheses
 from mcbo.methods.judgement import JudgementSettings, judge, judge_cautious, mean_length_mm, overruled, shortened
 from mcbo.methods.memory_model import cascade_bytes, check_budget
+from mcbo.methods.uncertainty import UncertaintySettings, bound_errors
 from mcbo.steps.appearance import predict
 from mcbo.steps.deformable_search import COST_BOX_ROUNDS, DeformStage, solve_stretched
 from mcbo.steps.gauss_newton import RefineStage, refine_by_gauss_newton
@@ -109,6 +110,7 @@ class CascadeConfig(Preset):
         deformation: searched, on top of it.
         refinement: of what was found.
         judgement: of the result.
+        uncertainty: of the bound of its errors; decides no displacement.
         consistency_rounds: of the inverse consistency.
         margin: voxels around the field of view that are worked on.
         modality_fusion: the displacements of all moving modalities are one from the start.
@@ -125,12 +127,14 @@ class CascadeConfig(Preset):
     deformation: DeformableSearch
     refinement: GaussNewton
     judgement: JudgementSettings
+    uncertainty: UncertaintySettings
     consistency_rounds: int
     margin: int
     modality_fusion: Literal["joint"] | None
     accept: Choice | None = None
     freedom: Freedom = "deformable"
     uses_masks: ClassVar[bool] = True
+    knows_uncertainty: ClassVar[bool] = True
 
     @property
     def feature_reach(self) -> int:
@@ -194,6 +198,33 @@ class CascadeConfig(Preset):
         height, width, depth = (min(share * size + reach, float(size)) for size in shape)
         return height, width, depth
 
+    def bound_errors(
+        self,
+        fixed: Volume,
+        group: Group,
+        displacement: Displacement,
+        judgement: Judgement,
+        *,
+        spacing_mm: Triple,
+        kernels: Kernels,
+        timer: StageTimer,
+    ) -> Tensor:
+        fixed, group = scale_to_one(fixed), replace(group, movings=[scale_to_one(moving) for moving in group.movings])
+        case = _case_of(fixed, group, self, spacing_mm=spacing_mm, kernels=kernels, timer=timer, share=0.0)
+        box = tuple(slice(begin, begin + size) for begin, size in zip(case.offset, case.shape, strict=True))
+        found = bound_errors(
+            case,
+            displacement[(slice(None), slice(None), *box)].contiguous(),
+            judgement,
+            settings=self.uncertainty,
+            bending=self.refinement.bending,
+            cg_iterations=self.refinement.cg_iterations,
+            expected_mm=self.expected.shift_mm(spacing_mm),
+        )
+        whole = torch.full_like(fixed, math.nan)
+        whole[(slice(None), slice(None), *box)] = found
+        return whole
+
     def expecting(self, mm: float, degrees: float) -> "CascadeConfig":
         if not (LEAST_EXPECTED[0] <= mm <= MAX_EXPECTED[0] and LEAST_EXPECTED[1] <= degrees <= MAX_EXPECTED[1]):
             raise InputError(
@@ -238,7 +269,7 @@ def register_cascade(
     Returns:
         One displacement for all of them, ``(1, 3, H, W, D)`` voxels, and the judgement.
     """
-    fixed, movings = scale_to_one(fixed), [scale_to_one(moving) for moving in group.movings]
+    fixed, group = scale_to_one(fixed), replace(group, movings=[scale_to_one(moving) for moving in group.movings])
     share = share_of_case / (
         len(config.rigid.grid_spacings)
         + len(config.deformation.stages)
@@ -246,23 +277,12 @@ def register_cascade(
         + 4
     )
     with timer.stage("masks", work=share):
-        known = group.masks or Masks(field_of_view(fixed), tuple(field_of_view(moving) for moving in movings))
-        case = prepare(
-            fixed,
-            movings,
-            known,
-            margin=config.margin,
-            reach=config.feature_reach,
-            spacing_mm=spacing_mm,
-            kernels=kernels,
-            timer=timer,
-            share=share,
-        )
+        case = _case_of(fixed, group, config, spacing_mm=spacing_mm, kernels=kernels, timer=timer, share=share)
     with timer.stage("start", work=share):
         hypotheses = find_hypotheses(
             fixed,
             case.whole_mask,
-            movings,
+            group.movings,
             case.masks,
             spacing_mm=spacing_mm,
             start=config.start,
@@ -319,6 +339,30 @@ def register_cascade(
             padding += [begin, size - begin - inner]
         whole += functional.pad(candidates["full"] - linear, padding, mode="replicate")
     return whole, judgement
+
+
+def _case_of(
+    fixed: Volume,
+    group: Group,
+    config: CascadeConfig,
+    *,
+    spacing_mm: Triple,
+    kernels: Kernels,
+    timer: StageTimer,
+    share: float,
+) -> CascadeCase:
+    """The case of a group whose images are scaled to one; what is known of them is found where it is not given."""
+    return prepare(
+        fixed,
+        group.movings,
+        group.masks or Masks(field_of_view(fixed), tuple(field_of_view(moving) for moving in group.movings)),
+        margin=config.margin,
+        reach=config.feature_reach,
+        spacing_mm=spacing_mm,
+        kernels=kernels,
+        timer=timer,
+        share=share,
+    )
 
 
 def improve_by_appearance(case: CascadeCase, fixed: Volume, config: CascadeConfig) -> None:

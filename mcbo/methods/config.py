@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from torch import Tensor
+
 from mcbo.core.errors import InputError
 from mcbo.core.field import format_shape
 from mcbo.core.timing import StageTimer
@@ -64,6 +66,8 @@ class Registration:
         levels: that were solved, where the preset has levels.
         dropped: levels of the preset that did not fit the volume.
         judgements: one per displacement, where the preset judges its result.
+        bounds: of the errors (``uncertainty.py``), ``(1, 1, H, W, D)`` mm, one per displacement where they were asked for and
+            the preset knows them; the very same tensor where modalities are fused.
     """
 
     displacements: tuple[Displacement, ...]
@@ -71,6 +75,7 @@ class Registration:
     levels: tuple[Level, ...] = ()
     dropped: tuple[Level, ...] = ()
     judgements: tuple[Judgement, ...] = ()
+    bounds: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,14 @@ class Preset(ABC):
         modality_fusion: how several moving modalities get one displacement, or None to register each alone.
         unit: in which people read lengths of such images; it decides no result.
         uses_masks: whether ``register`` takes masks.
+        knows_uncertainty: whether ``bound_errors`` returns something.
     """
 
     name: str
     modality_fusion: str | None
     unit: Unit = field(default="mm", kw_only=True, metadata={"decides": False})
     uses_masks: ClassVar[bool] = False
+    knows_uncertainty: ClassVar[bool] = False
 
     def joint(self, movings: int) -> int:
         """Of so many moving images of a case, how many share a displacement."""
@@ -126,6 +133,25 @@ class Preset(ABC):
     @abstractmethod
     def search_range(self, shape: Shape) -> Triple:
         """How far the preset looks along axes 0, 1, 2 of a volume of that shape, voxels."""
+
+    def bound_errors(
+        self,
+        fixed: Volume,
+        group: Group,
+        displacement: Displacement,
+        judgement: Judgement,
+        *,
+        spacing_mm: Triple,
+        kernels: Kernels,
+        timer: StageTimer,
+    ) -> Tensor | None:
+        """A length for each voxel that four of five errors of a result stay below, see ``uncertainty.py``.
+
+        Returns:
+            ``(1, 1, H, W, D)`` mm, NaN where nothing is known; None if the preset does not know it.
+        """
+        del fixed, group, displacement, judgement, spacing_mm, kernels, timer
+        return None
 
     def expecting(self, mm: float, degrees: float) -> "Preset":
         """The preset for images that usually are so far apart: a shift, mm, and a rotation.

@@ -10,6 +10,7 @@ from mcbo.methods.config import Level, Preset
 from mcbo.methods.hypotheses import Expected, HypothesisSettings, OverviewSettings
 from mcbo.methods.judgement import JudgementSettings
 from mcbo.methods.multilevel import MultilevelConfig
+from mcbo.methods.uncertainty import UncertaintySettings
 from mcbo.steps.adam import AdamSettings
 from mcbo.steps.deformable_search import DeformStage
 from mcbo.steps.gauss_newton import RefineStage
@@ -77,6 +78,14 @@ _CASCADE = CascadeConfig(
         small_motion=1.5,
         small_gain=0.08,
     ),
+    uncertainty=UncertaintySettings(
+        grid_spacing=4,
+        mind=MindSettings(radius=1, dilation=2),
+        iterations=2,
+        scale=0.47,
+        spread_power=1.15,
+        rest_power=0.65,
+    ),
     consistency_rounds=15,
     margin=12,
     modality_fusion="joint",
@@ -140,6 +149,7 @@ _COMULIS3DCLEM = Task(
             expected=replace(_CASCADE.expected, voxels=20.0),
             appearance=2,
             rigid=replace(_CASCADE.rigid, grid_spacings=()),
+            uncertainty=replace(_CASCADE.uncertainty, scale=1.65, spread_power=0.75, rest_power=0.27),
             modality_fusion=None,
         ),
         "mcbo2024": MultilevelConfig(

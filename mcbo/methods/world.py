@@ -4,6 +4,7 @@ Fixed and moving images are brought onto a working grid, the moving ones by way 
 a displacement; and that, with the initial motion in it, is brought to the fixed image's own grid.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,12 +16,12 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.core.field import box_sum, check_finite, shape_of
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Displacement, Kernels, Mask, Masks, Volume
+from mcbo.core.types import Displacement, Judgement, Kernels, Mask, Masks, Volume
 from mcbo.geometry.continuation import continued
 from mcbo.geometry.grid import Grid, apply_affine
 from mcbo.geometry.mask import field_of_view
 from mcbo.geometry.resample import resample
-from mcbo.methods.config import Preset, Registration
+from mcbo.methods.config import Group, Preset, Registration
 from mcbo.methods.pipeline import register
 from mcbo.methods.quality import Sanity, examine
 
@@ -58,10 +59,11 @@ def register_in_world(
     budget_bytes: int,
     timer: StageTimer,
     names: Sequence[str],
+    bounds: bool = False,
 ) -> tuple[Registration, list[Sanity]]:
     """Registers images on a ``working`` grid, from an ``initial`` motion ``(4, 4)``, fixed to moving world positions (RAS, mm).
 
-    ``names`` are what errors call the moving images.
+    ``names`` are what errors call the moving images; ``bounds`` asks for those of the errors, too.
 
     Returns:
         Displacements ``(1, 3, H, W, D)`` in voxels of the fixed grid, including the initial motion; and quality checks of each
@@ -94,11 +96,47 @@ def register_in_world(
             config=registration.config,
             kernels=kernels,
         )
+    found = _bounds(registration, fixed_volume, fixed_mask, brought, working, kernels, timer) if bounds else {}
     with timer.stage("bring back"):
         shared = {id(u): u for u in registration.displacements}
         back = {key: bring_back(u, working, fixed.grid, initial) for key, u in shared.items()}
-    result = replace(registration, displacements=tuple(back[id(u)] for u in registration.displacements))
+        same = working.matches(fixed.grid, within_voxels=1e-4)
+        found = {key: b if same else resample(b, working, fixed.grid, outside=math.nan) for key, b in found.items()}
+    result = replace(
+        registration,
+        displacements=tuple(back[id(u)] for u in registration.displacements),
+        bounds=tuple(found[id(u)] for u in registration.displacements) if found else (),
+    )
     return result, list(examined.values())
+
+
+def _bounds(
+    registration: Registration,
+    fixed: Volume,
+    fixed_mask: Mask,
+    movings: Sequence[tuple[Volume, Mask]],
+    working: Grid,
+    kernels: Kernels,
+    timer: StageTimer,
+) -> dict[int, Tensor]:
+    """Bounds of the errors on the working grid, by the identity of the displacement; empty if the preset knows none."""
+    found = {}
+    for key in dict.fromkeys(id(u) for u in registration.displacements):
+        members = [n for n, u in enumerate(registration.displacements) if id(u) == key]
+        group = Group([movings[n][0] for n in members], Masks(fixed_mask, tuple(movings[n][1] for n in members)))
+        with timer.stage("uncertainty"):
+            bound = registration.config.bound_errors(
+                fixed,
+                group,
+                registration.displacements[members[0]],
+                registration.judgements[members[0]] if registration.judgements else Judgement("full", {}, 1.0),
+                spacing_mm=working.spacing_mm,
+                kernels=kernels,
+                timer=timer,
+            )
+        if bound is not None:
+            found[key] = bound
+    return found
 
 
 def bring(image: Placed, onto: Grid, initial: NDArray[np.float64]) -> tuple[Volume, Mask]:
