@@ -29,7 +29,7 @@ _BAR_SHARE = 0.3
 """Longest scale bar, relative to the picture's width."""
 _MOST_TICKS = 5
 """Steps along a color scale."""
-_TICK_SHARE = 0.14
+_TICK_SHARE = 0.18
 """Least distance of a number from the last one, relative to the scale."""
 _COLORS = 33
 """Of the displacement's scale, between which the script interpolates."""

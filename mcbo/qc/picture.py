@@ -65,7 +65,8 @@ def gray_png(image: Slice, plane: Plane, *, black: float, white: float) -> bytes
 
 def grays(image: NDArray[np.float32], *, black: float, white: float) -> NDArray[np.uint8]:
     """Intensities of any shape as 8 bits: 0 is black, 255 white."""
-    return np.rint(np.clip((image - black) / (white - black), 0, 1) * 255).astype(np.uint8)
+    parts = np.clip((image - black) / (white - black), 0, 1)
+    return np.asarray(np.rint(parts * 255), dtype=np.uint8)
 
 
 def color_png(values: Slice, plane: Plane, scale: Scale, *, marked: NDArray[np.bool_] | None = None) -> bytes:

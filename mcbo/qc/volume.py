@@ -37,7 +37,8 @@ class SmallVolumes:
         shape: voxels of the fixed grid.
         image_shape: of the images, each voxel of which is a mean; half-pixel corners, as ``core.field.resize`` has them.
         node_shape: where the displacement is kept; the outermost nodes are the grid's outermost voxels.
-        images: ``fixed``, ``moving`` and ``warped`` as 8 bits, black to white; none without images.
+        images: ``fixed``, ``moving`` and ``warped`` as 8 bits, black to white, and ``seen``, how much of a voxel the fixed
+            image's field of view covers; none without images.
         displacement: components, 16 bits, one after the other.
         voxels_per_count: unit of its numbers.
         largest_error_mm: by how much the displacement between nodes differs from the file, at most.
@@ -73,6 +74,7 @@ def make_small(
             ("fixed", images.fixed, images.fixed_window),
             ("moving", images.moving, images.moving_window),
             ("warped", images.warped, images.moving_window),
+            ("seen", images.seen, (0.0, 1.0)),
         ):
             mean = functional.adaptive_avg_pool3d(volume.float(), image_shape)
             small[name] = packed(grays(mean[0, 0].numpy(), black=black, white=white))

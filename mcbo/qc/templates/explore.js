@@ -1,5 +1,7 @@
 // The crosshair: what lies under it, and the slices through it, drawn from the small volumes that the page holds.
 const IMAGES = ["fixed", "moving", "warped"];
+// Edges: longest side of their drawing; smoothing in voxels; share of the pixels that are steep enough.
+const EDGE_PIXELS = 400, EDGE_WIDTH = 1.8, EDGE_SHARE = 0.2;
 
 async function unpack(text, Kind) {
   const bytes = Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (one) => one.charCodeAt(0));
@@ -77,6 +79,65 @@ function magnitudeOf(pair, plane, point) {
   };
 }
 
+// Edges as the page's pictures have them: zero crossings of the Laplacian of a smoothed image where its gradient is steep.
+function outline(canvas, pair, plane, point) {
+  const axes = [plane.across, plane.down], voxels = axes.map((axis) => Math.hypot(...pair.along.map((row) => row[axis])));
+  const sides = axes.map((axis, n) => pair.shape[axis] * voxels[n]);
+  const scale = EDGE_PIXELS / Math.max(...sides);
+  const [width, height] = sides.map((side) => Math.max(3, Math.round(side * scale)));
+  const finest = Math.min(...axes.map((axis, n) => sides[n] / pair.images[axis]));
+  const sigma = scale * Math.max(EDGE_WIDTH * Math.min(...voxels), finest);
+  const [gray, seen] = ["fixed", "seen"].map((name) => {
+    const small = document.createElement("canvas"), large = document.createElement("canvas");
+    paint(small, pair, plane, point, grayOf(pair, name));
+    [large.width, large.height] = [width, height];
+    const context = large.getContext("2d");
+    context.drawImage(small, 0, 0, width, height);
+    const { data } = context.getImageData(0, 0, width, height);
+    return smoothed(Float32Array.from({ length: width * height }, (_, n) => data[4 * n]), width, height, sigma);
+  });
+  [canvas.width, canvas.height] = [width, height];
+  const inside = new Uint8Array(gray.length), steep = new Float32Array(gray.length), known = [];
+  for (let y = 1; y < height - 1; y += 1) {
+    for (let x = 1; x < width - 1; x += 1) {
+      const at = y * width + x;
+      inside[at] = gray[at - 1] + gray[at + 1] + gray[at - width] + gray[at + width] > 4 * gray[at];
+      if (seen[at] < 240) continue;  // its outline is not an edge
+      steep[at] = Math.hypot(gray[at + 1] - gray[at - 1], gray[at + width] - gray[at - width]);
+      known.push(steep[at]);
+    }
+  }
+  const least = Math.max(1e-3, Float32Array.from(known).sort()[Math.floor((1 - EDGE_SHARE) * known.length)] ?? Infinity);
+  const context = canvas.getContext("2d");
+  for (const [color, size] of [["#0009", 4], ["#ffb000", 2]]) {
+    context.fillStyle = color;
+    for (let at = width; at < gray.length - width; at += 1) {
+      if (steep[at] < least || !inside[at]) continue;
+      if (inside[at - 1] && inside[at + 1] && inside[at - width] && inside[at + width]) continue;
+      context.fillRect((at % width) + 0.5 - size / 2, Math.floor(at / width) + 0.5 - size / 2, size, size);
+    }
+  }
+}
+
+// By a Gaussian whose standard deviation is in pixels, along both axes; beyond the border, its value counts.
+function smoothed(values, width, height, sigma) {
+  const reach = Math.ceil(3 * sigma);
+  const weights = Array.from({ length: 2 * reach + 1 }, (_, n) => Math.exp(-((n - reach) ** 2) / (2 * sigma ** 2)));
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  for (const [count, stride, lines, apart] of [[width, 1, height, width], [height, width, width, 1]]) {
+    const result = new Float32Array(values.length);
+    for (let line = 0; line < lines; line += 1) {
+      for (let at = 0; at < count; at += 1) {
+        let sum = 0;
+        for (let n = -reach; n <= reach; n += 1) sum += weights[n + reach] * values[line * apart + clamp(at + n, 0, count - 1) * stride];
+        result[line * apart + at * stride] = sum / total;
+      }
+    }
+    values = result;
+  }
+  return values;
+}
+
 // Where a voxel of an axis lies on a picture, from 0 to 1, and the reverse.
 const placed = (pair, axis, flipped, index) => { const at = (index + 0.5) / pair.shape[axis]; return flipped ? 1 - at : at; };
 const indexAt = (pair, axis, flipped, at) => clamp(Math.floor((flipped ? 1 - at : at) * pair.shape[axis]), 0, pair.shape[axis] - 1);
@@ -87,13 +148,16 @@ function show(pair, point) {
     picture.style.setProperty("--x", 100 * placed(pair, plane.across, plane.acrossFlipped, point[plane.across]) + "%");
     picture.style.setProperty("--y", 100 * placed(pair, plane.down, plane.downFlipped, point[plane.down]) + "%");
     caption.textContent = point[plane.axis];
-    if (canvases.drawn === point[plane.axis]) continue;
-    canvases.drawn = point[plane.axis];
+    const edges = canvases.edges && picture.closest(".viewer").querySelector("[value=edges]").checked;
+    const drawn = `${point[plane.axis]} ${edges}`;
+    if (canvases.drawn === drawn) continue;
+    canvases.drawn = drawn;
     const moved = point[plane.axis] !== plane.index;
     picture.classList.toggle("moved", moved);
     for (const mark of picture.querySelectorAll(".marks g")) {
       mark.classList.toggle("far", Math.abs(mark.dataset.at - point[plane.axis]) > pair.shape[plane.axis] / 10);
     }
+    if (moved && edges) outline(canvases.edges, pair, plane, point);
     for (const [name, canvas] of canvases.all) {
       if (moved) paint(canvas, pair, plane, point, name === "magnitude" ? magnitudeOf(pair, plane, point) : grayOf(pair, name));
     }
@@ -184,7 +248,7 @@ async function start(panel) {
   pair.panel = panel;
   pair.field = await unpack(panel.dataset.displacement, Int16Array);
   pair.volumes = {};
-  for (const name of IMAGES) if (panel.dataset[name]) pair.volumes[name] = await unpack(panel.dataset[name], Uint8Array);
+  for (const name of [...IMAGES, "seen"]) if (panel.dataset[name]) pair.volumes[name] = await unpack(panel.dataset[name], Uint8Array);
   pair.palette = pair.colors.map((color) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)));
   pair.now = section.querySelector(".colorbar b");
   pair.pictures = [];
@@ -200,6 +264,12 @@ async function start(panel) {
         cross.className = "cross of-" + image.className;
         picture.append(cross);
       }
+      const drawing = picture.querySelector("img.edges");
+      if (drawing) {
+        canvases.edges = document.createElement("canvas");
+        canvases.edges.className = "edges";
+        drawing.after(canvases.edges);
+      }
       const one = { picture, plane: pair.planes[n], caption: picture.parentElement.querySelector(".slice"), canvases };
       pair.pictures.push(one);
       listen(pair, one);
@@ -207,6 +277,7 @@ async function start(panel) {
   }
   pair.start = [0, 0, 0];
   for (const plane of pair.planes) pair.start[plane.axis] = plane.index;
+  section.querySelector("[value=edges]")?.addEventListener("change", () => show(pair, pair.point));
   panel.querySelector(".center").addEventListener("click", () => set(pair, pair.start));
   panel.querySelector(".download").addEventListener("click", () => download(pair, section));
   panel.hidden = false;
@@ -216,17 +287,17 @@ async function start(panel) {
 
 // A figure of what is shown: a row for each image and for the displacement, a column for each plane, black on white.
 async function compose(pair, section) {
-  const width = 1500, edge = 24, gap = 10, left = 120;
+  const width = 1500, edge = 24, gap = 10, left = 170;
   const planes = pair.pictures.filter(({ picture }) => picture.matches(".magnitude")).map((one) => {
     const style = getComputedStyle(one.picture);
     return { ...one, size: ["--w", "--h"].map((name) => parseFloat(style.getPropertyValue(name))) };
   });
   const scale = (width - left - edge - gap * (planes.length - 1)) / planes.reduce((sum, { size }) => sum + size[0], 0);
   const tallest = Math.max(...planes.map(({ size }) => size[1])) * scale;
-  const rows = [...Object.keys(pair.volumes), "magnitude"];
+  const rows = [...IMAGES.filter((name) => pair.volumes[name]), "magnitude"];
   const canvas = document.createElement("canvas");
   canvas.width = width;
-  canvas.height = edge + 50 + rows.length * (tallest + gap) + 130;
+  canvas.height = edge + 84 + rows.length * (tallest + gap) + 130;
   const draw = canvas.getContext("2d");
   draw.fillStyle = "#fff";
   draw.fillRect(0, 0, canvas.width, canvas.height);
@@ -234,7 +305,8 @@ async function compose(pair, section) {
     Object.assign(draw, { font, fillStyle: color, textAlign: align });
     draw.fillText(text, x, y);
   };
-  let y = edge + 26;
+  let y = edge + 60;
+  write(section.querySelector("h3").textContent, edge, edge + 22, { font: "bold 22px system-ui, sans-serif" });
   let x = left;
   for (const { plane, size } of planes) {
     write(`${plane.name}, slice ${pair.point[plane.axis]}`, x, y);
@@ -242,7 +314,7 @@ async function compose(pair, section) {
   }
   y += 16;
   for (const name of rows) {
-    write(name === "magnitude" ? "displ." : name, edge, y + 24);
+    write(name === "magnitude" ? "displacement" : name, edge, y + 24);
     x = left;
     for (const { plane, size } of planes) {
       const one = pair.pictures.find(({ plane: its, canvases }) => its === plane && canvases.all.has(name));
@@ -259,9 +331,6 @@ async function compose(pair, section) {
       draw.beginPath();
       for (const [x0, y0, x1, y1] of [[x, down, right - 12, down], [right + 12, down, x + w, down],
         [right, y, right, down - 12], [right, down + 12, right, y + h]]) { draw.moveTo(x0, y0); draw.lineTo(x1, y1); }
-      draw.save();
-      draw.rect(x, y, w, h);
-      draw.restore();
       draw.stroke();
       label(draw, write, one.picture, x, y, w, h);
       x += w + gap;
@@ -275,18 +344,20 @@ async function compose(pair, section) {
   draw.fillRect(left, y + 6, 400, 16);
   for (const tick of bar.querySelectorAll("span")) write(tick.textContent, left + 4 * parseFloat(tick.style.left), y + 44, { align: "center" });
   write(`displacement, ${pair.unit}`, left + 440, y + 22);
-  const told = [...pair.panel.querySelectorAll("dl div")].map((row) => row.textContent.trim().replace(/\s+/g, " "));
-  write(told.join("   "), edge, y + 84, { font: "17px system-ui, sans-serif" });
+  const told = [...pair.panel.querySelectorAll("dl div")].map((row) => [...row.children].map((part) => part.textContent).join(" "));
+  write(told.slice(0, -2).join("    "), edge, y + 82);
+  write(told.slice(-2).join("    "), edge, y + 110);
   return canvas;
 }
 
 // The letters at the edges and the scale bar of a picture of the page.
 function label(draw, write, picture, x, y, w, h) {
-  const look = { align: "center", color: "#fff", font: "bold 18px system-ui, sans-serif" };
+  const look = { color: "#fff", font: "bold 18px system-ui, sans-serif" };
   draw.shadowColor = "#000";
   draw.shadowBlur = 5;
-  for (const [name, right, down] of [["left", 14, h / 2 + 6], ["right", w - 14, h / 2 + 6], ["top", w / 2, 22], ["bottom", w / 2, h - 8]]) {
-    write(picture.querySelector("b." + name).textContent, x + right, y + down, look);
+  for (const [name, right, down, align] of [["left", 8, h / 2 + 6, "left"], ["right", w - 8, h / 2 + 6, "right"],
+    ["top", w / 2, 22, "center"], ["bottom", w / 2, h - 8, "center"]]) {
+    write(picture.querySelector("b." + name).textContent, x + right, y + down, { ...look, align });
   }
   const bar = picture.querySelector(".bar");
   draw.fillRect(x + 12, y + h - 12, (w * parseFloat(bar.style.width)) / 100, 4);
