@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from mcbo.core.field import sample, shape_of
 from mcbo.core.types import Displacement, Shape, Volume
-from mcbo.geometry.grid import voxel_size_mm
+from mcbo.geometry.grid import SLAB_VOXELS, voxel_size_mm
 from mcbo.qc.lengths import Lengths
 from mcbo.qc.picture import grays
 from mcbo.qc.plane import Array, nearest_axes
@@ -116,12 +116,6 @@ def packed(array: NDArray[np.uint8] | NDArray[np.int16]) -> bytes:
     return gzip.compress(steps.astype(flat.dtype.newbyteorder("<")).tobytes(), mtime=0)
 
 
-def unpacked(content: bytes, dtype: type[np.uint8 | np.int16]) -> NDArray[np.uint8 | np.int16]:
-    """What was packed, in one row; the page's script does the same."""
-    steps = np.frombuffer(gzip.decompress(content), dtype=np.dtype(dtype).newbyteorder("<"))
-    return np.cumsum(steps, dtype=dtype)
-
-
 def _along(affine: Array, lengths: Lengths) -> Array:
     if not lengths.is_microscopy:
         return affine[:3, :3] * lengths.per_mm
@@ -144,7 +138,7 @@ def _largest_error_mm(displacement: Displacement, nodes: Tensor, affine: Array) 
 def warped_whole(moving: Volume, displacement: Displacement) -> Volume:
     """``core.field.warp``, a few slices at a time, which takes less memory."""
     i, j, k = shape_of(moving)
-    rows = max(1, (1 << 22) // (j * k))
+    rows = max(1, SLAB_VOXELS // (j * k))
     parts = [
         sample(moving, displacement.narrow(2, first, min(rows, i - first)), offset=(first, 0, 0), outside="zeros")
         for first in range(0, i, rows)
