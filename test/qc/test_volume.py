@@ -246,13 +246,16 @@ async function type(picture, ...keys) {
     await type(coronal, ["ArrowDown", true]),
     await type(axial, ["Home"]),
   ];
-  document.title = "done " + JSON.stringify(found);
+  const saved = new Promise((done) => { HTMLAnchorElement.prototype.click = function () { done(this); }; });
+  document.querySelector(".download").click();
+  const link = await saved;
+  document.title = "done " + JSON.stringify([...found, [link.download, link.protocol]]);
 })();
 """
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_in_a_browser_the_keys_move_the_crosshair(tmp_path: Path) -> None:
+def test_in_a_browser_the_keys_move_the_crosshair_and_the_picture_is_saved(tmp_path: Path) -> None:
     """In the axial plane the picture's right is the high end of axis 0, its top that of axis 2; Page Up leads along axis 1."""
     assert CHROMIUM is not None
     moving = np.arange(math.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
@@ -270,7 +273,7 @@ def test_in_a_browser_the_keys_move_the_crosshair(tmp_path: Path) -> None:
     shown = subprocess.run(command, capture_output=True, timeout=60, check=True).stdout.decode()
     told = re.search(r"<title>done (.*?)</title>", shown)
     assert told is not None
-    start, moved, up, clamped, home = json.loads(html.unescape(told[1]))
+    start, moved, up, clamped, home, saved = json.loads(html.unescape(told[1]))
     i, j, k = (int(index) for index in start[4].split(", "))
     assert moved[4] == f"{i + 2}, {j}, {k + 1}"
     assert moved[5] == f"{20 - 3 * (i + 2):.2f}, {-4 + (k + 1):.2f}, {9 + 0.5 * j:.2f}"
@@ -283,4 +286,5 @@ def test_in_a_browser_the_keys_move_the_crosshair(tmp_path: Path) -> None:
     assert up[3] == unpacked(volume.images["moving"], np.uint8).reshape(SHAPE)[1, j + 1, SHAPE[2] - 1 - 2]
     assert clamped[4] == f"{i + 2}, 0, {k + 1}"
     assert home[4] == start[4]
+    assert saved == [f"{NAME}.png", "blob:"]
     assert [step[0] for step in (start, moved, up, clamped, home)] == [True] * 5

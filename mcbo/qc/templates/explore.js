@@ -225,7 +225,7 @@ function listen(pair, one) {
   picture.tabIndex = 0;
   picture.setAttribute("role", "application");
   picture.setAttribute("aria-label", `${plane.name}: arrow keys move the crosshair, Page Up and Page Down change the slice`);
-  picture.setAttribute("aria-describedby", pair.panel.id);
+  picture.setAttribute("aria-describedby", pair.panel.querySelector("dl").id);
   picture.addEventListener("keydown", (event) => onKey(pair, one, event));
   picture.addEventListener("pointerdown", (event) => { from = [event.clientX, event.clientY]; });
   picture.addEventListener("pointermove", (event) => {
