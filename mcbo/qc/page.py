@@ -31,6 +31,8 @@ _MOST_TICKS = 5
 """Steps along a color scale."""
 _TICK_SHARE = 0.18
 """Least distance of a number from the last one, relative to the scale."""
+_LARGEST = 1e300
+"""JSON has no infinity."""
 _COLORS = 33
 """Of the displacement's scale, between which the script interpolates."""
 
@@ -155,8 +157,8 @@ def _ticks(high_mm: float, lengths: Lengths) -> list[tuple[float, str]]:
     """Numbers along a scale from 0: where, in percent, and as text. The largest is last, and none is near it."""
     high = high_mm * lengths.per_mm
     end = _in_unit(high_mm, lengths)
-    if float(end) == 0:  # no displacement
-        return [(0.0, "0")]
+    if float(end) == 0 or not math.isfinite(high):  # no displacement, or one beyond all bounds
+        return [(0.0, "0")] if float(end) == 0 else [(0.0, "0"), (100.0, end)]
     power = 10 ** math.floor(math.log10(high))
     step = next(part * power for part in (0.1, 0.2, 0.5, 1, 2) if high / (part * power) <= _MOST_TICKS)
     inner = [n * step for n in range(math.floor(high / step) + 1) if n * step <= (1 - _TICK_SHARE) * high]
@@ -176,9 +178,8 @@ def _small(pair: PairFindings) -> str:
             "step": small.voxels_per_count,
             "place": np.round(small.place, 9).tolist(),
             "along": np.round(small.along, 9).tolist(),
-            "unit": pair.lengths.symbol,
             "microscopy": pair.lengths.is_microscopy,
-            "high": scale.high * pair.lengths.per_mm,
+            "high": min(scale.high * pair.lengths.per_mm, _LARGEST),
             "colors": color_steps(scale, count=_COLORS),
             "planes": [
                 {

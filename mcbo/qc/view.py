@@ -24,6 +24,8 @@ _NEAR_SHARE = 0.1
 """Of a volume's extent: landmarks farther from a plane are faint."""
 _DRAWING = 1000
 """Units of a drawing along the longer side of a picture."""
+_FARTHEST = 1e6
+"""Units from its corner to which lines are drawn; the displacement may lead anywhere."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _grid(plane: Plane, field: NDArray[np.float32], unit: float) -> str:
 
 def _path(points: Array) -> str:
     """An SVG path of ``(n, 2)`` points, rounded to whole units, each relative to the one before."""
-    whole = np.rint(points).astype(int)
+    whole = np.rint(np.clip(points, -_FARTHEST, _FARTHEST)).astype(int)
     steps = np.diff(whole, axis=0)
     return f"M{whole[0, 0]} {whole[0, 1]}l" + " ".join(f"{x} {y}" for x, y in steps)
 

@@ -206,13 +206,23 @@ def test_pairs_share_what_a_page_may_hold(tmp_path: Path, monkeypatch: pytest.Mo
         (100.0, MILLIMETERS, ["0", "20", "40", "60", "80", "100.0"]),
         (0.0125, Lengths("µm", 1000.0), ["0", "5", "10", "12.50"]),
         (1e-7, MILLIMETERS, ["0"]),
+        (math.inf, MILLIMETERS, ["0", "inf"]),
     ],
 )
 def test_the_scale_has_round_numbers_and_the_largest_one(high_mm: float, lengths: Lengths, texts: list[str]) -> None:
     ticks = _ticks(high_mm, lengths)
     assert [text for _, text in ticks] == texts
     for at, text in ticks:
-        assert at == pytest.approx(100 * float(text) / (high_mm * lengths.per_mm), abs=0.5) or texts == ["0"]
+        assert (
+            at == pytest.approx(100 * min(1, float(text) / (high_mm * lengths.per_mm)), abs=0.5, nan_ok=True) or text == "inf"
+        )
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e25])
+def test_a_displacement_of_any_size_has_a_page(tmp_path: Path, size: float) -> None:
+    image = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
+    told = json.loads(attribute(page_of(write_pair(tmp_path, np.full((*SHAPE, 3), size), (image, image))), "small"))
+    assert 0 < told["high"] < math.inf
 
 
 def test_what_was_chosen_and_how_sure_it_is_come_first(tmp_path: Path) -> None:

@@ -342,8 +342,10 @@ async function compose(pair, section) {
   pair.colors.forEach((color, n) => shade.addColorStop(n / (pair.colors.length - 1), color));
   draw.fillStyle = shade;
   draw.fillRect(left, y + 6, 400, 16);
-  for (const tick of bar.querySelectorAll("span")) write(tick.textContent, left + 4 * parseFloat(tick.style.left), y + 44, { align: "center" });
-  write(`displacement, ${pair.unit}`, left + 440, y + 22);
+  for (const tick of bar.querySelectorAll("span")) {
+    const last = !tick.nextElementSibling.matches("span");
+    write(tick.textContent, left + 4 * parseFloat(tick.style.left) - (last ? 12 : 0), y + 44, { align: last ? "left" : "center" });
+  }
   const told = [...pair.panel.querySelectorAll("dl div")].map((row) => [...row.children].map((part) => part.textContent).join(" "));
   write(told.slice(0, -2).join("    "), edge, y + 82);
   write(told.slice(-2).join("    "), edge, y + 110);
