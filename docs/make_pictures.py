@@ -1,11 +1,22 @@
-"""Draws the pictures of the documentation, beside this file and the same each time: ``python docs/make_pictures.py``."""
+"""Draws the pictures of the documentation, beside this file and the same each time: ``python docs/make_pictures.py``.
 
+``demo.png`` takes half a minute, since the demo is run for it.
+"""
+
+import subprocess
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch, Rectangle
+
+from mcbo.io.nifti import read_displacement
+from mcbo.studies.demo import SHAPE as SHAPE_OF_DEMO
+from mcbo.studies.demo import draw_case
+from mcbo.studies.phantom import make_phantom
 
 SHAPE = (6, 5)
 SIZE_MM = (2.0, 4.0)
@@ -129,6 +140,17 @@ def _draw_lookup(figure: Figure, fixed: Axes, moving: Axes, q: tuple[int, int]) 
     figure.text(0.49, 0.18, "warped(p) = moving(p + u(p))", ha="center", fontsize=12, style="italic", color=ORANGE)
 
 
+def draw_demo() -> bytes:
+    """What the demo finds for its first moving image, as PNG."""
+    phantom = make_phantom(SHAPE_OF_DEMO, wedge=True)
+    with TemporaryDirectory() as folder:
+        program = Path(__file__).parents[1] / "process.py"
+        subprocess.run([sys.executable, program, "--demo", "--output", folder, "--quiet"], check=True)
+        found = read_displacement(Path(folder) / "results" / "disp_0001_0000_0001_0001.nii.gz")
+    return draw_case(phantom, [found])
+
+
 if __name__ == "__main__":
     mpl.use("agg")
     draw_directions().savefig(Path(__file__).with_name("directions.png"))
+    Path(__file__).with_name("demo.png").write_bytes(draw_demo())

@@ -35,6 +35,7 @@ from mcbo.qc.picture import Scale
 from mcbo.qc.plane import Array, nearest_axes, planes_through
 from mcbo.qc.result_folder import dataset_pairs, displacement_files, input_pairs
 from mcbo.qc.view import Landmarks, PairImages, View, largest_mm, make_view, pair_images
+from mcbo.qc.volume import MOST_VOXELS, MOST_VOXELS_OF_ALL, SmallVolumes, make_small, warped_whole
 from mcbo.report import CaseReport, RunReport, read_report
 
 _OBLIQUE_DEGREES = 5.0
@@ -53,7 +54,8 @@ class PairFindings:
         regularity: as ``evaluation`` measures it.
         landmarks: if there are any.
         magnitude_scale: colors of the displacement's length, mm, up to the longest vector.
-        views: three planes. Without the grid's affine, these two are missing.
+        views: three planes.
+        small: images and displacement for all other slices. Without the grid's affine, all three are missing.
         lengths: the unit in which lengths are shown.
     """
 
@@ -66,6 +68,7 @@ class PairFindings:
     landmarks: Landmarks | None = None
     magnitude_scale: Scale | None = None
     views: tuple[View, ...] = ()
+    small: SmallVolumes | None = None
     lengths: Lengths = MILLIMETERS
 
 
@@ -121,10 +124,12 @@ def look_at(path: Path, *, dataset: Path | None = None) -> RunFindings:
     report = read_report(path)
     known = dataset_pairs(dataset) if dataset else {}
     unit = _unit_of_task(report)
+    count = sum(len(displacement_files(case)) for case in report.cases.values())
+    most_voxels = min(MOST_VOXELS, MOST_VOXELS_OF_ALL // max(count, 1))
     cases = []
     for name, case in report.cases.items():
         log.info("reading case %s", name)
-        cases.append(CaseFindings(name, case, _look_at_case(case, path.parent, known, unit)))
+        cases.append(CaseFindings(name, case, _look_at_case(case, path.parent, known, unit, most_voxels)))
     written_at = datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
     return RunFindings(path, report, written_at, tuple(cases))
 
@@ -133,11 +138,13 @@ def _unit_of_task(report: RunReport) -> Unit:
     return next((unit for unit in UNITS if unit == report.config.get("unit")), "mm")
 
 
-def _look_at_case(case: CaseReport, folder: Path, known: dict[str, Pair], unit: Unit) -> tuple[PairFindings, ...]:
-    """Its pairs, those that failed last; ``unit`` is that of the task."""
+def _look_at_case(
+    case: CaseReport, folder: Path, known: dict[str, Pair], unit: Unit, most_voxels: int
+) -> tuple[PairFindings, ...]:
+    """Its pairs, those that failed last; ``unit`` is that of the task, ``most_voxels`` that of images in small."""
     files = displacement_files(case)
     pairs = input_pairs(case, list(files)) | known
-    found = [_look_at_pair(name, file, case, folder, pairs.get(name), unit) for name, file in files.items()]
+    found = [_look_at_pair(name, file, case, folder, pairs.get(name), unit, most_voxels) for name, file in files.items()]
     stands_in = " (a {} displacement was written instead)"
     failed = [
         PairFindings(name, error=text + (stands_in.format(case.placeholder[name]) if name in case.placeholder else ""))
@@ -147,7 +154,9 @@ def _look_at_case(case: CaseReport, folder: Path, known: dict[str, Pair], unit: 
     return tuple(found + failed)
 
 
-def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pair | None, unit: Unit) -> PairFindings:
+def _look_at_pair(
+    name: str, file: str, case: CaseReport, folder: Path, pair: Pair | None, unit: Unit, most_voxels: int
+) -> PairFindings:
     path = folder / file
     try:
         displacement = read_displacement(path)
@@ -169,14 +178,15 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
         affine = _read_affine(path, notes)
     else:
         affine = fixed.affine
-        images = pair_images(fixed.volume, moving.volume, warped=warped)
+        images = pair_images(fixed.volume, moving.volume, warped)
         if case.coordinates == "voxels":  # landmarks are in voxels of a grid that both images share
             landmarks = _find_landmarks(fixed, moving, displacement, notes)
-    lengths, scale = MILLIMETERS, None
+    lengths, scale, small = MILLIMETERS, None, None
     views: tuple[View, ...] = ()
     if affine is not None:
         lengths = lengths_of(stated, unit, voxel_size_mm(affine))
         scale, views = _make_views(images, landmarks, displacement, affine, notes, lengths.is_microscopy)
+        small = make_small(images, displacement, affine, lengths, most_voxels=most_voxels)
     return PairFindings(
         name=name,
         notes=tuple(notes),
@@ -186,6 +196,7 @@ def _look_at_pair(name: str, file: str, case: CaseReport, folder: Path, pair: Pa
         landmarks=landmarks,
         magnitude_scale=scale,
         views=views,
+        small=small,
         lengths=lengths,
     )
 
@@ -219,11 +230,11 @@ def _make_views(
 
 def _read_images(
     pair: Pair | None, case: CaseReport, displacement: Displacement, notes: list[str]
-) -> tuple[Image, Image, Volume | None, Unit]:
-    """The images of a pair on the displacement's grid; in world coordinates also the moving one warped from its own grid.
+) -> tuple[Image, Image, Volume, Unit]:
+    """The images of a pair on the displacement's grid, and the moving one warped, in world coordinates from its own grid.
 
     Returns:
-        These, and the unit of the fixed image's file.
+        Fixed, moving, warped, and the unit of the fixed image's file.
 
     Raises:
         InputError: if one cannot be read or has another grid; without a full stop.
@@ -231,7 +242,6 @@ def _read_images(
     in_world = case.coordinates == "world"
     if pair is None:
         raise InputError("they were given as arrays" if in_world else "the report does not name them")
-    warped = None
     unit: Unit = "mm"
     if in_world:
         numbers = {str(path): number for number, path in enumerate(case.images)}
@@ -251,6 +261,7 @@ def _read_images(
         for path in (pair.fixed, pair.moving):  # before they are read: whatever the report names
             _check_shape(path, read_grid(path).shape, displacement)
         fixed, moving = read_image(pair.fixed), read_image(pair.moving)
+        warped = warped_whole(moving.volume, displacement)
         if not moving.grid.matches(fixed.grid):
             notes.append("The affines of the two images differ and were ignored: voxels correspond by index, as in Learn2Reg.")
     for image in (fixed, moving):

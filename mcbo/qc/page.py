@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mcbo.core.log import without_secrets
 from mcbo.io.files import write_bytes
 from mcbo.methods.quality import Sanity
-from mcbo.qc.findings import RunFindings
+from mcbo.qc.findings import PairFindings, RunFindings
 from mcbo.qc.lengths import MILLIMETERS, Lengths
 from mcbo.qc.picture import color_steps
 from mcbo.qc.view import DETERMINANT_SCALE, Landmarks, View
@@ -27,6 +27,14 @@ MAX_TEXT = 100_000
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _BAR_SHARE = 0.3
 """Longest scale bar, relative to the picture's width."""
+_MOST_TICKS = 5
+"""Steps along a color scale."""
+_TICK_SHARE = 0.18
+"""Least distance of a number from the last one, relative to the scale."""
+_LARGEST = 1e300
+"""JSON has no infinity."""
+_COLORS = 33
+"""Of the displacement's scale, between which the script interpolates."""
 
 
 def write_page(path: Path, run: RunFindings) -> int:
@@ -40,7 +48,7 @@ def write_page(path: Path, run: RunFindings) -> int:
 def report_page(run: RunFindings) -> str:
     """The page; text from files is escaped."""
     pages = _environment()
-    script = _raw(pages, "report.js")
+    script = _raw(pages, "report.js") + "\n" + _raw(pages, "explore.js")
     count = len(run.cases)
     failures = [(pair.name, pair.error) for case in run.cases for pair in case.pairs if pair.error]
     settings = run.report.config.get("judgement")
@@ -75,6 +83,9 @@ def _environment() -> Environment:
         "number": _number,
         "in_unit": _in_unit,
         "share": _share,
+        "small": _small,
+        "compressed": lambda content: Markup(base64.urlsafe_b64encode(content).decode("ascii")),  # noqa: S704 (no markup in it)
+        "ticks": _ticks,
         "data_uri": lambda png: "data:image/png;base64," + base64.b64encode(png).decode("ascii"),
         "scale_bar": _scale_bar,
         "most_pixels": _most_pixels,
@@ -140,6 +151,50 @@ def _scale_bar(view: View, lengths: Lengths) -> dict[str, str]:
     power = 10 ** math.floor(math.log10(width * _BAR_SHARE))
     length = max(step * power for step in (1, 2, 5) if step * power <= width * _BAR_SHARE * (1 + 1e-9))
     return {"percent": f"{100 * length / width:.2f}", "text": f"{length:g} {lengths.symbol}"}
+
+
+def _ticks(high_mm: float, lengths: Lengths) -> list[tuple[float, str]]:
+    """Numbers along a scale from 0: where, in percent, and as text. The largest is last, and none is near it."""
+    high = high_mm * lengths.per_mm
+    end = _in_unit(high_mm, lengths)
+    if float(end) == 0 or not math.isfinite(high):  # no displacement, or one beyond all bounds
+        return [(0.0, "0")] if float(end) == 0 else [(0.0, "0"), (100.0, end)]
+    power = 10 ** math.floor(math.log10(high))
+    step = next(part * power for part in (0.1, 0.2, 0.5, 1, 2) if high / (part * power) <= _MOST_TICKS)
+    inner = [n * step for n in range(math.floor(high / step) + 1) if n * step <= (1 - _TICK_SHARE) * high]
+    return [*((100 * value / high, f"{value:g}") for value in inner), (100.0, end)]
+
+
+def _small(pair: PairFindings) -> str:
+    """What the script has to know of a pair's small volumes and planes, as JSON."""
+    small, scale = pair.small, pair.magnitude_scale
+    if small is None or scale is None:
+        return "{}"
+    return json.dumps(
+        {
+            "shape": small.shape,
+            "images": small.image_shape,
+            "nodes": small.node_shape,
+            "step": small.voxels_per_count,
+            "place": np.round(small.place, 9).tolist(),
+            "along": np.round(small.along, 9).tolist(),
+            "microscopy": pair.lengths.is_microscopy,
+            "high": min(scale.high * pair.lengths.per_mm, _LARGEST),
+            "colors": color_steps(scale, count=_COLORS),
+            "planes": [
+                {
+                    "name": view.plane.name,
+                    "axis": view.plane.axis,
+                    "index": view.plane.index,
+                    "down": view.plane.down,
+                    "across": view.plane.across,
+                    "downFlipped": view.plane.down_flipped,
+                    "acrossFlipped": view.plane.across_flipped,
+                }
+                for view in pair.views
+            ],
+        }
+    )
 
 
 def _most_pixels(views: Sequence[View], tallest: int) -> int:

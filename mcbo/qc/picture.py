@@ -17,7 +17,7 @@ from mcbo.qc.plane import Plane
 Slice = NDArray[np.float32]
 
 MOST_PIXELS = 384
-"""Longest side of a picture; the page shows three side by side, and a case has to stay below 5 MB."""
+"""Longest side of a picture; the page shows three side by side, and a pair has to stay below 6 MB."""
 _EDGE_PIXELS = 512
 """Longest side of a drawing of edges, which compresses well and so can be finer than the voxels."""
 _EDGE_WIDTH = 1.8
@@ -60,8 +60,13 @@ def pixels(plane: Plane, *, longest: int | None = None) -> tuple[int, int]:
 
 def gray_png(image: Slice, plane: Plane, *, black: float, white: float) -> bytes:
     """An image of the plane, ``(rows, columns)``, in gray."""
-    fine = _resized(image, pixels(plane), Image.Resampling.BILINEAR)
-    return _png(Image.fromarray(np.rint(np.clip((fine - black) / (white - black), 0, 1) * 255).astype(np.uint8)))
+    return _png(Image.fromarray(grays(_resized(image, pixels(plane), Image.Resampling.BILINEAR), black=black, white=white)))
+
+
+def grays(image: NDArray[np.float32], *, black: float, white: float) -> NDArray[np.uint8]:
+    """Intensities of any shape as 8 bits: 0 is black, 255 white."""
+    parts = np.clip((image - black) / (white - black), 0, 1)
+    return np.asarray(np.rint(parts * 255), dtype=np.uint8)
 
 
 def color_png(values: Slice, plane: Plane, scale: Scale, *, marked: NDArray[np.bool_] | None = None) -> bytes:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from mcbo.core.field import determinants, sample
+from mcbo.core.field import determinants
 from mcbo.core.types import Displacement, Mask, Volume
 from mcbo.geometry.mask import field_of_view
 from mcbo.qc.picture import Scale, color_png, edge_png, gray_png, window
@@ -20,8 +20,12 @@ _GRID_LINES = 24
 """Lines of the deformed grid along the longer side of a picture."""
 _STEPS = 4
 """Points of a line between two crossings."""
+_NEAR_SHARE = 0.1
+"""Of a volume's extent: landmarks farther from a plane are faint."""
 _DRAWING = 1000
 """Units of a drawing along the longer side of a picture."""
+_FARTHEST = 1e6
+"""Units from its corner to which lines are drawn; the displacement may lead anywhere."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,19 @@ class PairImages:
     """The images of a pair on one grid.
 
     Attributes:
-        fixed, moving: ``(1, 1, H, W, D)``.
+        fixed, moving: ``(1, 1, H, W, D)``, as the others.
         seen: the fixed image's field of view.
-        fixed_window, moving_window: intensities to show as black and white.
-        warped: the moving image warped from its own grid, if that is another one.
+        warped: the moving image warped, from its own grid.
+        fixed_window: intensities to show as black and white.
+        moving_window: the same for moving and warped, so that their grays can be compared.
     """
 
     fixed: Volume
     moving: Volume
+    warped: Volume
     seen: Mask
     fixed_window: tuple[float, float]
     moving_window: tuple[float, float]
-    warped: Volume | None = None
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,17 @@ class Landmarks:
 
 @dataclass(frozen=True)
 class Mark:
-    """A landmark in a drawing: three positions (right, down; in the drawing's units) and whether it is near the plane."""
+    """A landmark in a drawing: three positions (right, down; in the drawing's units).
+
+    ``along`` is where the fixed one lies along the axis that is cut, voxels; ``near`` is whether that is near the plane.
+    """
 
     number: int
     fixed: tuple[float, float]
     moving: tuple[float, float]
     found: tuple[float, float]
     near: bool
+    along: float
 
 
 @dataclass(frozen=True)
@@ -101,11 +110,10 @@ class View:
     marks: tuple[Mark, ...]
 
 
-def pair_images(fixed: Volume, moving: Volume, *, warped: Volume | None = None) -> PairImages:
+def pair_images(fixed: Volume, moving: Volume, warped: Volume) -> PairImages:
     """The images with the field of view and the intensity windows."""
-    shown = moving if warped is None else warped
-    windows = window(fixed[0, 0].numpy()), window(shown[0, 0].numpy())
-    return PairImages(fixed, moving, field_of_view(fixed), *windows, warped)
+    windows = window(fixed[0, 0].numpy()), window(torch.cat([moving, warped], dim=2)[0, 0].numpy())
+    return PairImages(fixed, moving, warped, field_of_view(fixed), *windows)
 
 
 def make_view(
@@ -130,9 +138,7 @@ def make_view(
         edges = edge_png(fixed_slice, plane, seen=cut(plane, images.seen[0, 0].numpy()))
         black, white = images.moving_window
         moving = gray_png(cut(plane, images.moving[0, 0].numpy()), plane, black=black, white=white)
-        whole = images.warped
-        warped_slice = _warp(plane, images.moving, displacement) if whole is None else cut(plane, whole[0, 0].numpy())
-        warped = gray_png(warped_slice, plane, black=black, white=white)
+        warped = gray_png(cut(plane, images.warped[0, 0].numpy()), plane, black=black, white=white)
     unit = _DRAWING / max(plane.size_mm)
     return View(
         plane=plane,
@@ -154,13 +160,6 @@ def _determinants(plane: Plane, displacement: Displacement) -> NDArray[np.float3
     first, last = max(plane.index - 1, 0), min(plane.index + 1, plane.count - 1)
     around = displacement.narrow(2 + plane.axis, first, last - first + 1)
     return orient(plane, np.take(determinants(around)[0, 0].numpy(), plane.index - first, axis=plane.axis))
-
-
-def _warp(plane: Plane, moving: Volume, displacement: Displacement) -> NDArray[np.float32]:
-    """The warped moving image in the plane, ``(rows, columns)``."""
-    i, j, k = (plane.index if axis == plane.axis else 0 for axis in range(3))
-    layer = displacement.narrow(2 + plane.axis, plane.index, 1)
-    return cut(plane, sample(moving, layer, offset=(i, j, k), outside="zeros")[0, 0].numpy())
 
 
 def _grid(plane: Plane, field: NDArray[np.float32], unit: float) -> str:
@@ -188,19 +187,20 @@ def _grid(plane: Plane, field: NDArray[np.float32], unit: float) -> str:
 
 def _path(points: Array) -> str:
     """An SVG path of ``(n, 2)`` points, rounded to whole units, each relative to the one before."""
-    whole = np.rint(points).astype(int)
+    whole = np.rint(np.clip(points, -_FARTHEST, _FARTHEST)).astype(int)
     steps = np.diff(whole, axis=0)
     return f"M{whole[0, 0]} {whole[0, 1]}l" + " ".join(f"{x} {y}" for x, y in steps)
 
 
 def _marks(plane: Plane, landmarks: Landmarks, unit: float) -> tuple[Mark, ...]:
-    near = np.abs(landmarks.fixed[:, plane.axis] - plane.index) <= plane.count / 10
+    along = landmarks.fixed[:, plane.axis]
+    near = np.abs(along - plane.index) <= plane.count * _NEAR_SHARE
     places = [
         np.round(place(plane, points) * unit, 1).tolist() for points in (landmarks.fixed, landmarks.moving, landmarks.found)
     ]
     return tuple(
-        Mark(number, tuple(fixed), tuple(moving), tuple(found), bool(close))
-        for number, (fixed, moving, found, close) in enumerate(zip(*places, near, strict=True), start=1)
+        Mark(number, tuple(fixed), tuple(moving), tuple(found), bool(close), float(at))
+        for number, (fixed, moving, found, close, at) in enumerate(zip(*places, near, along, strict=True), start=1)
     )
 
 

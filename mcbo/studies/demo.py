@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ from mcbo.runtime import check_device_name, select_device
 from mcbo.studies.phantom import Phantom, make_phantom
 
 SHAPE = (96, 80, 88)
+VOXEL_MM = 1
 TASK = "ReMIND2Reg"
 _DESCRIPTION = "A phantom with known displacement, drawn by the demo; not patient data"
 CHANNELS = {"0000": "iUS", "0001": "ceT1", "0002": "T2"}
@@ -85,11 +87,11 @@ def _run(options: Options, config: Preset) -> Outcome:
 
 
 def write_dataset(phantom: Phantom, folder: Path, *, case: str = "0001") -> Path:
-    """Writes a phantom, with voxels of 1 mm, as a case of a Learn2Reg dataset folder; returns the path of its JSON."""
+    """Writes a phantom, with voxels of ``VOXEL_MM``, as a case of a Learn2Reg dataset folder; returns the path of its JSON."""
     names = [f"{TASK}_{case}_{channel}" for channel in CHANNELS]
     points = (phantom.fixed_landmarks, phantom.moving_landmarks, phantom.moving_landmarks)
     for name, image, landmarks in zip(names, (phantom.fixed, phantom.cet1, phantom.t2), points, strict=True):
-        write_volume(folder / "imagesTr" / f"{name}.nii.gz", image, np.eye(4))
+        write_volume(folder / "imagesTr" / f"{name}.nii.gz", image, np.diag([VOXEL_MM, VOXEL_MM, VOXEL_MM, 1.0]))
         table = "".join(",".join(f"{value:.3f}" for value in point) + "\n" for point in landmarks)
         write_bytes(folder / "landmarksTr" / f"{name}.csv", table.encode("ascii"))
     fixed, *movings = (f"./imagesTr/{name}.nii.gz" for name in names)
@@ -110,35 +112,46 @@ def write_dataset(phantom: Phantom, folder: Path, *, case: str = "0001") -> Path
 
 
 _ARROW_EVERY = 8  # voxels
+_BAR_MM = 20
 _OUTLINES = {0.2: "#56b4e9", 0.65: "#e69f00"}  # colors, by intensity relative to the largest of the smoothed fixed image
 
 
 def draw_case(phantom: Phantom, displacements: Sequence[Displacement]) -> bytes:
-    """PNG of the images and the displacements found for ceT1 and for T2 in the middle slice of axis 1."""
-    titles = list(CHANNELS.values())
+    """PNG of the middle slice of axis 1: a row for each displacement found, for ceT1 and perhaps for T2.
+
+    Moving and warped image have one gray window. The row for T2 ends with the true displacement. One row needs a caption.
+    """
     index = phantom.fixed.shape[3] // 2
-    figure = Figure(figsize=(13, 7.4), layout="constrained")
+    figure = Figure(figsize=(13, 3.7 * len(displacements)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 4)
+    axes = figure.subplots(len(displacements), 4, squeeze=False)
     fixed = _slice(phantom.fixed, index)
     smooth = gaussian_filter(fixed, 1.8)  # suppresses speckle
-    movings = zip(titles[1:], (phantom.cet1, phantom.t2), displacements, strict=True)
-    for row, (name, moving, displacement) in enumerate(movings):
-        image = _slice(moving, index)
-        warped = _slice(warp(moving, displacement), index)
-        _show(axes[row, 0], fixed, f"fixed: {titles[0]}")
-        _show(axes[row, 1], image, f"moving: {name}")
-        _show(axes[row, 2], warped, f"warped {name}")
-        for axis in (axes[row, 1], axes[row, 2]):
-            levels = [part * float(smooth.max()) for part in _OUTLINES]
-            axis.contour(smooth, levels=levels, colors=list(_OUTLINES.values()), linewidths=0.9)
-    largest = float(lengths(phantom.displacement).max())
-    _show_displacement(axes[0, 3], displacements[0], index, f"displacement found for {titles[1]}, voxels", largest)
-    _show_displacement(axes[1, 3], phantom.displacement, index, "true displacement, voxels", largest)
-    figure.suptitle(
-        "Outlines: what the fixed image shows bright (orange) and dark (blue); they should fit the warped images. "
-        "Arrows: from fixed to moving."
+    outlines = [part * float(smooth.max()) for part in _OUTLINES]
+    largest_mm = float(lengths(phantom.displacement).max()) * VOXEL_MM
+    movings = (
+        ("ceT1", phantom.cet1, "displacement found", displacements[0]),
+        ("T2", phantom.t2, "true displacement", phantom.displacement),
     )
+    rows = zip(axes, movings, displacements, strict=False)
+    for number, (row, (name, moving, kind, shown), displacement) in enumerate(rows):
+        images = fixed, _slice(moving, index), _slice(warp(moving, displacement), index)
+        white = [float(np.quantile(part, 0.995)) for part in (fixed, np.stack(images[1:]))]
+        _show(row[0], images[0], white[0])
+        for axis, image in zip(row[1:3], images[1:], strict=True):
+            _show(axis, image, white[1])
+            axis.contour(smooth, levels=outlines, colors=list(_OUTLINES.values()), linewidths=0.9)
+        _show_displacement(row[3], shown, index, largest_mm)
+        titles = ("fixed: iUS", f"moving: {name}", f"warped {name}", f"{kind}, mm")
+        for axis, title, letter in zip(row, titles, "abcdefgh"[4 * number :], strict=False):
+            axis.set_title(title, fontsize=11)
+            axis.set_title(f" {letter}", fontsize=13, fontweight="bold", loc="left")
+            _draw_scale_bar(axis)
+    if len(displacements) > 1:
+        figure.suptitle(
+            "Outlines: what the fixed image shows bright (orange) and dark (blue); they should fit the warped images (c, g). "
+            "Arrows: from fixed to moving."
+        )
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
     return drawn.getvalue()
@@ -148,18 +161,25 @@ def _slice(volume: Volume, index: int) -> Slice:
     return volume[0, 0, :, index].numpy()
 
 
-def _show(axis: Axes, image: Slice, title: str) -> None:
-    axis.imshow(image, cmap="gray", vmin=0, vmax=float(np.quantile(image, 0.995)))
-    axis.set_title(title, fontsize=10)
+def _show(axis: Axes, image: Slice, white: float) -> None:
+    axis.imshow(image, cmap="gray", vmin=0, vmax=white)
     axis.set_axis_off()
 
 
-def _show_displacement(axis: Axes, displacement: Displacement, index: int, title: str, largest: float) -> None:
+def _show_displacement(axis: Axes, displacement: Displacement, index: int, largest_mm: float) -> None:
     field = displacement[0, :, :, index].numpy()
-    drawn = axis.imshow(np.linalg.norm(field, axis=0), cmap="viridis", vmin=0, vmax=largest)
+    drawn = axis.imshow(np.linalg.norm(field, axis=0) * VOXEL_MM, cmap="viridis", vmin=0, vmax=largest_mm)
     rows, columns = np.mgrid[: field.shape[1], : field.shape[2]][:, ::_ARROW_EVERY, ::_ARROW_EVERY]
     arrows = field[:, ::_ARROW_EVERY, ::_ARROW_EVERY]
     axis.quiver(columns, rows, arrows[2], arrows[0], color="white", angles="xy", scale_units="xy", scale=0.7, width=0.006)
-    axis.set_title(title, fontsize=10)
     axis.set_axis_off()
-    axis.figure.colorbar(drawn, ax=axis, shrink=0.8)
+    axis.figure.colorbar(drawn, ax=axis, shrink=0.8, label="mm")
+
+
+def _draw_scale_bar(axis: Axes) -> None:
+    """In the lower left corner."""
+    edge = [patheffects.withStroke(linewidth=3, foreground="black")]
+    height = axis.get_ylim()[0]  # the lower edge: rows run down
+    start, end = 4, 4 + _BAR_MM / VOXEL_MM
+    axis.plot([start, end], [height - 4, height - 4], color="white", linewidth=2.5, path_effects=edge)
+    axis.text(start, height - 6, f"{_BAR_MM} mm", color="white", fontsize=9, va="bottom", path_effects=edge)

@@ -170,6 +170,7 @@ def test_figures_of_a_known_shift(tmp_path: Path) -> None:
     text = make_page(results)[1].text
     assert "TRE 1.50 mm before, 0.50 mm after" in text
     assert "0.15 low" in text  # confidence below what the preset calls doubtful
+    assert "Full result, low confidence 0.15." in text
 
 
 def test_planes_have_the_letters_and_the_aspect_of_the_world(tmp_path: Path) -> None:

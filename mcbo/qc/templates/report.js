@@ -28,13 +28,14 @@ for (const viewer of viewers) {
   for (const event of ["pointerenter", "focusin"]) viewer.addEventListener(event, () => { last = viewer; });
   viewer.querySelector("[type=range]").addEventListener("input", (event) => slide(viewer, +event.target.value));
   for (const picture of viewer.querySelectorAll(".pic")) {
-    const drag = (event) => {
-      if (chosen(viewer) !== "slider" || (event.type === "pointermove" && event.buttons !== 1)) return;
+    let from = 0;
+    picture.addEventListener("pointerdown", (event) => { picture.setPointerCapture(event.pointerId); from = event.clientX; });
+    picture.addEventListener("pointermove", (event) => {
+      if (chosen(viewer) !== "slider" || event.buttons !== 1 || Math.abs(event.clientX - from) < 4) return;
+      from = -Infinity;  // a click moves the crosshair, not the slider
       const box = picture.getBoundingClientRect();
       slide(viewer, (100 * (event.clientX - box.left)) / box.width);
-    };
-    picture.addEventListener("pointerdown", (event) => { picture.setPointerCapture(event.pointerId); drag(event); });
-    picture.addEventListener("pointermove", drag);
+    });
     picture.addEventListener("dragstart", (event) => event.preventDefault());
   }
 }
