@@ -234,10 +234,10 @@ def _read_images(
     warped = None
     unit: Unit = "mm"
     if in_world:
-        numbers = {str(path): number for number, path in enumerate(case.images)}
+        numbers = {name: number for number, name in enumerate(case.files, 1)}
         (volume, grid), (other, its_grid) = (
-            read_intensities(Path(path), from_settings(case.settings, numbers.get(str(path), 0)))
-            for path in (pair.fixed, pair.moving)
+            read_intensities(Path(path), from_settings(case.settings, number))
+            for path, number in ((pair.fixed, 0), (pair.moving, numbers.get(pair.field_name, 0)))
         )
         _check_shape(pair.fixed, grid.shape, displacement)
         unit = grid.unit
