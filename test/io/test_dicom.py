@@ -1,5 +1,6 @@
 """DICOM series; their geometry is that of ITK's own reader of series, and what the positions in the headers say."""
 
+import gzip
 import json
 import shutil
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from dicom_files import UID, dicom, write_series
+from dicom_files import PATIENT, UID, dicom, write_series
 from geometry import turn
 from numpy.typing import NDArray
 
@@ -342,6 +343,9 @@ def test_two_series_register_and_the_report_shows_them(tmp_path: Path, capsys: p
     assert "already finished" in capsys.readouterr().out
     assert main(["report", str(tmp_path / "out")]) == 0
     assert "No pictures" not in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    for file in (tmp_path / "out").iterdir():
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        assert PATIENT.partition("^")[0].encode() not in data, f"{file} names the patient"
     warp = ["warp", str(tmp_path / "out/displacement.nii.gz"), "--image", str(folder), "--output", str(tmp_path / "w.nii.gz")]
     assert main([*warp, "--series", "ceT1"]) == 0
     assert "WARNING" not in capsys.readouterr().err

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 UID = "1.2.826.0.1.3680043.2.1125"
+PATIENT = "Mustermann^Erika"
 MR = "1.2.840.10008.5.1.4.1.1.4"
 
 _TAGS = {
@@ -20,6 +21,7 @@ _TAGS = {
     "uid": (0x0008, 0x0018, "UI"),
     "modality": (0x0008, 0x0060, "CS"),
     "description": (0x0008, 0x103E, "LO"),
+    "patient": (0x0010, 0x0010, "PN"),
     "echo_time": (0x0018, 0x0081, "DS"),
     "study": (0x0020, 0x000D, "UI"),
     "series": (0x0020, 0x000E, "UI"),
@@ -64,7 +66,7 @@ def dicom(pixels: NDArray[np.generic], preamble: bool = True, **tags: Any) -> by
     rows, columns = pixels.shape[:2] if color else pixels.shape[-2:]
     bits = pixels.dtype.itemsize * 8
     given = {
-        "image_type": ["ORIGINAL", "PRIMARY"], "sop_class": MR, "uid": f"{UID}.2.1", "modality": "MR",
+        "image_type": ["ORIGINAL", "PRIMARY"], "sop_class": MR, "uid": f"{UID}.2.1", "modality": "MR", "patient": PATIENT,
         "description": "T2 axial", "spacing": (1.2, 1.0),
         "study": f"{UID}.9", "series": f"{UID}.1", "number": 1, "position": (0, 0, 0), "orientation": (1, 0, 0, 0, 1, 0),
         "samples": 3 if color else 1, "photometric": "RGB" if color else "MONOCHROME2", "planar": 0 if color else None,
