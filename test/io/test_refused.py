@@ -92,3 +92,10 @@ def test_a_parameter_file_of_elastix_that_is_not_linear_is_named(tmp_path: Path,
     remedy = "elastix' `transformix -def all -tp FILE -out DIR` writes"
     with pytest.raises(InputError, match=rf"{name}: expected a linear 3D transform of elastix .*, found {found}: {remedy}"):
         read_foreign(path, Grid((5, 6, 7), np.eye(4)))
+
+
+@pytest.mark.parametrize("name", ["TransformParameters.0.toml", "a.txt"])
+def test_a_parameter_file_of_elastix_in_toml_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('Direction = [1, 0]\nTransform = "BSplineTransform"\nTransformParameters = [0, 0, 0]\n')
+    with pytest.raises(InputError, match=rf"{name}: expected a parameter file of elastix .*, found one in TOML: .*transformix"):
+        read_foreign(tmp_path / name, Grid((5, 6, 7), np.eye(4)))
