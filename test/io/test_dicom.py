@@ -139,6 +139,7 @@ def made(*, heights: Sequence[float] = (0, 2, 4), **tags: Any) -> list[Slice]:
         ({"spacing": ["1.2\\1", "1.2\\1", "2\\2"]}, "expected parallel slices with pixels of one size, found that '0' and '2'"),
         ({"size": [(7, 6, 1), (7, 6, 1), (8, 6, 1)]}, "expected slices of one size, found 7×6, 8×6"),
         ({"numbers": 3}, r"expected one number per pixel, found 3 \(a color image\)"),
+        ({"image type": "ORIGINAL\\PRIMARY\\M\\ND\\MOSAIC"}, r"side by side in one \(a mosaic of Siemens\): .*dcm2niix"),
         ({"frames": "4"}, r"several frames in one \(enhanced DICOM\).*dcm2niix"),
         (
             {"heights": (0, 0, 2, 2), "echo time": ["30", "60", "30", "60"]},
@@ -216,6 +217,21 @@ def test_several_series_are_listed_and_one_is_chosen(several: Path) -> None:
         read_any(several, Selection(series="T3"))
 
 
+def test_what_is_no_image_is_named_and_left_out(several: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read_any(several, Selection(series="T1"))
+    assert "export: ignored 2 file(s) that are no DICOM images: README.TXT, REPORT" in caplog.text
+
+
+@pytest.mark.parametrize("number", [0, 2, 4])
+@pytest.mark.parametrize("cut", [2, 60])
+def test_a_slice_that_is_cut_off_is_not_left_out(tmp_path: Path, number: int, cut: int) -> None:
+    folder = turned_series(tmp_path / "series")
+    path = sorted(folder.iterdir())[number]
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(InputError, match=f"series: expected whole DICOM images, found '{path.name}', which cannot be read: it"):
+        read_any(folder)
+
+
 def names_of(images: Sequence[object], series: Any) -> list[str | None]:
     return [one.series for one in selections(images, series=series)]
 
@@ -260,7 +276,7 @@ def test_what_is_no_series_gets_a_sentence_that_fits(tmp_path: Path) -> None:
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(200))
     (tmp_path / "report").write_bytes(bytes(128) + b"DICM" + bytes(200))
     for name, message in (
-        (f"series/{slice_.name}", r"found one slice of a DICOM series: give its folder, .*series$"),
+        (f"series/{slice_.name}", r"found one slice of a DICOM series: give its folder, '.*series'$"),
         ("single.ima", "found one slice of a DICOM series"),
         ("old", "found one slice of a DICOM series"),
         ("frames.dcm", r"several frames in one \(enhanced DICOM\).*convert it with dcm2niix"),

@@ -81,6 +81,11 @@ def arrange(slices: Sequence[Slice]) -> tuple[list[Slice], Grid]:
 def _check_pixels(slices: Sequence[Slice]) -> None:
     if any(one.frames > 1 for one in slices):
         raise InputError(SEVERAL_FRAMES)
+    if any("MOSAIC" in one.text("image type").upper().split("\\") for one in slices):
+        raise InputError(
+            f"expected a file for each slice, found all slices side by side in one (a mosaic of Siemens): "
+            f"convert it with {CONVERT}"
+        )
     sizes = {tuple(one.header["size"][:2]) for one in slices}
     if len(sizes) > 1:
         raise InputError(

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 _PACKED = 2**14
 """Largest ratio of other compression: JPEG packs an empty slice of 2048×2048 pixels into less than its header takes."""
+
+_ROWS = re.compile(rb"\x28\0\x10\0|\0\x28\0\x10")
+_HEADER_BYTES = 2**22
 
 _PREAMBLE_BYTES = 128
 _FIRST_ELEMENTS = (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0")
@@ -73,6 +77,8 @@ def begins_as_dicom(path: Path) -> bool:
     if suffix_of(path) in _OTHERS or not is_file(path):
         return False
     try:
+        if path.stat().st_size <= _PREAMBLE_BYTES:  # also that of files of the system, which may block
+            return False
         with path.open("rb") as file:
             head = file.read(_PREAMBLE_BYTES + 4)
     except OSError:
@@ -90,9 +96,15 @@ def compression(path: Path) -> int:
     return DEFLATE if syntax == _DEFLATED else _PACKED
 
 
-def is_series_folder(path: Path) -> bool:
-    """Whether a folder has DICOM files directly in it."""
+def has_pixels(path: Path) -> bool:
+    """Whether a DICOM file that cannot be read was an image, by its element with the number of rows."""
+    with path.open("rb") as file:
+        return _ROWS.search(file.read(_HEADER_BYTES)) is not None
+
+
+def is_series_folder(path: Path, *, most: int | None = None) -> bool:
+    """Whether a folder has DICOM files directly in it, as far as so many files tell."""
     try:
-        return any(begins_as_dicom(file) for file in path.iterdir())
+        return any(begins_as_dicom(file) for file in islice(path.iterdir(), most))
     except OSError:  # no folder, or a closed one
         return False

@@ -11,8 +11,8 @@ from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.geometry.grid import Grid
 from mcbo.io.dicom.arrange import SEVERAL_FRAMES, arrange
-from mcbo.io.dicom.header import SUFFIXES, Slice, begins_as_dicom, compression, is_series_folder
-from mcbo.io.files import is_folder, reading, shown, suffix_of
+from mcbo.io.dicom.header import SUFFIXES, Slice, begins_as_dicom, compression, has_pixels, is_series_folder
+from mcbo.io.files import is_file, is_folder, reading, shown, suffix_of
 from mcbo.io.formats.format import Claim, Format, check_count, check_memory, file_size
 from mcbo.io.formats.itk_image import check_name
 from mcbo.io.microscopy.selection import Selection
@@ -51,6 +51,7 @@ def read_dicom(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
             raise InputError("expected a DICOM series, or TIFF files, found both: move one of them to another folder")
         found = list_series(path)
         slices, grid = arrange(_without_copies(found[_choose(found, selection.series)]))
+        _warn_of_others(path, found)
         array = _read_slices(slices)
         if array.shape != grid.shape[::-1]:
             raise InputError(f"expected slices as their headers say, {grid.shape}, found {array.shape[::-1]}: copy them again")
@@ -58,13 +59,32 @@ def read_dicom(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
 
 
 def list_series(folder: Path) -> dict[str, list[Slice]]:
-    """The slices of each series in a folder, by UID; files that hold no image are left out."""
+    """The slices of each series in a folder, by UID; files that hold no image are left out.
+
+    Raises:
+        InputError: if an image among them cannot be read, since what is read without it would be another volume.
+    """
     files = sorted(file for file in folder.iterdir() if begins_as_dicom(file) and file.name.upper() != _INDEX)
     found: dict[str, list[Slice]] = {}
     for file, header in zip(files, _read_headers(files), strict=True):
         if header is not None:
             found.setdefault(str(header.get("series", "")), []).append(Slice(file, header))
+        elif has_pixels(file):
+            raise InputError(
+                f"expected whole DICOM images, found {shown(file.name)}, which cannot be read: it is cut off or damaged; copy "
+                "it again, or move it elsewhere"
+            )
     return found
+
+
+def _warn_of_others(folder: Path, series: dict[str, list[Slice]]) -> None:
+    """Names the files of a folder that belong to no series."""
+    known = {one.path for slices in series.values() for one in slices}
+    files = sorted(file for file in folder.iterdir() if is_file(file) and not file.name.startswith("."))
+    others = [file.name for file in files if file not in known and file.name.upper() != _INDEX]
+    if others:
+        listed = ", ".join(others[:_MAX_LISTED]) + (", …" if len(others) > _MAX_LISTED else "")
+        log.warning("%s: ignored %d file(s) that are no DICOM images: %s", folder, len(others), listed)
 
 
 def _read_headers(files: Sequence[Path]) -> list[dict[str, Any] | None]:
@@ -124,7 +144,7 @@ def _why_no_series(path: Path) -> str:
         )
     if Slice(path, header).frames > 1:
         return SEVERAL_FRAMES
-    return f"expected a volume, found one slice of a DICOM series: give its folder, {path.parent}"
+    return f"expected a volume, found one slice of a DICOM series: give its folder, {shown(str(path.parent))}"
 
 
 def _choose(series: dict[str, list[Slice]], name: str | None) -> str:

@@ -1,7 +1,8 @@
 """Folders that are given as an image and hold none: what to do instead, by what is in them."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from mcbo.io.dicom.header import is_series_folder
@@ -11,7 +12,7 @@ from mcbo.io.formats import gipl, metaimage, nibabel_image, nifti_image, nrrd
 _FORMATS = (nifti_image.FORMAT, nrrd.FORMAT, metaimage.FORMAT, gipl.FORMAT, *nibabel_image.FORMATS)
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
-_MAX_LISTED, _MAX_DEPTH, _MAX_WIDTH = 5, 4, 50
+_MAX_LISTED, _MAX_FOLDERS, _MAX_FILES = 5, 200, 100
 
 
 def remedy(folder: Path, content: Sequence[Path]) -> str:
@@ -23,23 +24,26 @@ def remedy(folder: Path, content: Sequence[Path]) -> str:
         return f"it has volumes in files of their own: give one of them, {_listed(volumes)}"
     if any(file.suffix.lower() in _PICTURES for file in content):
         return f"it has {_counted(content)}: save the slices as TIFF, for example with Fiji"
-    deeper = list(_series_below(folder, _MAX_DEPTH))
+    deeper = list(_series_below(folder))
     if deeper:
         return f"folders in it have DICOM files: give one of them, {_listed(deeper)}"
     return f"it has {_counted(content)}"
 
 
-def _series_below(folder: Path, depth: int) -> Iterator[Path]:
-    """Folders with DICOM files below a folder; not all, if they are many."""
-    try:
-        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-    except OSError:  # a closed folder
-        return
-    for inner in inside[:_MAX_WIDTH]:
-        if is_series_folder(inner):
-            yield inner
-        elif depth:
-            yield from _series_below(inner, depth - 1)
+def _series_below(folder: Path) -> Iterator[Path]:
+    """Folders with DICOM files below a folder, as far as a short look finds them."""
+    waiting, looked_at = deque([folder]), 0
+    while waiting and looked_at < _MAX_FOLDERS:
+        try:
+            inside = sorted(path for path in islice(waiting.popleft().iterdir(), _MAX_FILES) if path.is_dir())
+        except OSError:  # a closed folder
+            continue
+        for inner in inside:
+            looked_at += 1
+            if is_series_folder(inner, most=_MAX_FILES):
+                yield inner
+            elif not inner.is_symlink():
+                waiting.append(inner)
 
 
 def _counted(files: Sequence[Path]) -> str:

@@ -31,7 +31,9 @@ def format_of(path: Path) -> Format:
     if found is None and header.begins_as_dicom(path):
         return series.FORMAT
     if found is None:
-        names = ", ".join(dict.fromkeys(suffix for f in FORMATS for suffix in f.suffixes if suffix.count(".") == 1))
+        names = ", ".join(
+            dict.fromkeys(suffix for f in FORMATS if f is not series.FORMAT for suffix in f.suffixes if suffix.count(".") == 1)
+        )
         raise InputError(f"{path}: expected an image in a file ending in .nii.gz, {names}: convert it to one of these")
     return found
 
