@@ -15,6 +15,7 @@ from dicom_files import PATIENT, UID, dicom, write_series
 from geometry import turn
 from numpy.typing import NDArray
 
+from mcbo.api.transform import Transform
 from mcbo.cli.main import main
 from mcbo.core.errors import InputError
 from mcbo.io.dicom.arrange import arrange
@@ -143,7 +144,7 @@ def made(*, heights: Sequence[float] = (0, 2, 4), **tags: Any) -> list[Slice]:
         ({"frames": "4"}, r"several frames in one \(enhanced DICOM\).*dcm2niix"),
         (
             {"heights": (0, 0, 2, 2), "echo time": ["30", "60", "30", "60"]},
-            "found 4 slices at 2 places: .*differ in echo time; dcm2niix",
+            "found 4 slices at 2 places: .*differ in echo time; convert it with dcm2niix",
         ),
         ({"heights": (0, 0, 2, 2), "b-value": ["0", "1000", "0", "1000"]}, "differ in b-value"),
         ({"heights": (0, 0, 2, 2), "temporal position": ["1", "2", "1", "2"]}, "differ in temporal position"),
@@ -217,6 +218,16 @@ def test_several_series_are_listed_and_one_is_chosen(several: Path) -> None:
         read_any(several, Selection(series="T3"))
 
 
+def test_python_chooses_a_series_to_warp(several: Path) -> None:
+    _, grid = read_any(several, Selection(series="T1"))
+    transform = Transform(torch.zeros(1, 3, *grid.shape), grid, grid)
+    assert np.allclose(transform.warp(several, series="T1"), VALUES[:3].transpose(2, 1, 0))
+    with pytest.raises(InputError, match="expected --series"):
+        transform.warp(several)
+    with pytest.raises(InputError, match="image: expected no spacing, channel, time or series of an image that is no path"):
+        transform.warp(VALUES, series="T1")
+
+
 def test_what_is_no_image_is_named_and_left_out(several: Path, caplog: pytest.LogCaptureFixture) -> None:
     read_any(several, Selection(series="T1"))
     assert "export: ignored 2 file(s) that are no DICOM images: README.TXT, REPORT" in caplog.text
@@ -272,6 +283,8 @@ def test_what_is_no_series_gets_a_sentence_that_fits(tmp_path: Path) -> None:
     (tmp_path / "frames.dcm").write_bytes(dicom(VALUES))
     (tmp_path / "single.ima").write_bytes(dicom(VALUES[0]))
     (tmp_path / "old").write_bytes(dicom(VALUES[0], preamble=False))
+    (tmp_path / "implicit").write_bytes(b"\x08\0\x05\0\x0a\0\0\0ISO_IR 100" + bytes(200))
+    (tmp_path / "other").write_bytes(b"\x08\0\0\0" + b"\xff" * 200)
     (tmp_path / "text.dcm").write_text("hello")
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(200))
     (tmp_path / "report").write_bytes(bytes(128) + b"DICM" + bytes(200))
@@ -279,6 +292,8 @@ def test_what_is_no_series_gets_a_sentence_that_fits(tmp_path: Path) -> None:
         (f"series/{slice_.name}", r"found one slice of a DICOM series: give its folder, '.*series'$"),
         ("single.ima", "found one slice of a DICOM series"),
         ("old", "found one slice of a DICOM series"),
+        ("implicit", "cannot be read as a DICOM image"),
+        ("other", "expected an image in a file ending in"),
         ("frames.dcm", r"several frames in one \(enhanced DICOM\).*convert it with dcm2niix"),
         ("text.dcm", "found a file that cannot be read as a DICOM image: give a folder of slices"),
         ("report", "found a file that cannot be read as a DICOM image"),

@@ -131,8 +131,8 @@ def _check_distances(ordered: Sequence[Slice], heights: NDArray[np.float64]) -> 
         differ = next((name for name in _TELL_APART if len({one.text(name) for one in ordered}) > 1), None)
         raise InputError(
             f"expected one slice at each place, found {len(ordered)} slices at {places} place{'s' if places > 1 else ''}: "
-            f"several volumes in one series{f', which differ in {differ}' if differ else ''}; {CONVERT}, one file for each, "
-            "separates them"
+            f"several volumes in one series{f', which differ in {differ}' if differ else ''}; convert it with dcm2niix, which "
+            "writes one NIfTI file for each"
         )
     even = heights[0] + np.arange(len(heights)) * (heights[-1] - heights[0]) / len(gaps)
     off = float(np.abs(heights - even).max()) / usual

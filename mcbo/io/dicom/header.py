@@ -37,8 +37,8 @@ _ROWS = re.compile(rb"\x28\0\x10\0|\0\x28\0\x10")
 _HEADER_BYTES = 2**22
 
 _PREAMBLE_BYTES = 128
-_FIRST_ELEMENTS = (b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0")
-"""With which files without a preamble begin: length of the group, character set, image type."""
+_FIRST_ELEMENT = re.compile(rb"\x08\0[\0\x05\x08]\0(UL|CS|[^\0]\0\0\0)", re.DOTALL)
+"""With which files without a preamble begin: length of the group, character set or image type, and their kind or length."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def begins_as_dicom(path: Path) -> bool:
             head = file.read(_PREAMBLE_BYTES + 4)
     except OSError:
         return False
-    return head[_PREAMBLE_BYTES:] == b"DICM" or head[:4] in _FIRST_ELEMENTS
+    return head[_PREAMBLE_BYTES:] == b"DICM" or _FIRST_ELEMENT.match(head) is not None
 
 
 def compression(path: Path) -> int:

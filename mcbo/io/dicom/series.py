@@ -150,7 +150,10 @@ def _why_no_series(path: Path) -> str:
 def _choose(series: dict[str, list[Slice]], name: str | None) -> str:
     """The UID of the series that is named, or of the only one."""
     if not series:
-        raise InputError("expected a DICOM series, found DICOM files without images (reports, structures, states)")
+        raise InputError(
+            "expected a DICOM series, found DICOM files without images (reports, structures, states): give the folder of its "
+            "slices"
+        )
     named = [] if name is None else _matches(series, name)
     if len(named) == 1 or (name is None and len(series) == 1):
         return (named or list(series))[0]

@@ -39,7 +39,7 @@ def in_unit(path: Path, grid: Grid, name: str) -> Grid:
     affine[:3] *= mm
     called = symbol_of(unit) if unit != "mm" else shown(name)
     log.warning(
-        "%s: its lengths are in %s; ITK, 3D Slicer and ANTs take them for mm, and what is exported for them fits that",
+        "%s: its lengths are in %s; ITK, 3D Slicer and ANTs take them for mm, and transforms for these programs fit that",
         path,
         called,
     )
