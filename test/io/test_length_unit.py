@@ -11,10 +11,12 @@ from malformed_files import DATA, meta, nrrd
 
 from mcbo.api.register import register
 from mcbo.core.errors import InputError
+from mcbo.geometry.grid import Grid
 from mcbo.geometry.units import Unit
 from mcbo.io.formats.registry import check_header
 from mcbo.io.images import read_any, write_any
 from mcbo.io.itk import grid_of
+from mcbo.io.itk_files import read_transform
 from mcbo.io.nifti import write_volume
 
 DIRECTIONS = {"space directions": "(200,0,0) (0,0,300) (0,-500,0)", "space origin": "(1000,-2000,3000)"}
@@ -139,3 +141,23 @@ def test_what_is_written_to_nrrd_is_in_millimeters(tmp_path: Path) -> None:
     volume, grid = read_any(write(tmp_path / "a.nrrd", DIRECTIONS | {"space units": '"um" "um" "um"'}))
     write_any(tmp_path / "b.nrrd", volume, grid)
     assert np.allclose(read_any(tmp_path / "b.nrrd")[1].affine, RAS_MM, atol=1e-9)
+
+
+def test_vectors_in_micrometers_are_imported(tmp_path: Path) -> None:
+    """400 µm to the left in voxels of 200 µm; with the grid of a fixed image in millimeters, or in micrometers."""
+    vectors = np.zeros((6, 5, 4, 3), "<f4")
+    vectors[..., 0] = 400
+    fields = {
+        "dimension": 4, "sizes": "3 4 5 6", "kinds": "vector domain domain domain", "space origin": "(0,0,0)",
+        "space directions": "none (200,0,0) (0,200,0) (0,0,200)", "space units": '"um" "um" "um"',
+    }  # fmt: skip
+    (tmp_path / "field.nrrd").write_bytes(nrrd(fields, vectors.tobytes()))
+    other = {"space directions": "(200,0,0) (0,200,0) (0,0,200)", "space units": '"um" "um" "um"'}
+    image = read_any(write(tmp_path / "image.nrrd", other))[1]
+    same = Grid((4, 5, 6), np.diag((-0.2, -0.2, 0.2, 1)))
+    for fixed in (None, image, same):
+        displacement, grid = read_transform(tmp_path / "field.nrrd", fixed)
+        assert grid.matches(same)
+        assert torch.allclose(displacement[0].movedim(0, -1), torch.tensor([2.0, 0, 0]), atol=1e-5)
+    with pytest.raises(InputError, match="expected the grid of --reference"):
+        read_transform(tmp_path / "field.nrrd", Grid((4, 5, 6), np.eye(4)))

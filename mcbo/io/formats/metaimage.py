@@ -141,11 +141,16 @@ def _number(text: str, key: str, least: int, most: int) -> int:
     return number
 
 
+def place(path: Path, grid: Grid) -> Grid:
+    """A grid as ITK reads a file, in the unit of its header."""
+    with reading(path, "an image"):
+        return in_unit(path, grid, one_unit([_header(path)[0].get("DistanceUnits", "")]))
+
+
 def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
     del selection
     volume, grid = read_itk(path, "MetaImageIO", judge)
-    with reading(path, "an image"):
-        return volume, in_unit(path, grid, one_unit([_header(path)[0].get("DistanceUnits", "")]))
+    return volume, place(path, grid)
 
 
 FORMAT = Format("MetaImage", (".mha", ".mhd"), _read, judge)

@@ -139,12 +139,17 @@ def _number(text: str, name: str, least: int, most: int) -> int:
     return number
 
 
+def place(path: Path, grid: Grid) -> Grid:
+    """A grid as ITK reads a file, in the unit of its header."""
+    with reading(path, "an image"):
+        fields = _header(path)[0]
+        return in_unit(path, grid, _unit(fields, int(fields["dimension"])))
+
+
 def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
     del selection
     volume, grid = read_itk(path, "NrrdImageIO", judge)
-    with reading(path, "an image"):
-        fields = _header(path)[0]
-        return volume, in_unit(path, grid, _unit(fields, int(fields["dimension"])))
+    return volume, place(path, grid)
 
 
 FORMAT = Format("NRRD", (".nrrd", ".nhdr"), _read, judge)
