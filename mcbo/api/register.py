@@ -65,6 +65,7 @@ def register(
     spacing: Sequence[Any] | str | None = None,
     channel: int | Sequence[int | str | None] | None = None,
     time: int | Sequence[int | str | None] | None = None,
+    series: str | Sequence[str | None] | None = None,
     geometry: Form = "sform",
     fixed_mask: ImageLike | None = None,
     moving_masks: ImageLike | list[ImageLike | None] | None = None,
@@ -97,6 +98,7 @@ def register(
             one for each image, fixed first, None where the file's own counts.
         channel: of TIFF and OME-Zarr files with several, counted from 0; or a list with one for each image, fixed first.
         time: the same of time points.
+        series: UID or description of a DICOM series, for folders with several; or a list with one for each image, fixed first.
         geometry: what to take where the sform and qform of a NIfTI file differ.
         fixed_mask: where the fixed image counts (not 0), on any grid; if None, its background is detected.
         moving_masks: the same for the moving image, or a list.
@@ -134,7 +136,7 @@ def register(
     called = names or ["fixed image", *(f"moving image {number}" for number in range(1, len(several) + 1))]
     host = budget_bytes(select_device("cpu"), memory_gb)
     fixed, *several = (finest_that_fits(Path(i), host) if isinstance(i, str | Path) else i for i in (fixed, *several))
-    told = selections([fixed, *several], spacing=spacing, channel=channel, time=time)
+    told = selections([fixed, *several], spacing=spacing, channel=channel, time=time, series=series)
     selected = [replace(selection, form=geometry) for selection in told]
     digests: Digests = {}
     with show_progress(1) as view, peak_meter(on) as meter:

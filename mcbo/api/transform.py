@@ -69,6 +69,7 @@ class Transform:
         spacing: Sequence[float] | str | None = None,
         channel: int | None = None,
         time: int | None = None,
+        series: str | None = None,
     ) -> Any:
         """Warps an image in the space of the moving image onto the fixed grid.
 
@@ -80,6 +81,7 @@ class Transform:
                 moving image.
             channel: of a TIFF or OME-Zarr with several, counted from 0.
             time: the same of time points.
+            series: UID or description of a DICOM series, for a folder with several.
 
         Returns:
             ``(H, W, D)``, float32, or int32 or int64 for labels: a tensor for a tensor, an image of nibabel or SimpleITK for
@@ -91,11 +93,11 @@ class Transform:
         """
         name = name_of(image, "image")
         if isinstance(image, str | Path):
-            (selection,) = selections([Path(image)], spacing=spacing, channel=channel, time=time)
+            (selection,) = selections([Path(image)], spacing=spacing, channel=channel, time=time, series=series)
             default = VoxelSize(self.moving.spacing_mm, self.moving.unit)
             geometry = Geometry(selection=replace(selection, default_spacing=default))
-        elif any(value is not None for value in (spacing, channel, time)):
-            raise InputError(f"{name}: expected no spacing, channel or time of an image that is no path")
+        elif any(value is not None for value in (spacing, channel, time, series)):
+            raise InputError(f"{name}: expected no spacing, channel, time or series of an image that is no path")
         else:
             geometry = Geometry(affine=self.moving.affine)
         volume, grid = to_volume(image, name, geometry)

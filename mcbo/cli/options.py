@@ -126,6 +126,15 @@ TimePoint: TypeAlias = Annotated[
     ),
 ]
 
+Series: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="DICOM series of a folder with several, by its UID or description; without it, they are listed. Once for all "
+        "such folders, or once for each image, in their order; - for none.",
+    ),
+]
+
 Geometry: TypeAlias = Annotated[
     Literal["sform", "qform"],
     typer.Option(

@@ -94,6 +94,7 @@ def register_files(
     spacing: cli.Spacing = None,
     channel: cli.Channel = None,
     time: cli.TimePoint = None,
+    series: cli.Series = None,
     geometry: cli.Geometry = "sform",
     without: Annotated[
         list[str] | None, typer.Option(metavar="KIND", help=f"Do not write this result: {', '.join(KINDS)}. Repeatable.")
@@ -115,7 +116,7 @@ def register_files(
 ) -> None:
     """Register 3D images that may differ in grid, orientation, and format.
 
-    Reads NIfTI, NRRD, MetaImage, TIFF, and OME-Zarr. Writes to --output:
+    Reads NIfTI, NRRD, MetaImage, DICOM, TIFF, and OME-Zarr. Writes to --output:
     the displacement, from fixed to moving, in voxels of the fixed grid;
     the same as an ITK transform for 3D Slicer and ANTs; its inverse;
     the moving images warped onto the fixed grid; and report.json.
@@ -157,7 +158,7 @@ def register_files(
         "transform": transform,
         "set": changes,
         "center": center,
-        **to_settings(selections(images, spacing=spacing, channel=channel, time=time)),
+        **to_settings(selections(images, spacing=spacing, channel=channel, time=time, series=series)),
         "geometry": geometry,
         "memory_gb": memory_gb if base_of(preset) == AUTO else None,
         "initial": start.digests({str(path): found for path, found in digests.items()}),
@@ -183,6 +184,7 @@ def register_files(
             spacing=spacing,
             channel=channel,
             time=time,
+            series=series,
             geometry=geometry,
             fixed_mask=fixed_mask,
             moving_masks=list(moving_mask) if moving_mask else None,

@@ -1,6 +1,7 @@
 """Commands on displacements: ``warp``, ``export``, ``import``, ``invert``, ``compose``."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -32,7 +33,7 @@ from mcbo.io.microscopy.bigwarp import Pairs, Side, read_pairs
 from mcbo.io.microscopy.images import finest_that_fits, selections
 from mcbo.io.microscopy.ngff_field import SUFFIX, write_ngff_field
 from mcbo.io.microscopy.physical import to_physical, to_voxels
-from mcbo.io.microscopy.selection import Selection, VoxelSize
+from mcbo.io.microscopy.selection import Selection
 from mcbo.io.nifti import read_displacement, write_displacement
 from mcbo.io.nifti_header import Form
 from mcbo.runtime import budget_bytes, select_device
@@ -99,6 +100,7 @@ def warp(
     spacing: cli.Spacing = None,
     channel: cli.Channel = None,
     time: cli.TimePoint = None,
+    series: cli.Series = None,
     geometry: cli.Geometry = "sform",
 ) -> None:
     """Warp an image or labels, or map landmarks, from one image to the other.
@@ -116,9 +118,9 @@ def warp(
     if points and (channel or time):
         raise InputError("--channel, --time: expected with --image or --labels only, got them with points")
     images = [finest_that_fits(path, _budget()) for path in (image or labels, reference) if path is not None]
-    sizes = [selection.spacing for selection in selections(images, spacing=spacing)]
+    told = selections(images, spacing=spacing, series=series)
     displacement, fixed = read_field(field)
-    moving = None if reference is None else _grid_of(images[-1], sizes[-1], geometry)
+    moving = None if reference is None else _grid_of(images[-1], told[-1], geometry)
     if points and (pairs := read_pairs(points)):
         _warp_pairs(pairs, points, output, displacement, fixed, moving, direction or "fixed-to-moving", unit)
         return
@@ -128,8 +130,8 @@ def warp(
         return
     if unit is not None:
         raise InputError("--unit: expected with --points only, got it with an image")
-    (selection,) = selections(images[:1], channel=channel, time=time)
-    selection = replace(selection, spacing=sizes[0], form=geometry)
+    (part,) = selections(images[:1], channel=channel, time=time)
+    selection = replace(told[0], channel=part.channel, time=part.time, form=geometry)
     volume, grid = (read_labels if labels else read_intensities)(images[0], selection)
     if labels and looks_like_intensities(volume):
         _warn(f"{path}: its values change from voxel to voxel, as those of labels do not: for intensities, use --image")
@@ -295,6 +297,7 @@ def export(
     ] = None,
     fixed: Annotated[Path | None, typer.Option(metavar="IMAGE", help=_ORIGINAL.format("fixed"))] = None,
     moving: Annotated[Path | None, typer.Option(metavar="IMAGE", help=_ORIGINAL.format("moving"))] = None,
+    series: cli.Series = None,
     geometry: cli.Geometry = "sform",
 ) -> None:
     """Convert a displacement field for ITK, ANTs, 3D Slicer, Learn2Reg, or OME-NGFF.
@@ -309,13 +312,17 @@ def export(
         raise OutputError(f"{output}: expected another name than that of FIELD")
     if to != "ome-zarr":  # a folder, which replaces none but its like
         check_outputs({"--output": output}, [field, fixed, moving])
+    names = _series_of((fixed, moving), series)
     displacement, grid = read_field(field)
     if to == "npz":
         write_displacement(output, displacement, grid.affine, grid.unit)
     elif to == "ome-zarr":
         write_ngff_field(output, displacement, grid)
     else:
-        original, end = (None if path is None else _grid_of(path, None, geometry) for path in (fixed, moving))
+        original, end = (
+            None if path is None else _grid_of(path, Selection(series=name), geometry)
+            for path, name in zip((fixed, moving), names, strict=True)
+        )
         if original is not None and not original.matches(grid):
             raise InputError(f"{fixed}: expected the grid of {field}, {grid.shape}, found {original.shape} or another position")
         write_transform(output, displacement, original or grid, end)
@@ -355,6 +362,7 @@ def import_(
         ),
     ] = None,
     spacing: cli.Spacing = None,
+    series: cli.Series = None,
     geometry: cli.Geometry = "sform",
 ) -> None:
     """Convert a transform of another program, from fixed to moving, to a displacement field.
@@ -365,7 +373,8 @@ def import_(
     _check_name(output, _NIFTI)
     check_outputs({"--output": output}, [transform, reference, moving])
     fixed, its_moving = (
-        _reference_grid(image, spacing if image == reference else None, geometry) for image in (reference, moving)
+        _reference_grid(image, spacing if image == reference else None, name, geometry)
+        for image, name in zip((reference, moving), _series_of((reference, moving), series), strict=True)
     )
     if transform.suffix == ".npz":
         if fixed is None:
@@ -390,12 +399,14 @@ def invert(
         typer.Option(metavar="MOVING", help="The moving image, for the grid of the inverse. Default: the fixed grid."),
     ] = None,
     spacing: cli.Spacing = None,
+    series: cli.Series = None,
     geometry: cli.Geometry = "sform",
 ) -> None:
     """Invert a displacement field: from moving to fixed. Reports where it folds and has no unique inverse."""
     _check_name(output, _NIFTI)
     check_outputs({"--output": output}, [field, reference])
-    moving = _reference_grid(reference, spacing, geometry)
+    (name,) = _series_of([reference], series)
+    moving = _reference_grid(reference, spacing, name, geometry)
     displacement, fixed = read_field(field)
     onto = moving or fixed
     inverse = inverted(displacement, fixed, onto)
@@ -424,18 +435,27 @@ def compose(
         say(f"WARNING: {beyond:.1%} of the voxels lie outside the grid of {second}, which is extrapolated there", err=True)
 
 
-def _reference_grid(reference: Path | None, spacing: list[str] | None, form: Form) -> Grid | None:
+def _series_of(images: Sequence[Path | None], series: list[str] | None) -> list[str | None]:
+    """For each image the DICOM series that is named for it."""
+    given = [path for path in images if path is not None]
+    if series and not given:
+        raise InputError("--series: expected for a folder with DICOM series only, but no image is given")
+    named = iter(selections(given, series=series))
+    return [None if path is None else next(named).series for path in images]
+
+
+def _reference_grid(reference: Path | None, spacing: list[str] | None, series: str | None, form: Form) -> Grid | None:
     """The grid of an image that is named for it; of several channels and time points that of the first, since all share one."""
     if reference is None:
         if spacing:
             raise InputError("--spacing: expected with TIFF or OME-Zarr only, got it without --reference")
         return None
     path = finest_that_fits(reference, _budget())
-    return _grid_of(path, selections([path], spacing=spacing)[0].spacing, form)
+    return _grid_of(path, replace(selections([path], spacing=spacing)[0], series=series), form)
 
 
-def _grid_of(path: Path, spacing: VoxelSize | None, form: Form) -> Grid:
-    return read_any(path, Selection(channel=0, time=0, spacing=spacing, form=form))[1]
+def _grid_of(path: Path, told: Selection, form: Form) -> Grid:
+    return read_any(path, replace(told, channel=0, time=0, form=form))[1]
 
 
 def _budget() -> int:

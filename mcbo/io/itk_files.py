@@ -70,11 +70,15 @@ def read_transform(path: Path, fixed: Grid | None) -> tuple[Displacement, Grid]:
     if suffix not in _VECTORS:
         known = ", ".join((*TRANSFORM_SUFFIXES, *_VECTORS))
         raise InputError(f"{path}: expected a transform in a file ending in {known}: convert it to one of these")
-    vectors, grid = read_itk(path, *_VECTORS[suffix], numbers=3, expected="an image of vectors")
+    io, judge, place = _VECTORS[suffix]
+    vectors, grid = read_itk(path, io, judge, numbers=3, expected="an image of vectors")
     with reading(path, "an image of vectors"):
         displacement = from_lps_vectors(vectors, grid)[0]
+    placed = place(path, grid)
     if fixed is None:
-        return displacement, grid
+        return displacement, placed
+    if placed.in_itk is not None and placed.matches(fixed):  # its header has the unit of its vectors, too
+        return displacement, fixed
     if not grid.matches(fixed.seen_by_itk()):
         raise InputError(f"{path}: expected the grid of --reference, {fixed.shape}, found {grid.shape} or another position")
     return on_grid(displacement, fixed), fixed
@@ -95,13 +99,12 @@ def read_itk_transform(path: Path, request: Frame) -> tuple[NDArray[Any], Frame]
     return read_outside("with_itk", request, expected="an ITK transform", judge=judge, limits=reading_it)
 
 
-_VECTORS: dict[str, tuple[str, Judge]] = {
-    **dict.fromkeys(nrrd.FORMAT.suffixes, ("NrrdImageIO", nrrd.judge)),
-    **dict.fromkeys(metaimage.FORMAT.suffixes, ("MetaImageIO", metaimage.judge)),
-    ".nii.gz": ("NiftiImageIO", nifti_image.judge),
-    ".nii": ("NiftiImageIO", nifti_image.judge),
+_VECTORS: dict[str, tuple[str, Judge, Callable[[Path, Grid], Grid]]] = {
+    **dict.fromkeys(nrrd.FORMAT.suffixes, ("NrrdImageIO", nrrd.judge, nrrd.place)),
+    **dict.fromkeys(metaimage.FORMAT.suffixes, ("MetaImageIO", metaimage.judge, metaimage.place)),
+    **dict.fromkeys((".nii.gz", ".nii"), ("NiftiImageIO", nifti_image.judge, lambda _, grid: grid)),
 }
-"""Formats of images of vectors, by suffix."""
+"""Formats of images of vectors, by suffix; the last makes a grid as ITK reads it one in the unit of the file."""
 
 
 def write_transform(path: Path, displacement: Displacement, grid: Grid, moving: Grid | None = None) -> None:

@@ -244,10 +244,10 @@ def _read_images(
         raise InputError("they were given as arrays" if in_world else "the report does not name them")
     unit: Unit = "mm"
     if in_world:
-        numbers = {str(path): number for number, path in enumerate(case.images)}
+        numbers = {name: number for number, name in enumerate(case.files, 1)}
         (volume, grid), (other, its_grid) = (
-            read_intensities(Path(path), from_settings(case.settings, numbers.get(str(path), 0)))
-            for path in (pair.fixed, pair.moving)
+            read_intensities(Path(path), from_settings(case.settings, number))
+            for path, number in ((pair.fixed, 0), (pair.moving, numbers.get(pair.field_name, 0)))
         )
         _check_shape(pair.fixed, grid.shape, displacement)
         unit = grid.unit

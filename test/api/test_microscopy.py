@@ -112,7 +112,7 @@ def test_an_image_of_several_channels_from_python(tmp_path: Path) -> None:
     assert np.allclose(result.warp(path, channel=1)[4:-4, 4:-4, 4:-4], image[4:-4, 4:-4, 4:-4], rtol=0.2)
     with pytest.raises(InputError, match="found 2 channels"):
         result.warp(path)
-    with pytest.raises(InputError, match="no spacing, channel or time of an image that is no path"):
+    with pytest.raises(InputError, match="no spacing, channel, time or series of an image that is no path"):
         result.warp(image, channel=1)
     result.save(tmp_path / "out", without=("inverse", "transform", "warped"))
     assert main(["report", str(tmp_path / "out")]) == 0

@@ -111,6 +111,11 @@ def test_of_other_formats_nothing_is_said(one: Path) -> None:
 def test_a_report_keeps_it(one: Path, two: Path) -> None:
     selected = selections([one, two], spacing=["0.05,0.05,0.1um", "-"], channel=["-", "1"])
     settings = to_settings(selected)
-    assert settings == {"spacing": ["0.05,0.05,0.1um", None], "channel": [None, 1], "time": [None, None]}
+    assert settings == {
+        "spacing": ["0.05,0.05,0.1um", None],
+        "channel": [None, 1],
+        "time": [None, None],
+        "series": [None, None],
+    }
     assert [from_settings(settings, number) for number in range(2)] == selected
     assert from_settings({}, 0) == from_settings({"spacing": None, "channel": "x"}, 3) == Selection()

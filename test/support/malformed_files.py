@@ -8,9 +8,11 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
+from dicom_files import dicom
 from malformed import CLAIM, Sample, bytes_of, sparse, with_hole
 from malformed_arrays import nifti, ramp
 
@@ -353,7 +355,7 @@ def other_samples() -> Iterator[Sample]:
     }.items():  # fmt: skip
         yield Sample(f"gipl {name}", "image", bytes_of(data), "expected", None, ".gipl")
         yield Sample(f"gipl.gz {name}", "image", bytes_of(gzip.compress(data)), "expected", None, ".gipl.gz")
-    for suffix in (".png", ".jpg", ".vtk", ".dcm", ".gii", ".bmp", ".lsm", ".foo", "", ".gz", ".mat"):
+    for suffix in (".png", ".jpg", ".vtk", ".gii", ".bmp", ".lsm", ".foo", "", ".gz", ".mat"):
         yield Sample(f"an image {suffix}", "image", bytes_of(nrrd()), "expected an image in a file ending in", None, suffix)
     for suffix in (".nrrd", ".mhd", ".mgz", ".gipl", ".hdr"):
         for what, make in (("a named pipe", os.mkfifo), ("an empty file", bytes_of(b"")), ("a device", BESIDES["a device"])):
@@ -367,6 +369,47 @@ def other_samples() -> Iterator[Sample]:
     yield Sample("a TiB of nothing", "image", sparse(2**40), "expected", None, ".mgh")
 
 
+def dicom_samples() -> Iterator[Sample]:
+    """Files that begin as DICOM, or are called so; a folder of such files takes no other way."""
+    slice_ = dicom(np.arange(120, dtype="<i2").reshape(10, 12))
+    no_image = "a file that cannot be read as a DICOM image"
+    for name, data in {
+        "zeros": bytes(5000), "nrrd": nrrd(), "only a preamble": bytes(128) + b"DICM", "no elements": FOREIGN["dicom"],
+        "a cut header": slice_[:300], "text": b"hello",
+    }.items():  # fmt: skip
+        yield Sample(f"dicom of {name}", "image", bytes_of(data), no_image, None, ".dcm")
+    for name, data in {"whole": slice_, "cut": slice_[:-100], "of a TiB": slice_}.items():
+        build = with_hole(data) if name == "of a TiB" else bytes_of(data)
+        yield Sample(f"a slice, {name}", "image", build, "expected", None, ".dcm")
+    yield Sample("a slice without suffix", "image", bytes_of(slice_), "one slice of a DICOM series", None, "")
+    yield Sample("frames", "image", bytes_of(dicom(np.zeros((3, 10, 12), np.int16))), "enhanced DICOM", None, ".ima")
+    for what, make in (("a named pipe", os.mkfifo), ("an empty file", bytes_of(b"")), ("a device", BESIDES["a device"])):
+        yield Sample(f".dcm that is {what}", "image", make, f"found {what}", None, ".dcm")
+
+    def folder(*slices: bytes) -> Build:
+        def build(path: Path) -> None:
+            path.mkdir()
+            for number, data in enumerate(slices):
+                (path / f"I{number}").write_bytes(data)
+
+        return build
+
+    def at(height: float, **tags: Any) -> bytes:
+        return dicom(np.arange(120, dtype="<i2").reshape(10, 12), position=(0, 0, height), uid=f"1.{height}", **tags)
+
+    for name, slices, says in (
+        ("cut", [at(0), at(1), at(2)[:-100]], "found 'I2', which cannot be read: it is cut off or damaged"),
+        ("of gigabytes", [at(n, rows=65535, columns=65535) for n in range(3)], "expected at most 1073741824 numbers"),
+        ("that claim more", [at(n, rows=2000, columns=2000) for n in range(3)], HELD),
+        ("of no images", [FOREIGN["dicom"]] * 3, "DICOM files without images"),
+        ("at no place", [at(n, orientation="x") for n in range(3)], "slices with their orientation in the header"),
+        ("at places beyond", [at(n * 1e300) for n in range(3)], "expected"),
+        ("of no size", [at(n, spacing=(0, 0)) for n in range(3)], "expected"),
+        ("in one place", [at(0), dicom(np.zeros((10, 12), np.int16), uid="1.9")], "2 slices at 1 place"),
+    ):
+        yield Sample(f"slices {name}", "image", folder(*slices), says, None, "")
+
+
 def file_samples() -> Iterator[Sample]:
-    for make in (nrrd_samples, meta_samples, tiff_samples, nibabel_samples, other_samples):
+    for make in (nrrd_samples, meta_samples, tiff_samples, nibabel_samples, dicom_samples, other_samples):
         yield from make()

@@ -30,6 +30,15 @@ def is_elastix(text: str) -> bool:
     return re.search(r'^\s*\(\s*Transform\s+"', text, re.MULTILINE) is not None
 
 
+def check_toml(text: str) -> None:
+    """Raises ``InputError`` for a parameter file in TOML, which elastix writes, too."""
+    if re.search(r'^\s*Transform\s*=\s*"', text, re.MULTILINE):
+        raise InputError(
+            'expected a parameter file of elastix with lines such as (Transform "AffineTransform"), found one in TOML: let '
+            f"elastix write .txt, or {_REMEDY}"
+        )
+
+
 def parse(text: str) -> NDArray[np.float64]:
     """The matrix of a linear transform, from fixed to moving world positions, RAS mm.
 

@@ -42,6 +42,7 @@ def read_linear(path: Path, fixed: Grid | None, moving: Grid | None) -> NDArray[
         return None
     if elastix.is_elastix(text):
         return elastix.parse(text)
+    elastix.check_toml(text)
     if text.startswith("MNI Transform File"):
         return _invert(parse_xfm(text))
     if re.search(r"^nxforms\s*=", text, re.MULTILINE):

@@ -46,7 +46,7 @@ def read_foreign(
         return displacement, grid
     if vectors is not None:
         raise InputError(f"{path}: expected --vectors with a field in NIfTI only, since all other formats say what they hold")
-    if suffix in TRANSFORM_SUFFIXES and suffix not in (".txt", ".mat", ".xfm"):
+    if suffix in TRANSFORM_SUFFIXES and suffix not in (".txt", ".tfm", ".mat", ".xfm"):
         return None
     with reading(path, "a transform"):
         matrix = read_linear(path, fixed, moving)

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from mcbo.core.errors import InputError
 from mcbo.geometry.grid import FARTHEST_MM, Grid
-from mcbo.io.files import shown
+from mcbo.io.files import reading, shown
 from mcbo.io.formats.format import DEFLATE, Claim, Format, check_count, check_unpacked, data_file
 from mcbo.io.formats.itk_image import read_itk
+from mcbo.io.formats.length_unit import in_unit, one_unit
 from mcbo.io.microscopy.selection import Selection
 
 _HEADER_BYTES = 2**20
@@ -41,9 +42,7 @@ _TYPES = {
 
 def judge(path: Path) -> Claim:
     """What a header claims; raises ``InputError`` for one that is not plain, or names other files than one beside it."""
-    with path.open("rb") as file:
-        head = file.read(_HEADER_BYTES)
-    fields, end = _fields(head)
+    fields, end = _header(path)
     dimension = _whole(fields, "NDims", 1, 10)
     if not 2 <= dimension <= _MAX_DIMENSION:
         raise InputError(f"expected a 3D image, found {dimension}D data")
@@ -77,6 +76,11 @@ def judge(path: Path) -> Claim:
         check_unpacked(path if local else path.parent / named, (end if local else 0) + skip, held, claim.stored_bytes)
         return claim
     return Claim(count, count * value_bytes, held - max(skip, 0), 1 if binary else value_bytes)
+
+
+def _header(path: Path) -> tuple[dict[str, str], int]:
+    with path.open("rb") as file:
+        return _fields(file.read(_HEADER_BYTES))
 
 
 def _fields(head: bytes) -> tuple[dict[str, str], int]:
@@ -137,9 +141,16 @@ def _number(text: str, key: str, least: int, most: int) -> int:
     return number
 
 
+def place(path: Path, grid: Grid) -> Grid:
+    """A grid as ITK reads a file, in the unit of its header."""
+    with reading(path, "an image"):
+        return in_unit(path, grid, one_unit([_header(path)[0].get("DistanceUnits", "")]))
+
+
 def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
     del selection
-    return read_itk(path, "MetaImageIO", judge)
+    volume, grid = read_itk(path, "MetaImageIO", judge)
+    return volume, place(path, grid)
 
 
 FORMAT = Format("MetaImage", (".mha", ".mhd"), _read, judge)

@@ -1,5 +1,6 @@
 """Images that nibabel reads besides NIfTI, in the other process: pairs of files, MGH, MINC, PAR/REC, AFNI."""
 
+import importlib.util
 import math
 from pathlib import Path
 
@@ -33,12 +34,29 @@ _UNPACKED = {".mgz": DEFLATE, ".mnc": DEFLATE}
 """Formats that compress by themselves."""
 
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def _check_minc(path: Path) -> None:
+    """Raises ``InputError`` for MINC 2 where h5py is not installed; ``OSError`` if it cannot be read."""
+    if path.suffix.lower() != ".mnc" or importlib.util.find_spec("h5py") is not None:
+        return
+    with path.open("rb") as file:
+        if file.read(len(_HDF5)) != _HDF5:
+            return
+    raise InputError(
+        "expected MINC 1 or another format, found MINC 2, which needs h5py: install it (pip install h5py), or convert the "
+        "image with mnc2nii"
+    )
+
+
 def _read(path: Path, selection: Selection) -> tuple[Tensor, Grid]:
     del selection
     file_size(path, "an image")
     with reading(path, "a whole image"):
         for companion in companions(path):
             data_file(path, companion.name)
+        _check_minc(path)
 
         def judge(header: Frame) -> Limits:
             shape, value_bytes = header["size"], int(header["value_bytes"])

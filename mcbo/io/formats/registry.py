@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mcbo.core.errors import InputError
+from mcbo.io.dicom import header, series
 from mcbo.io.files import is_folder, reading, suffix_of
 from mcbo.io.formats import gipl, metaimage, nibabel_image, nifti_image, nrrd
 from mcbo.io.formats.format import Format, check_memory, file_size
@@ -14,6 +15,7 @@ FORMATS = (
     metaimage.FORMAT,
     Format("TIFF", tiff.SUFFIXES, tiff.read_tiff),
     Format("OME-Zarr", (), ome_zarr.read_ome_zarr, takes=ome_zarr.is_ome_zarr),
+    series.FORMAT,
     Format("slices", (), slices.read_slices, takes=is_folder),
     gipl.FORMAT,
     *nibabel_image.FORMATS,
@@ -26,8 +28,12 @@ def format_of(path: Path) -> Format:
     if is_folder(path):
         return next(known for known in FORMATS if known.takes and known.takes(path))
     found = next((known for known in FORMATS if suffix in known.suffixes), None)
+    if found is None and header.begins_as_dicom(path):
+        return series.FORMAT
     if found is None:
-        names = ", ".join(dict.fromkeys(suffix for f in FORMATS for suffix in f.suffixes if suffix.count(".") == 1))
+        names = ", ".join(
+            dict.fromkeys(suffix for f in FORMATS if f is not series.FORMAT for suffix in f.suffixes if suffix.count(".") == 1)
+        )
         raise InputError(f"{path}: expected an image in a file ending in .nii.gz, {names}: convert it to one of these")
     return found
 

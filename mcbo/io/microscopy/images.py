@@ -1,4 +1,4 @@
-"""Which reader an image of a microscope has, and what a user says of each of several images."""
+"""Which reader an image of a microscope has, and what a user says of each of several images, those of DICOM included."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from mcbo.core.errors import InputError
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import is_folder, suffix_of
+from mcbo.io.dicom.header import is_series_folder
+from mcbo.io.dicom.series import list_series
+from mcbo.io.files import identity, is_folder, shown, suffix_of
 from mcbo.io.microscopy import ome_zarr, slices, tiff
 from mcbo.io.microscopy.selection import Selection, index_of, voxel_size
 
@@ -23,6 +25,8 @@ NONE = "-"
 def microscopy_reader(path: Path) -> Reader | None:
     """The reader of a TIFF, a folder of slices or an OME-Zarr; None for other files."""
     if is_folder(path):
+        if is_series_folder(path):
+            return None
         return ome_zarr.read_ome_zarr if ome_zarr.is_ome_zarr(path) else slices.read_slices
     return tiff.read_tiff if suffix_of(path) in tiff.SUFFIXES else None
 
@@ -48,7 +52,9 @@ def choices(path: Path) -> tuple[int, int]:
     return ome_zarr.choices(path) if reader is ome_zarr.read_ome_zarr else slices.choices(path)
 
 
-def selections(images: Sequence[object], *, spacing: Any = None, channel: Any = None, time: Any = None) -> list[Selection]:
+def selections(
+    images: Sequence[object], *, spacing: Any = None, channel: Any = None, time: Any = None, series: Any = None
+) -> list[Selection]:
     """What a user says of each of several images.
 
     Args:
@@ -57,6 +63,7 @@ def selections(images: Sequence[object], *, spacing: Any = None, channel: Any = 
             their order, None or ``-`` where the file's own counts.
         channel: counted from 0, of all images with several; or such a list.
         time: the same of time points.
+        series: UID or description of a DICOM series, of all folders with several; or such a list.
 
     Raises:
         InputError: for other values, a list of another length, or what no image needs.
@@ -72,9 +79,10 @@ def selections(images: Sequence[object], *, spacing: Any = None, channel: Any = 
                 raise InputError(f"{image}: expected no --spacing, since its format stores the voxel size: give - instead")
     channels = _indices(images, channel, "--channel", "channels", 0)
     times = _indices(images, time, "--time", "time points", 1)
+    names = _series(images, series)
     return [
-        Selection(index, point, size if is_unsaid else None)
-        for index, point, size, is_unsaid in zip(channels, times, sizes, unsaid, strict=True)
+        Selection(index, point, size if is_unsaid else None, series=name)
+        for index, point, size, is_unsaid, name in zip(channels, times, sizes, unsaid, names, strict=True)
     ]
 
 
@@ -84,15 +92,17 @@ def to_settings(selected: Sequence[Selection]) -> dict[str, list[str | int | Non
         "spacing": [None if one.spacing is None else one.spacing.text for one in selected],
         "channel": [one.channel for one in selected],
         "time": [one.time for one in selected],
+        "series": [one.series for one in selected],
     }
 
 
 def from_settings(settings: Mapping[str, Any], number: int) -> Selection:
     """What was said of an image, counted from 0; raises ``InputError`` for settings of another kind."""
-    listed = {key: settings.get(key) for key in ("channel", "time", "spacing")}
+    listed = {key: settings.get(key) for key in ("channel", "time", "spacing", "series")}
     of_it = {key: each[number] if isinstance(each, list) and number < len(each) else None for key, each in listed.items()}
     channel, time = (index_of(of_it[key], key) for key in ("channel", "time"))
-    return Selection(channel, time, voxel_size(of_it["spacing"]))
+    series = of_it["series"]
+    return Selection(channel, time, voxel_size(of_it["spacing"]), series=series if isinstance(series, str) else None)
 
 
 def _indices(images: Sequence[object], values: Any, option: str, what: str, which: int) -> list[int | None]:
@@ -109,6 +119,26 @@ def _indices(images: Sequence[object], values: Any, option: str, what: str, whic
     if not any(has_several) and given[0] != 0:
         raise InputError(f"{option}: expected for an image with several {what}, got {given[0]}, but none has more than one")
     return [index if one else None for index, one in zip(given, has_several, strict=True)]
+
+
+def _series(images: Sequence[object], values: Any) -> list[str | None]:
+    listed = values if isinstance(values, list | tuple) else [values]
+    given = _for_each(listed, len(images), "--series", str)
+    if all(name is None for name in given):
+        return given
+    folders = [image if isinstance(image, Path) and is_series_folder(image) else None for image in images]
+    if len(listed) > 1 or len(images) == 1:
+        for image, name, folder in zip(images, given, folders, strict=True):
+            if name is not None and folder is None:
+                raise InputError(f"--series: expected for a folder with DICOM series only, got {shown(name)} for {image!s:.80}")
+        return given
+    known = [folder for folder in folders if folder is not None]
+    if not known:
+        raise InputError(f"--series: expected for a folder with DICOM series only, got {shown(given[0])}, but none is given")
+    if len({identity(folder) for folder in known}) < len(known):
+        raise InputError(f"--series: expected one for each of {len(images)} images, since some are in one folder, got it once")
+    several = [folder for folder in known if len(list_series(folder)) > 1] or known
+    return [name if folder in several else None for name, folder in zip(given, folders, strict=True)]
 
 
 def _for_each(values: Sequence[Any], count: int, option: str, parse: Callable[[Any], Value | None]) -> list[Value | None]:

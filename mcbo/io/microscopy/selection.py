@@ -47,6 +47,7 @@ class Selection:
         spacing: voxel size, where a file does not state it.
         default_spacing: the same of an image that it belongs to; not an error where the file states another.
         form: what to take of a NIfTI header where its sform and qform differ.
+        series: UID or description of a DICOM series, where a folder has several.
     """
 
     channel: int | None = None
@@ -54,6 +55,7 @@ class Selection:
     spacing: VoxelSize | None = None
     default_spacing: VoxelSize | None = None
     form: Form = "sform"
+    series: str | None = None
 
 
 ALL = Selection()

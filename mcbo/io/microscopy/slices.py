@@ -12,7 +12,8 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.core.log import log
 from mcbo.geometry.grid import Grid
-from mcbo.io.files import suffix_of
+from mcbo.io.files import reading, suffix_of
+from mcbo.io.formats.folder import remedy
 from mcbo.io.microscopy import tiff
 from mcbo.io.microscopy.selection import Selection
 from mcbo.io.nifti import to_tensor
@@ -61,10 +62,16 @@ def choices(folder: Path) -> tuple[int, int]:
 
 def in_order(folder: Path) -> list[Path]:
     """The slices in a folder: slice2 before slice10; raises ``InputError`` if they are none, or not of one series."""
-    found = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    with reading(folder, "a folder of slices"):
+        content = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    found = [path for path in content if path.is_file()]
     files = [file for file in found if suffix_of(file) in tiff.SUFFIXES]
+    if not files:
+        raise InputError(
+            f"{folder}: expected TIFF files in this folder, one per slice, found none, and no DICOM: {remedy(folder, content)}"
+        )
     if len(files) < 2:
-        raise InputError(f"{folder}: expected TIFF files in this folder, one per slice, found {len(files) or 'none'}")
+        raise InputError(f"{folder}: expected TIFF files in this folder, one per slice, found {len(files)}")
     if others := [file.name for file in found if file not in files]:
         log.warning("%s: ignored %d file(s) that are no TIFF: %s", folder, len(others), _listed(others))
     patterns = Counter(_pattern(file) for file in files)

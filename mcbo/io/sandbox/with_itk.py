@@ -15,18 +15,42 @@ Read: TypeAlias = Callable[[], tuple[NDArray[Any], Frame]]
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
+_GDCM = "GDCMImageIO"
+
+DICOM_TAGS = {
+    "0008|0008": "image type",
+    "0008|0018": "uid",
+    "0008|103e": "description",
+    "0018|0081": "echo time",
+    "0018|1060": "trigger time",
+    "0018|9087": "b-value",
+    "0020|000e": "series",
+    "0020|0012": "acquisition",
+    "0020|0032": "position",
+    "0020|0037": "orientation",
+    "0020|0100": "temporal position",
+    "0028|0008": "frames",
+    "0028|0030": "spacing",
+    "0028|0100": "bits",
+}
+"""What is read of a DICOM header, and how it is called here."""
+
+_MAX_TEXT = 256
+"""Of one of them."""
+
 _alive: list[sitk.Image] = []
 """Views do not keep their image; this process serves no other file."""
 
 
 def open_file(request: Frame) -> tuple[Frame, Read]:
-    """What a file holds, and how to read it; ``request["what"]`` is ``image``, ``transform`` or ``linear``.
+    """What a file holds, and how to read it; ``request["what"]`` is one of the keys below.
 
     Raises:
         InputError: for what is not 3D.
         RuntimeError: those of ITK.
     """
-    return {"image": _image, "transform": _transform, "linear": _linear}[request["what"]](request)
+    kinds = {"image": _image, "transform": _transform, "linear": _linear, "headers": _dicom_headers, "slices": _dicom_slices}
+    return kinds[request["what"]](request)
 
 
 def _header(path: str, io: str) -> sitk.ImageFileReader:
@@ -58,6 +82,43 @@ def _array(image: sitk.Image) -> tuple[NDArray[Any], Frame]:
     _alive.append(image)
     about = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
     return sitk.GetArrayViewFromImage(image), about
+
+
+def _dicom_headers(request: Frame) -> tuple[Frame, Read]:
+    """Headers of DICOM files, None of one that holds no image; there is nothing else to read."""
+    return {"headers": [_dicom_header(path) for path in request["files"]]}, lambda: (np.empty(0), {})
+
+
+def _dicom_header(path: str) -> Frame | None:
+    try:
+        reader = _header(path, _GDCM)
+    except RuntimeError:  # a report, a structure set, a presentation state
+        return None
+    tags = {name: _text(reader.GetMetaData(tag)) for tag, name in DICOM_TAGS.items() if reader.HasMetaDataKey(tag)}
+    bits = tags.pop("bits", "")
+    stored_bytes = int(bits) // 8 if bits.isdigit() else 0
+    pixels = {"type": reader.GetPixelIDValue(), "stored_bytes": stored_bytes * reader.GetNumberOfComponents()}
+    return tags | _told(reader, list(reader.GetSize())) | pixels
+
+
+def _text(value: str) -> str:
+    """A tag's text, as UTF-8 or else as Latin-1."""
+    data = value.encode("utf-8", "surrogateescape")[:_MAX_TEXT].strip(b" \0")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _dicom_slices(request: Frame) -> tuple[Frame, Read]:
+    """The pixels of files in their order, ``(slices, rows, columns)``, rescaled as each header says."""
+    files = request["files"]
+    reader = _header(files[0], _GDCM)
+    header = _told(reader, [*reader.GetSize()[:2], len(files)])
+    kind = reader.GetPixelIDValue()
+    if request["as_float"]:
+        header, kind = header | {"value_bytes": 8}, sitk.sitkFloat64
+    return header, lambda: _array(sitk.ReadImage(files, kind, imageIO=_GDCM))
 
 
 def _transform(request: Frame) -> tuple[Frame, Read]:
