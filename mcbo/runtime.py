@@ -112,7 +112,8 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{device} ({properties.name}, {properties.total_memory / 1e9:.0f} GB)"
-    return f"cpu ({_processor()}, {torch.get_num_threads()} threads; no GPU in use)"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"cpu ({_processor()}, {instructions}, {torch.get_num_threads()} threads; no GPU in use)"
 
 
 def describe_machine() -> str:

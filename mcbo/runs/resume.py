@@ -17,6 +17,7 @@ from mcbo.report import CaseReport, earlier_cases
 from mcbo.runs.case import CaseResult
 from mcbo.runs.options import Options, Setup
 from mcbo.runs.outputs import output_files
+from mcbo.runtime import describe_device
 
 _REPORTS = ("report*.json", ".entry-*.json")
 """Where else a case may be reported: by shards, and by workers whose client died."""
@@ -66,7 +67,9 @@ def done_before(case: Case, inputs: dict[str, str | None], earlier: Sequence[Cas
             result.failed[pair.field_name] = f"{missing}: unreachable; the result of an earlier run is kept"
             result.note(f"{pair.field_name} is not done: {result.failed[pair.field_name]}", logging.ERROR)
     if not gone:
-        result.note(f"case {case.name}: done before with the same input and config, skipped (--overwrite recomputes it)")
+        here = describe_device(setup.device)
+        where = "" if report.device in ("", here) else f"; on {report.device}, so that it may differ from here by rounding"
+        result.note(f"case {case.name}: done before with the same input and config, skipped (--overwrite recomputes it){where}")
     return result
 
 

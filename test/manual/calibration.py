@@ -32,7 +32,7 @@ def errors(truth: Truth, displacement: Displacement, spacing_mm: NDArray[np.floa
 
 def measure(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bounds and errors, mm, of all cases of a dataset, at every voxel of their truths in the field of view."""
-    cases = read_json(path, split="train").cases
+    cases = read_json(path, split="val").cases
     truths = read_truths(path.parent / "truth", cases, required=True)
     task = COMULIS if COMULIS in path.name else DEFAULT_TASK
     bounds, found = [], []

@@ -364,6 +364,19 @@ def test_the_next_run_goes_on(data: Path, tmp_path: Path, capsys: pytest.Capture
     assert kept.stat().st_mtime_ns > made
 
 
+def test_a_result_of_another_processor_is_kept_and_told(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [str(data), "--output", str(tmp_path), "--case", "0098"]
+    assert process.main(arguments) == 0
+    assert re.search(r"device: cpu \(.*, [A-Z0-9 ]+, \d+ threads", capsys.readouterr().out)
+    assert process.main(arguments) == 0
+    assert "so that it may differ" not in capsys.readouterr().out
+    monkeypatch.setattr("mcbo.runs.resume.describe_device", lambda device: f"{device} (an older processor, AVX2, 1 threads)")
+    assert process.main(arguments) == 0
+    assert re.search(r"skipped .*; on cpu \(.*\), so that it may differ from here by rounding", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("change", ["input", "output", "config", "warped", "report"])
 def test_what_is_stale_is_done_again(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: str
