@@ -17,7 +17,6 @@ from mcbo.core.errors import InputError, MemoryBudgetError
 from mcbo.core.log import without_secrets
 from mcbo.core.timing import StageRecord, StageTimer
 from mcbo.core.types import Judgement, Shape
-from mcbo.geometry.units import MM, Unit, symbol_of
 from mcbo.io.files import digest, is_file, write_bytes
 from mcbo.io.json_file import read_json
 from mcbo.methods.config import Level, Preset
@@ -57,14 +56,13 @@ class ShiftReport(BaseModel, extra="forbid"):
     largest_mm: float
     largest_at: tuple[float, float, float]
 
-    def summary(self, unit: Unit) -> str:
-        """One line for the log, in the unit of the image."""
-        symbol = symbol_of(unit)
-        rigid, median, largest = (f"{x / MM[unit]:.2g} {symbol}" for x in (self.rigid_mm, self.median_mm, self.largest_mm))
-        x, y, z = (f"{value / MM[unit]:.3g}" for value in self.largest_at)
+    def summary(self, symbol: str, per_mm: float) -> str:
+        """One line, in a unit with this symbol, of which so many make a millimeter."""
+        rigid, median, largest = (f"{x * per_mm:.2g} {symbol}" for x in (self.rigid_mm, self.median_mm, self.largest_mm))
+        place = ", ".join(f"{value * per_mm:.3g}" for value in self.largest_at)
         return (
             f"shift beyond a rigid motion of {rigid} and {self.rotation_deg:.1f}°: median {median}, largest {largest} at "
-            f"R {x}, A {y}, S {z} {symbol}"
+            f"({place}) {symbol} in the world (RAS)"
         )
 
 

@@ -23,7 +23,7 @@ from mcbo.core.types import Judgement
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.resample import resample
 from mcbo.geometry.shift import Shift, shift_of
-from mcbo.geometry.units import MM
+from mcbo.geometry.units import MM, symbol_of
 from mcbo.io.files import check_inputs_stay, digest, identity, no_empty_folder, prepare_folder, suffix_of
 from mcbo.io.image_like import ImageLike
 from mcbo.io.images import write_any
@@ -314,8 +314,9 @@ class Result:
                 log.debug("%s written", folder / name[kind])
         files = {label: {kind: name[kind] for kind in kinds} for label, name in zip(self._labels, names, strict=True)}
         report = self.report.model_copy(update={"files": files, "written": written} | ({"shift": shifts} if shifts else {}))
+        unit = self.fixed_image.grid.unit
         for label, one in shifts.items():
-            log.info("%s: %s", label, one.summary(self.fixed_image.grid.unit))
+            log.info("%s: %s", label, one.summary(symbol_of(unit), 1 / MM[unit]))
         _remove_earlier(folder, written.keys(), self._sources)
         write_report(folder / REPORT, {CASE: report}, self.config, describe_device(self._device))
         return list(written)

@@ -3,6 +3,7 @@
 ``evaluation`` computes the figures that the organizers compute, so that the page agrees with the score.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,10 +24,10 @@ from mcbo.core.types import Displacement, Shape, Volume
 from mcbo.dataset.learn2reg import Pair
 from mcbo.geometry.grid import voxel_size_mm
 from mcbo.geometry.resample import resample
-from mcbo.geometry.units import UNITS, Unit
+from mcbo.geometry.units import MM, UNITS, Unit
 from mcbo.io.files import digest, is_file
 from mcbo.io.formats.parts import image_digest
-from mcbo.io.images import read_intensities
+from mcbo.io.images import read_any, read_intensities
 from mcbo.io.microscopy.images import from_settings, name_of_image
 from mcbo.io.nifti import Image, read_displacement, read_grid, read_image
 from mcbo.io.source import File
@@ -34,7 +35,7 @@ from mcbo.qc.lengths import MILLIMETERS, Lengths, lengths_of
 from mcbo.qc.picture import Scale
 from mcbo.qc.plane import Array, nearest_axes, planes_through
 from mcbo.qc.result_folder import dataset_pairs, displacement_files, input_pairs
-from mcbo.qc.view import Landmarks, PairImages, View, largest_mm, make_view, pair_images
+from mcbo.qc.view import Bound, Landmarks, PairImages, View, largest_mm, make_view, pair_images
 from mcbo.qc.volume import MOST_VOXELS, MOST_VOXELS_OF_ALL, SmallVolumes, make_small, warped_whole
 from mcbo.report import CaseReport, RunReport, read_report
 
@@ -54,6 +55,7 @@ class PairFindings:
         regularity: as ``evaluation`` measures it.
         landmarks: if there are any.
         magnitude_scale: colors of the displacement's length, mm, up to the longest vector.
+        bound: the uncertainty, if the run wrote it.
         views: three planes.
         small: images and displacement for all other slices. Without the grid's affine, all three are missing.
         lengths: the unit in which lengths are shown.
@@ -67,6 +69,7 @@ class PairFindings:
     regularity: Regularity | None = None
     landmarks: Landmarks | None = None
     magnitude_scale: Scale | None = None
+    bound: Bound | None = None
     views: tuple[View, ...] = ()
     small: SmallVolumes | None = None
     lengths: Lengths = MILLIMETERS
@@ -182,10 +185,11 @@ def _look_at_pair(
         if case.coordinates == "voxels":  # landmarks are in voxels of a grid that both images share
             landmarks = _find_landmarks(fixed, moving, displacement, notes)
     lengths, scale, small = MILLIMETERS, None, None
+    bound = _read_bound(case.files.get(name, {}), folder, shape_of(displacement), notes)
     views: tuple[View, ...] = ()
     if affine is not None:
         lengths = lengths_of(stated, unit, voxel_size_mm(affine))
-        scale, views = _make_views(images, landmarks, displacement, affine, notes, lengths.is_microscopy)
+        scale, views = _make_views(images, landmarks, displacement, affine, bound, notes, lengths.is_microscopy)
         small = make_small(images, displacement, affine, lengths, most_voxels=most_voxels)
     return PairFindings(
         name=name,
@@ -195,10 +199,29 @@ def _look_at_pair(
         regularity=regularity(displacement[0].movedim(0, -1).numpy()),
         landmarks=landmarks,
         magnitude_scale=scale,
+        bound=bound if affine is not None else None,
         views=views,
         small=small,
         lengths=lengths,
     )
+
+
+def _read_bound(files: Mapping[str, str], folder: Path, shape: Shape, notes: list[str]) -> Bound | None:
+    """The uncertainty that the run wrote, if it did and it is still there."""
+    if "uncertainty" not in files:
+        return None
+    path = folder / Path(files["uncertainty"]).name
+    try:
+        volume, grid = read_any(path)
+    except (InputError, MemoryBudgetError) as error:
+        notes.append(f"No uncertainty: {error}.")
+        return None
+    lengths_mm = (volume[0, 0].float() * MM[grid.unit]).numpy()
+    known = np.isfinite(lengths_mm)
+    if grid.shape != shape or not known.any():
+        notes.append(f"No uncertainty: {path}: expected {format_shape(shape)} voxels with lengths, found others.")
+        return None
+    return Bound(lengths_mm, Scale("viridis", 0.0, max(float(lengths_mm[known].max()), 1e-9)))
 
 
 def _name_of(file: File) -> str:
@@ -210,6 +233,7 @@ def _make_views(
     landmarks: Landmarks | None,
     displacement: Displacement,
     affine: Array,
+    bound: Bound | None,
     notes: list[str],
     is_microscopy: bool,
 ) -> tuple[Scale, tuple[View, ...]]:
@@ -222,7 +246,7 @@ def _make_views(
     scale = Scale("cividis", 0.0, max(largest_mm(displacement, spacing_mm), 1e-6 * float(spacing_mm.min())))
     center = _center(landmarks, images, displacement)
     planes = planes_through(center, shape=shape_of(displacement), affine=affine, is_microscopy=is_microscopy)
-    make = partial(make_view, spacing_mm=spacing_mm, magnitude_scale=scale)
+    make = partial(make_view, spacing_mm=spacing_mm, magnitude_scale=scale, bound=bound)
     with ThreadPoolExecutor(len(planes)) as pool:
         views = pool.map(lambda plane: make(plane, displacement, images, landmarks), planes)
     return scale, tuple(views)

@@ -49,6 +49,14 @@ class PairImages:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """The uncertainty of a result: ``(H, W, D)`` mm, NaN where it is unknown, and its colors."""
+
+    volume_mm: NDArray[np.float32]
+    scale: Scale
+
+
+@dataclass(frozen=True)
 class Landmarks:
     """The landmarks of a pair.
 
@@ -92,6 +100,7 @@ class View:
         edges: of the fixed image, on transparency.
         magnitude: length of the displacement.
         jacobian: log2 det J; folds are black.
+        uncertainty: a length that most errors of the displacement stay below, if the result has it; black where unknown.
         folded: number of folded voxels in the plane.
         grid: an SVG path: a regular grid of the fixed image, deformed by the displacement.
         marks: landmarks.
@@ -105,6 +114,7 @@ class View:
     edges: bytes | None
     magnitude: bytes
     jacobian: bytes
+    uncertainty: bytes | None
     folded: int
     grid: str
     marks: tuple[Mark, ...]
@@ -124,6 +134,7 @@ def make_view(
     *,
     spacing_mm: Array,
     magnitude_scale: Scale,
+    bound: Bound | None = None,
 ) -> View:
     """Draws one plane of a pair; the images are on the displacement's grid, whose voxel size is ``spacing_mm``, ``(3,)``."""
     field = cut(plane, displacement[0].numpy())
@@ -139,6 +150,11 @@ def make_view(
         black, white = images.moving_window
         moving = gray_png(cut(plane, images.moving[0, 0].numpy()), plane, black=black, white=white)
         warped = gray_png(cut(plane, images.warped[0, 0].numpy()), plane, black=black, white=white)
+    uncertainty = None
+    if bound is not None:
+        bound_slice = cut(plane, bound.volume_mm)
+        known = np.isfinite(bound_slice)
+        uncertainty = color_png(np.where(known, bound_slice, 0).astype(np.float32), plane, bound.scale, marked=~known)
     unit = _DRAWING / max(plane.size_mm)
     return View(
         plane=plane,
@@ -149,6 +165,7 @@ def make_view(
         edges=edges,
         magnitude=color_png(length_mm, plane, magnitude_scale),
         jacobian=color_png(np.log2(np.maximum(determinant, 1e-3)), plane, DETERMINANT_SCALE, marked=folds),
+        uncertainty=uncertainty,
         folded=int(folds.sum()),
         grid=_grid(plane, displacement[0].numpy(), unit),
         marks=_marks(plane, landmarks, unit) if landmarks else (),
