@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from mcbo.cli.streams import guarded
 from mcbo.core.entry import INTERRUPTED, TERMINATED
@@ -163,6 +163,8 @@ def _plain(parameters: list[Any]) -> list[Any]:
         if isinstance(parameter, TyperOption) and parameter.is_flag:
             parameter.metavar = ""
             parameter.allow_from_autoenv &= not parameter.is_eager
+        elif isinstance(parameter, TyperArgument):  # whose name says more than "<list[Path]>"
+            parameter.display_type_rich = lambda **_: None  # type: ignore[method-assign]
         if parameter.envvar is not None:  # else its parameter's name would be a second variable
             parameter.allow_from_autoenv = False
     return parameters
