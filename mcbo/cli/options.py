@@ -20,6 +20,7 @@ from mcbo.core.memory import MEMORY_SHARE
 from mcbo.core.types import Choice
 from mcbo.dataset.learn2reg import SPLITS
 from mcbo.dataset.sockets import DISPLACEMENT, ROLES
+from mcbo.geometry.units import MM, unit_of
 from mcbo.io.files import shown
 from mcbo.io.formats.registry import FORMATS as IMAGE_FORMATS
 from mcbo.io.itk_files import SUFFIXES_WRITTEN, TRANSFORM_SUFFIXES
@@ -78,8 +79,8 @@ Expect: TypeAlias = Annotated[
     str | None,
     typer.Option(
         metavar="MM,DEG",
-        help="How far apart the images usually are before registration: the shift in mm and the rotation in degrees. Default: "
-        "that of the task.",
+        help="How far apart the images usually are before registration: the shift in mm, or with a unit (0.5um), and the "
+        "rotation in degrees. Default: that of the task.",
     ),
 ]
 Accept: TypeAlias = Annotated[
@@ -291,13 +292,18 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
 
 
 def parse_expect(text: str | None) -> tuple[float, float] | None:
-    """Millimeters and degrees from ``5,3``; raises ``InputError`` for anything else."""
+    """Millimeters and degrees from ``5,3`` or ``0.5um,3``; raises ``InputError`` for anything else."""
     if text is None:
         return None
+    shift, _, turn = text.partition(",")
+    match = re.fullmatch(r"(.*\d\.?)\s*([A-Za-zµμ]+)\s*", shift)
+    number, name = match.groups() if match else (shift, "mm")
     try:
-        mm, degrees = (float(part) for part in text.split(","))
+        mm, degrees = float(number) * MM[unit_of(name) or "mm"], float(turn)
     except ValueError as error:
         raise InputError(f"--expect: expected MM,DEG, such as 5,3, got {shown(text)}") from error
+    if unit_of(name) is None:
+        raise InputError(f"--expect: expected a shift in mm, or with a unit such as 0.5um, got {shown(text)}")
     check_positive("--expect", mm, what="a finite shift in mm", limit=MAX_EXPECTED[0])
     check_positive("--expect", degrees, what="a finite rotation in degrees", limit=MAX_EXPECTED[1])
     return mm, degrees

@@ -343,6 +343,7 @@ def test_errors_are_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["a.nii.gz", "b.nii.gz", "--preset", "mcbo2024", "--expect", "5,3"], "mcbo2024 does not use an expected motion"),
         (["a.nii.gz", "b.nii.gz", "--expect", "5"], "--expect: expected MM,DEG, such as 5,3, got '5'"),
         (["a.nii.gz", "b.nii.gz", "--expect", "a,b"], "--expect: expected MM,DEG, such as 5,3, got 'a,b'"),
+        (["a.nii.gz", "b.nii.gz", "--expect", "5parsec,3"], "--expect: expected a shift in mm, or with a unit such as 0.5um"),
         (["a.nii.gz", "b.nii.gz", "--expect", "0,3"], "--expect: expected a finite shift in mm above 0, got 0"),
         (
             ["a.nii.gz", "b.nii.gz", "--expect", "5,inf"],

@@ -7,6 +7,7 @@ import pytest
 
 import process
 from mcbo.cli.main import main
+from mcbo.cli.options import parse_expect
 
 COMMANDS = ["register", "report", "warp", "invert", "compose", "export", "import", "benchmark", "ablate"]
 
@@ -59,3 +60,15 @@ def test_checks_of_options_are_json_where_the_log_is(capsys: pytest.CaptureFixtu
     for status in (process.main(contradiction), main(["register", "a.nii", "b.nii", "--output", "out", *contradiction])):
         assert status == 1
     assert capsys.readouterr().err.count('"message": "expected --quiet or --verbose, got both"') == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "mm"), [("5,3", 5.0), ("0.5um,3", 5e-4), ("500nm, 3", 5e-4), ("1e-1cm,3", 1.0), (" 2 ,3", 2.0), (None, None)]
+)
+def test_an_expected_shift_may_have_a_unit(text: str | None, mm: float | None) -> None:
+    expected = parse_expect(text)
+    if mm is None:
+        assert expected is None
+    else:
+        assert expected is not None
+        assert list(expected) == pytest.approx([mm, 3.0])

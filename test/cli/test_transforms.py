@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import tables
+import tifffile
 import torch
 from geometry import FIXED, MOVING, as_itk_transform, as_sitk, blobs, inner_points, itk_points, smooth_field
 from helpers import cascade_config, constant_field
@@ -395,3 +396,23 @@ def test_the_name_of_a_file_is_no_folder(folder: Path, capsys: pytest.CaptureFix
         assert program([*words, *output]) == 1
         assert re.search("--output: expected a folder.* the name of a file, .*: leave out|; leave out", capsys.readouterr().err)
     assert not (folder / name).exists()
+
+
+def test_an_image_of_a_microscope_is_warped_by_channel(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (9, 2, 8, 7)).astype(np.uint16)
+    tifffile.imwrite(folder / "two.tif", array, imagej=True, metadata={"axes": "ZCYX"})
+    grid = Grid((7, 8, 9), np.diag((-1.5, -1.2, 2.0, 1.0)))
+    write_displacement(folder / "zero.nii.gz", constant_field((0, 0, 0), grid.shape), grid.affine)
+    words = ("warp", "zero.nii.gz", "--labels", "two.tif", "--reference", "two.tif", "--output", "a.nii.gz")
+    assert run(folder, *words, "--spacing", "1.5,1.2,2") == 1
+    assert "found 2 channels" in capsys.readouterr().err
+    assert run(folder, *words, "--spacing", "1.5,1.2,2", "--channel", "1") == 0
+    found, its_grid = read_labels(folder / "a.nii.gz")
+    assert np.array_equal(found[0, 0].numpy().transpose(2, 1, 0), array[:, 1])
+    assert its_grid.matches(grid)
+    assert run(folder, *words, "--spacing", "1500,1200,2000um", "--spacing", "1,1,1", "--channel", "1") == 0
+    assert run(folder, *words, *("--spacing", "1,1,1") * 3, "--channel", "1") == 1
+    assert "--spacing: expected it once, or once for each of 2 image(s)" in capsys.readouterr().err
+    (folder / "p.csv").write_text("1,2,3\n")
+    assert run(folder, "warp", "zero.nii.gz", "--points", "p.csv", "--channel", "1", "--output", "b.csv") == 1
+    assert "expected with --image or --labels only" in capsys.readouterr().err

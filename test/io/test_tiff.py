@@ -299,7 +299,11 @@ def test_an_ome_tiff_may_be_renamed_but_not_be_one_of_several(tmp_path: Path) ->
     assert np.array_equal(values(path, Selection()), STACK)
     two = named.replace("</TiffData>", '</TiffData><TiffData><UUID FileName="../../b.ome.tif">urn:uuid:2</UUID></TiffData>', 1)
     tifffile.tiffcomment(path, two.encode())
-    assert "found one of 2 files of an OME-TIFF" in refused(path, Selection())
+    assert "found one of 2 files or more of an OME-TIFF" in refused(path, Selection())
+    head, _, tail = named.partition("<Image")
+    elsewhere = f'{head}<BinaryOnly MetadataFile="c.companion.ome" UUID="urn:uuid:3"/>{tail[tail.index("</OME>") :]}'
+    tifffile.tiffcomment(path, elsewhere.encode())
+    assert "found one of 2 files or more of an OME-TIFF" in refused(path, Selection())
     tifffile.tiffcomment(path, ('<!DOCTYPE a [<!ENTITY b "c">]>' + named).encode())
     assert str(path) in refused(path, Selection())
 

@@ -115,7 +115,7 @@ def _opened(path: Path, *, is_slice: bool = False) -> Iterator[tuple[tifffile.Ti
         plain: dict[str, Any] = {"_multifile": False, "is_mmstack": False, "is_ndtiff": False}  # which name other files
         with tifffile.TiffFile(path, **plain) as tif:
             ome = tif.ome_metadata if tif.is_ome else None
-            if ome is None or not (is_slice or "UUID" in ome):
+            if ome is None or not (is_slice or "UUID" in ome or "BinaryOnly" in ome):
                 yield tif, ome
                 return
         plain |= {"is_ome": False} if is_slice else {"omexml": _of_one_file(ome)}
@@ -125,11 +125,12 @@ def _opened(path: Path, *, is_slice: bool = False) -> Iterator[tuple[tifffile.Ti
 
 def _of_one_file(text: str) -> str:
     """OME-XML without the names of files, which people change; raises ``InputError`` if there are several."""
-    files = {uuid.text for uuid in parse_ome(text).iter() if uuid.tag.endswith("UUID")}
-    if len(files) > 1:
+    elements = list(parse_ome(text).iter())
+    files = {element.text for element in elements if element.tag.endswith("UUID")}
+    if len(files) > 1 or any(element.tag.endswith("BinaryOnly") for element in elements):
         raise InputError(
-            f"expected an image in one file, found one of {len(files)} files of an OME-TIFF: save it as one (Fiji: Bio-Formats "
-            "Importer, then Save As)"
+            f"expected an image in one file, found one of {max(len(files), 2)} files or more of an OME-TIFF: save it as one "
+            "(Fiji: Bio-Formats Importer, then Save As)"
         )
     return re.sub(r"<(\w+:)?UUID\b[^>]*?(/>|>.*?</(\w+:)?UUID\s*>)", "", text, flags=re.DOTALL)
 
