@@ -11,6 +11,7 @@ from mcbo.cli import options as cli
 from mcbo.cli import register, studies, transforms
 from mcbo.cli.outputs import check_outputs
 from mcbo.cli.program import Command, Group, run_app, say
+from mcbo.cli.warp import warp
 from mcbo.core.entry import finish
 from mcbo.progress import set_up_logging
 from mcbo.qc.result_folder import find_report
@@ -58,7 +59,7 @@ def report(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "register": register.register_files,
     "report": report,
-    "warp": transforms.warp,
+    "warp": warp,
     "invert": transforms.invert,
     "compose": transforms.compose,
     "export": transforms.export,

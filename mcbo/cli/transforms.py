@@ -1,45 +1,31 @@
-"""Commands on displacements: ``warp``, ``export``, ``import``, ``invert``, ``compose``."""
+"""Commands on displacements: ``export``, ``import``, ``invert``, ``compose``."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-import torch
 import typer
-from torch import Tensor
 
-from mcbo.api.result import moving_grids, uncertainty_beside
 from mcbo.cli import options as cli
 from mcbo.cli.outputs import check_outputs
 from mcbo.cli.program import say
-from mcbo.core.errors import InputError, OutputError, naming
-from mcbo.core.field import format_shape, sample_at
-from mcbo.core.types import Displacement
+from mcbo.core.errors import InputError, OutputError
 from mcbo.geometry import continuation as composition
-from mcbo.geometry.grid import Grid, apply_affine
-from mcbo.geometry.inverse import Inverse, MappedPoints, fixed_to_moving, moving_to_fixed
+from mcbo.geometry.grid import Grid
+from mcbo.geometry.inverse import Inverse
 from mcbo.geometry.inverse import invert as inverted
-from mcbo.geometry.resample import Mode, resample
-from mcbo.geometry.units import MM, symbol_of
 from mcbo.io.files import suffix_of
 from mcbo.io.foreign.fields import Vectors
 from mcbo.io.foreign.reader import read_foreign
-from mcbo.io.images import looks_like_intensities, read_any, read_field, read_intensities, read_labels, write_any
-from mcbo.io.itk_files import SUFFIXES_WRITTEN, read_transform, write_transform
-from mcbo.io.landmarks import SUFFIXES, Landmarks, read_landmarks, write_landmarks
-from mcbo.io.microscopy.bigwarp import Pairs, Side, read_pairs
+from mcbo.io.images import read_any, read_field
+from mcbo.io.itk_files import read_transform, write_transform
 from mcbo.io.microscopy.images import finest_that_fits, selections
 from mcbo.io.microscopy.ngff_field import SUFFIX, write_ngff_field
-from mcbo.io.microscopy.physical import to_physical, to_voxels
 from mcbo.io.microscopy.selection import Selection
 from mcbo.io.nifti import read_displacement, write_displacement
 from mcbo.io.nifti_header import Form
 from mcbo.runtime import budget_bytes, select_device
-
-Direction: TypeAlias = Literal["fixed-to-moving", "moving-to-fixed"]
-PointUnit: TypeAlias = Literal["voxel", "nm", "um", "mm"]
 
 EXPORTS = {
     "itk": (".h5", (".h5", ".tfm")),
@@ -57,220 +43,8 @@ _ORIGINAL = "The {} image, if ITK and this program read its header differently. 
 Field: TypeAlias = Annotated[Path, typer.Argument(metavar="FIELD", help="Displacement field written by MCBO, NIfTI.")]
 
 
-def warp(
-    field: Field,
-    output: cli.OutputFile,
-    image: Annotated[Path | None, typer.Option(metavar="IMAGE", help="Image to warp, interpolated trilinearly.")] = None,
-    labels: Annotated[Path | None, typer.Option(metavar="IMAGE", help="Label map to warp; labels stay whole numbers.")] = None,
-    points: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Landmarks to map: .csv (also BigWarp's), .fcsv, .mrk.json.")
-    ] = None,
-    direction: Annotated[
-        Direction | None,
-        typer.Option(
-            metavar="DIRECTION",
-            help="moving-to-fixed: what is given in the moving image is mapped into the fixed image (default for images and "
-            "labels). fixed-to-moving: the other way (default for points).",
-        ),
-    ] = None,
-    unit: Annotated[
-        PointUnit | None,
-        typer.Option(
-            metavar="voxel|mm",
-            help="Unit of a .csv: voxels of the image that the points lie in, counted from 0 (default), or world mm, RAS. Of "
-            "BigWarp's: nm, um or mm, if it is not that of the images.",
-        ),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="IMAGE",
-            help="The moving image, for its grid. Required to warp images fixed-to-moving, and for points in its voxels if "
-            "its grid is not the fixed one.",
-        ),
-    ] = None,
-    interpolation: Annotated[
-        Literal["label", "nearest"],
-        typer.Option(
-            metavar="label|nearest",
-            help="Interpolation of labels: by the largest trilinear weight, for smooth borders, or by the nearest neighbor.",
-        ),
-    ] = "label",
-    outside: Annotated[float, typer.Option(metavar="X", help="Value outside the image.")] = 0.0,
-    spacing: cli.Spacing = None,
-    channel: cli.Channel = None,
-    time: cli.TimePoint = None,
-    series: cli.Series = None,
-    geometry: cli.Geometry = "sform",
-) -> None:
-    """Warp an image or labels, or map landmarks, from one image to the other.
-
-    FIELD maps positions of the fixed image to the moving image. So it warps
-    images from moving to fixed, and maps points from fixed to moving.
-    The opposite direction uses its inverse.
-    """
-    given = [path for path in (image, labels, points) if path is not None]
-    if len(given) != 1:
-        raise InputError("warp: expected exactly one of --image, --labels and --points")
-    path = given[0]
-    _check_name(output, SUFFIXES if points else SUFFIXES_WRITTEN)
-    check_outputs({"--output": output}, [field, path, reference])
-    if points and (channel or time):
-        raise InputError("--channel, --time: expected with --image or --labels only, got them with points")
-    images = [finest_that_fits(path, _budget()) for path in (image or labels, reference) if path is not None]
-    told = selections(images, spacing=spacing, series=series)
-    displacement, fixed = read_field(field)
-    moving = None if reference is None else _grid_of(images[-1], told[-1], geometry)
-    if points and (pairs := read_pairs(points)):
-        _warp_pairs(pairs, points, output, displacement, fixed, moving, direction or "fixed-to-moving", unit)
-        return
-    if points:
-        found = _warp_points(path, output, displacement, fixed, moving, direction or "fixed-to-moving", unit)
-        _report_bounds(field, found, fixed)
-        return
-    if unit is not None:
-        raise InputError("--unit: expected with --points only, got it with an image")
-    (part,) = selections(images[:1], channel=channel, time=time)
-    selection = replace(told[0], channel=part.channel, time=part.time, form=geometry)
-    volume, grid = (read_labels if labels else read_intensities)(images[0], selection)
-    if labels and looks_like_intensities(volume):
-        _warn(f"{path}: its values change from voxel to voxel, as those of labels do not: for intensities, use --image")
-    mode: Mode = interpolation if labels else "linear"
-    onto = fixed
-    if direction == "fixed-to-moving":
-        _check_grid(path, grid, [fixed], "the fixed image (of FIELD)")
-        if moving is None:
-            raise InputError("--reference: expected the moving image, onto whose grid the fixed image is to be warped")
-        inverse = inverted(displacement, fixed, moving)
-        _report_inverse(inverse)
-        displacement, onto = inverse.displacement, moving
-    else:
-        due = moving_grids(field, fixed) if moving is None else [moving]
-        if not due and grid.shape == fixed.shape:  # as in Learn2Reg, where voxels correspond by index
-            due = [fixed]
-        _check_grid(path, grid, due, "the moving image")
-    warped = resample(volume, grid, onto, displacement=displacement, mode=mode, outside=outside)
-    if bool((warped == outside).all()):
-        _warn(f"{output}: nothing of {path.name} lies in it; all voxels have the value outside, {outside:g}")
-    write_any(output, warped, onto)
-    say(f"{output}: {path.name}, {direction or 'moving-to-fixed'}")
-
-
-def _warn(text: str) -> None:
-    say(f"WARNING: {text}", err=True)
-
-
-def _check_grid(path: Path, grid: Grid, due: list[Grid], whose: str) -> None:
-    """Warns if an image is on none of the grids on which it should be, if they are known."""
-    if due and not any(grid.matches(other) for other in due):
-        found, expected = (
-            f"{format_shape(g.shape)} voxels of {'×'.join(f'{size:.3g}' for size in g.spacing_mm)} mm, {g.orientation}, "
-            f"the first at {', '.join(f'{x:.6g}' for x in g.affine[:3, 3])}"
-            for g in (grid, due[0])
-        )
-        _warn(
-            f"{path}: expected the grid of {whose} ({expected}), found another ({found}): the image is taken to lie where its "
-            "affine says"
-        )
-
-
-def _warp_points(
-    path: Path,
-    output: Path,
-    displacement: Displacement,
-    fixed: Grid,
-    moving: Grid | None,
-    direction: Direction,
-    unit: PointUnit | None,
-) -> Tensor:
-    """Maps landmarks; returns where they lie in the fixed image, ``(N, 3)`` world mm."""
-    landmarks = read_landmarks(path)
-    if unit in ("nm", "um"):
-        raise InputError(f"--unit: expected voxel or mm but for landmarks of BigWarp, got {unit}")
-    if landmarks.space != "table" and unit == "voxel":
-        raise InputError(f"{path}: its points are in mm: expected --unit mm or none, got --unit voxel")
-    in_voxels = landmarks.space == "table" and unit != "mm"
-    start, end = (fixed, moving or fixed) if direction == "fixed-to-moving" else (moving or fixed, fixed)
-    world = landmarks.to_world(start, in_voxels=in_voxels)
-    found = (fixed_to_moving if direction == "fixed-to-moving" else moving_to_fixed)(world, displacement, fixed)
-    ends = found.world if landmarks.space == "table" else apply_affine(end.to_itk(), found.world)
-    text = landmarks.format_with(end.to_voxels(found.world)) if in_voxels else landmarks.format_ras(ends)
-    write_landmarks(output, text, like=path)
-    say(f"{output}: {len(world)} points, {direction}, in {_space(landmarks, in_voxels, moving is not None, direction)}")
-    _report_points(found)
-    return world if direction == "fixed-to-moving" else found.world
-
-
-def _space(landmarks: Landmarks, in_voxels: bool, has_reference: bool, direction: Direction) -> str:
-    """Where points that are written lie; where it had to be assumed, also how to say it."""
-    if not in_voxels:
-        return f"mm ({'RAS' if landmarks.space == 'table' else landmarks.space})"
-    if has_reference:
-        return f"voxels of the {direction.rpartition('-')[2]} image"
-    assumed = "; those read, too" if direction == "moving-to-fixed" else ""
-    return f"voxels of the fixed image{assumed} (for voxels of the moving image: --reference MOVING)"
-
-
-def _warp_pairs(
-    pairs: Pairs,
-    path: Path,
-    output: Path,
-    displacement: Displacement,
-    fixed: Grid,
-    moving: Grid | None,
-    direction: Direction,
-    unit: PointUnit | None,
-) -> None:
-    """Landmarks of BigWarp: the points of one image take the place of those of the other, from which their distance is told."""
-    if unit == "voxel":
-        raise InputError(f"{path}: BigWarp has physical coordinates: expected --unit nm, um, mm or none, got --unit voxel")
-    grids: dict[Side, Grid] = {
-        "fixed": fixed if unit is None else replace(fixed, unit=unit),
-        "moving": (moving or fixed) if unit is None else replace(moving or fixed, unit=unit),
-    }
-    start: Side = "fixed" if direction == "fixed-to-moving" else "moving"
-    end: Side = "moving" if start == "fixed" else "fixed"
-    with naming(path):
-        world, other = (grids[side].to_world(to_voxels(pairs.points(side), grids[side])) for side in (start, end))
-    found = (fixed_to_moving if start == "fixed" else moving_to_fixed)(world, displacement, fixed)
-    write_landmarks(output, pairs.format_with(end, to_physical(grids[end].to_voxels(found.world), grids[end])), like=path)
-    told = grids[end].unit
-    before, after = (float((points - other).norm(dim=1).mean()) / MM[told] for points in (world, found.world))
-    say(f"{output}: {len(world)} pairs of BigWarp, {direction}, in {symbol_of(told)}")
-    say(f"mean distance from the {end} points of the file: {before:.4g} {symbol_of(told)} before, {after:.4g} after")
-    _report_points(found)
-
-
-def _report_points(found: MappedPoints) -> None:
-    for finding, which in (
-        ("lie outside the fixed grid", found.outside),
-        ("lie in folds of FIELD; their inverse is not unique", found.folded),
-    ):
-        numbers = ", ".join(str(n + 1) for n in which.nonzero()[:, 0].tolist()[:20])
-        if numbers:
-            say(f"WARNING: {int(which.sum())} point(s) {finding}: {numbers}", err=True)
-    if found.residual_mm.any():
-        say(f"largest residual: {float(found.residual_mm.max()):.2g} mm")
-
-
-def _report_bounds(field: Path, world: Tensor, fixed: Grid) -> None:
-    """Says how far each landmark can be trusted, if the result has an uncertainty; ``world`` are those in the fixed image."""
-    path = uncertainty_beside(field)
-    if path is None or not path.is_file():
-        return
-    volume, grid = read_any(path)
-    if not grid.matches(fixed):
-        return
-    voxels = fixed.to_voxels(world)
-    bounds = torch.where(fixed.inside(voxels), sample_at(volume.float(), voxels)[0, 0], math.nan)
-    for number, bound in enumerate(bounds.tolist(), start=1):
-        known = f"within {bound:.2g} {symbol_of(fixed.unit)}"
-        say(f"point {number}: {known if math.isfinite(bound) else 'unknown, outside of what both images show'}")
-    if bool(bounds.isfinite().any()):
-        say("four of five points are expected to be that close to where they belong")
-
-
-def _report_inverse(inverse: Inverse) -> None:
+def report_inverse(inverse: Inverse) -> None:
+    """Says how good an inverse is."""
     say(
         f"inverse: residual at most {inverse.residual_voxels:.2g} voxels; {inverse.outside:.1%} of the voxels lie outside the "
         "fixed image"
@@ -307,12 +81,12 @@ def export(
     """
     default, suffixes = EXPORTS[to]
     output = output or _beside(field, to, default)
-    _check_name(output, suffixes)
+    check_name(output, suffixes)
     if output.resolve() == field.resolve():
         raise OutputError(f"{output}: expected another name than that of FIELD")
     if to != "ome-zarr":  # a folder, which replaces none but its like
         check_outputs({"--output": output}, [field, fixed, moving])
-    names = _series_of((fixed, moving), series)
+    names = series_of((fixed, moving), series)
     displacement, grid = read_field(field)
     if to == "npz":
         write_displacement(output, displacement, grid.affine, grid.unit)
@@ -320,7 +94,7 @@ def export(
         write_ngff_field(output, displacement, grid)
     else:
         original, end = (
-            None if path is None else _grid_of(path, Selection(series=name), geometry)
+            None if path is None else grid_of(path, Selection(series=name), geometry)
             for path, name in zip((fixed, moving), names, strict=True)
         )
         if original is not None and not original.matches(grid):
@@ -370,11 +144,11 @@ def import_(
     Reads those of ITK, ANTs, and 3D Slicer; fields of NiftyReg, SPM, and
     FNIRT; and linear transforms of FLIRT, FreeSurfer, MINC, and elastix.
     """
-    _check_name(output, _NIFTI)
+    check_name(output, _NIFTI)
     check_outputs({"--output": output}, [transform, reference, moving])
     fixed, its_moving = (
         _reference_grid(image, spacing if image == reference else None, name, geometry)
-        for image, name in zip((reference, moving), _series_of((reference, moving), series), strict=True)
+        for image, name in zip((reference, moving), series_of((reference, moving), series), strict=True)
     )
     if transform.suffix == ".npz":
         if fixed is None:
@@ -403,16 +177,16 @@ def invert(
     geometry: cli.Geometry = "sform",
 ) -> None:
     """Invert a displacement field: from moving to fixed. Reports where it folds and has no unique inverse."""
-    _check_name(output, _NIFTI)
+    check_name(output, _NIFTI)
     check_outputs({"--output": output}, [field, reference])
-    (name,) = _series_of([reference], series)
+    (name,) = series_of([reference], series)
     moving = _reference_grid(reference, spacing, name, geometry)
     displacement, fixed = read_field(field)
     onto = moving or fixed
     inverse = inverted(displacement, fixed, onto)
     write_displacement(output, inverse.displacement, onto.affine, onto.unit)
     say(str(output))
-    _report_inverse(inverse)
+    report_inverse(inverse)
 
 
 def compose(
@@ -425,7 +199,7 @@ def compose(
     output: cli.OutputFile,
 ) -> None:
     """Compose two displacement fields into one from A to C, which warps C onto the grid of A."""
-    _check_name(output, _NIFTI)
+    check_name(output, _NIFTI)
     check_outputs({"--output": output}, [first, second])
     (one, grid), (two, between) = read_field(first), read_field(second)
     total, beyond = composition.compose(one, grid, two, between)
@@ -435,7 +209,7 @@ def compose(
         say(f"WARNING: {beyond:.1%} of the voxels lie outside the grid of {second}, which is extrapolated there", err=True)
 
 
-def _series_of(images: Sequence[Path | None], series: list[str] | None) -> list[str | None]:
+def series_of(images: Sequence[Path | None], series: list[str] | None) -> list[str | None]:
     """For each image the DICOM series that is named for it."""
     given = [path for path in images if path is not None]
     if series and not given:
@@ -450,18 +224,21 @@ def _reference_grid(reference: Path | None, spacing: list[str] | None, series: s
         if spacing:
             raise InputError("--spacing: expected with TIFF or OME-Zarr only, got it without --reference")
         return None
-    path = finest_that_fits(reference, _budget())
-    return _grid_of(path, replace(selections([path], spacing=spacing)[0], series=series), form)
+    path = finest_that_fits(reference, budget())
+    return grid_of(path, replace(selections([path], spacing=spacing)[0], series=series), form)
 
 
-def _grid_of(path: Path, told: Selection, form: Form) -> Grid:
+def grid_of(path: Path, told: Selection, form: Form) -> Grid:
+    """The grid of an image; its channels and time points share it."""
     return read_any(path, replace(told, channel=0, time=0, form=form))[1]
 
 
-def _budget() -> int:
+def budget() -> int:
+    """Bytes that an image may take on the CPU."""
     return budget_bytes(select_device("cpu"), None)
 
 
-def _check_name(path: Path, suffixes: tuple[str, ...]) -> None:
+def check_name(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Raises ``OutputError`` for a file to write whose name does not end as it should."""
     if not path.name.lower().endswith(suffixes):
         raise OutputError(f"{path}: expected a name ending in {' or '.join(suffixes)}")
