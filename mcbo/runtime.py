@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mcbo._version import __version__
+from mcbo.core.control_group import OWN, ROOT, groups_of
 from mcbo.core.errors import DeviceError, DeviceMemoryError, InputError, KernelError
 from mcbo.core.log import log
 from mcbo.core.memory import MEMORY_SHARE, available_bytes, c_library, give_back_memory
@@ -334,21 +335,24 @@ def max_threads() -> int:
     return 4 * (os.cpu_count() or 1)
 
 
-def available_cores(control_group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use: those that it is bound to, or what its control group leaves of them, rounded up."""
+def available_cores(root: Path = ROOT, own: Path = OWN) -> int:
+    """Cores that this process may use: those that it is bound to, or what its control groups leave of them, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min([cores, *(max(1, math.ceil(quota)) for quota in _container_cores(control_group))])
+    return min([cores, *(max(1, math.ceil(quota)) for quota in _group_cores(root, own))])
 
 
-def _container_cores(root: Path) -> list[float]:
-    """The cores whose time the control group (version 2 or 1) may use, if that is limited."""
-    for files in ((root / "cpu.max",), (root / "cpu/cpu.cfs_quota_us", root / "cpu/cpu.cfs_period_us")):
-        try:
-            quota, period = (int(part) for file in files for part in file.read_text().split())
-        except (OSError, ValueError):  # not this version, or "max": no limit
-            continue
-        return [quota / period] if quota > 0 and period > 0 else []
-    return []
+def _group_cores(root: Path, own: Path) -> list[float]:
+    """The cores whose time the control groups (version 2 or 1) may use, where that is limited."""
+    found = []
+    for group in groups_of("cpu", root, own):
+        for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+            try:
+                quota, period = (int(part) for name in names for part in (group / name).read_text().split())
+            except (OSError, ValueError):  # not this version, or "max": no limit
+                continue
+            if quota > 0 and period > 0:
+                found.append(quota / period)
+    return found
 
 
 def keep_freed_memory() -> None:

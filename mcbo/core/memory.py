@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from mcbo.core.control_group import OWN, ROOT, groups_of
 from mcbo.core.errors import MemoryBudgetError
 
 MEMORY_SHARE = 0.75
@@ -42,27 +43,24 @@ def available_bytes() -> int:
     return min([available, *_container_free_bytes()])
 
 
-def _container_free_bytes(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """What the limit of the control group (version 2 or 1) leaves, if there is one.
+def _container_free_bytes(root: Path = ROOT, own: Path = OWN) -> list[int]:
+    """What the limits of the control groups (version 2 or 1) leave, where there are any.
 
     Files that were read lately count as used, but the system drops them where memory is needed.
     """
-    for limit, used, statistics, key in (
-        (root / "memory.max", root / "memory.current", root / "memory.stat", "inactive_file "),
-        (
-            root / "memory/memory.limit_in_bytes",
-            root / "memory/memory.usage_in_bytes",
-            root / "memory/memory.stat",
-            "total_inactive_file ",
-        ),
-    ):
-        try:
-            free = int(limit.read_text()) - int(used.read_text())
-            lines = statistics.read_text().splitlines()
-            return [max(free + next((int(line.split()[1]) for line in lines if line.startswith(key)), 0), 0)]
-        except (OSError, ValueError):  # not this version, or "max": no limit
-            continue
-    return []
+    found = []
+    for group in groups_of("memory", root, own):
+        for limit, used, key in (
+            ("memory.max", "memory.current", "inactive_file "),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
+        ):
+            try:
+                free = int((group / limit).read_text()) - int((group / used).read_text())
+                lines = (group / "memory.stat").read_text().splitlines()
+            except (OSError, ValueError):  # not this version, or "max": no limit
+                continue
+            found.append(max(free + next((int(line.split()[1]) for line in lines if line.startswith(key)), 0), 0))
+    return found
 
 
 def check_fits(needed_bytes: int, what: str) -> None:

@@ -280,7 +280,27 @@ def test_the_quota_of_a_container_limits_the_cores(tmp_path: Path, files: dict[s
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     bound = len(os.sched_getaffinity(0))
-    assert available_cores(tmp_path) == (bound if cores is None else min(cores, bound))
+    assert available_cores(tmp_path, tmp_path / "none") == (bound if cores is None else min(cores, bound))
+
+
+@pytest.mark.parametrize("limited", ["", "jobs", "jobs/7", "jobs/7/step"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_quota_around_the_own_group_counts(tmp_path: Path, limited: str, version: int) -> None:
+    root, own = tmp_path / "fs", tmp_path / "own"
+    own.write_text("0::/jobs/7/step\n" if version == 2 else "5:memory:/other\n4:cpu,cpuacct:/jobs/7/step\n1:name=systemd:/x\n")
+    base = root if version == 2 else root / "cpu"
+    (base / "jobs/7/step").mkdir(parents=True)
+    (base / "beside").mkdir()
+    files = (
+        {"cpu.max": "100000 100000\n"} if version == 2 else {"cpu.cfs_quota_us": "100000\n", "cpu.cfs_period_us": "100000\n"}
+    )
+    assert available_cores(root, own) == len(os.sched_getaffinity(0))
+    for name, text in files.items():
+        (base / "beside" / name).write_text(text)
+    assert available_cores(root, own) == len(os.sched_getaffinity(0))
+    for name, text in files.items():
+        (base / limited / name).write_text(text)
+    assert available_cores(root, own) == 1
 
 
 def test_the_threads_of_a_program_are_those_it_is_given_or_has() -> None:
