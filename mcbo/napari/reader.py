@@ -1,0 +1,48 @@
+"""Displacements in NIfTI as layers of vectors. Files with anything else are left to other readers."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from mcbo.core.errors import McboError
+from mcbo.geometry.units import MM
+from mcbo.io.nifti import read_displacement
+from mcbo.io.nifti_header import Intent, read_header
+from mcbo.napari.layers import LayerData, vectors_layer
+
+Paths: TypeAlias = str | Sequence[str]
+
+
+def get_reader(path: Paths) -> Callable[[Paths], list[LayerData]] | None:
+    """A reader for one displacement, or one for each of several; None if any of the files is something else."""
+    files = _files(path)
+    return read_layers if files and all(is_displacement(file) for file in files) else None
+
+
+def read_layers(path: Paths) -> list[LayerData]:
+    """Reads displacements; raises ``McboError`` if one cannot be read."""
+    return [_read(file) for file in _files(path)]
+
+
+def is_displacement(file: Path) -> bool:
+    """Whether a file is a displacement as we write it: ``(H, W, D, 3)`` float32, of no other meaning, and no series in time."""
+    try:
+        header = read_header(file)
+    except McboError:
+        return False
+    is_plain = header.intent == Intent() and not header.has_time and (header.slope, header.intercept) == (1, 0)
+    return is_plain and len(header.shape) == 4 and header.shape[3] == 3 and header.dtype.str[1:] == "f4"
+
+
+def _files(path: Paths) -> list[Path]:
+    return [Path(path)] if isinstance(path, str) else [Path(one) for one in path]
+
+
+def _read(file: Path) -> LayerData:
+    header = read_header(file)
+    displacement = read_displacement(file)[0].movedim(0, -1).numpy()
+    scaled = np.diag([1 / MM[header.unit]] * 3 + [1.0]) @ header.affine
+    settings = {"affine": scaled, "units": (header.unit,) * 3}
+    return vectors_layer(displacement, header.affine, settings, name=file.name, unit=header.unit)
