@@ -138,6 +138,7 @@ def vectors_layer(
         "features": {"length": lengths},
         "edge_color": "length" if len(lengths) else "yellow",
         "edge_colormap": "turbo",
+        "edge_contrast_limits": (0.0, float(lengths.max(initial=0)) or 1.0),
         "edge_width": 0.5,
         "opacity": 1.0,
         "vector_style": "arrow",

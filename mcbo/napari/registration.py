@@ -41,7 +41,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is shown of a registration: layers, lines of text, and sentences that say why it is doubtful."""
+    """What is shown of a registration: layers, a text, and those of its sentences that say why the result is doubtful."""
 
     layers: list[LayerData]
     text: str
@@ -52,7 +52,7 @@ def pair_of(fixed: Any, moving: Any) -> Pair:
     """Checks two layers of napari; raises ``InputError`` if they cannot be registered."""
     if fixed is None or moving is None:
         raise InputError("expected two layers with images, one fixed and one moving; open or add them first")
-    if fixed is moving:
+    if fixed == moving:
         raise InputError(f"expected two layers, got '{fixed.name}' as the fixed and as the moving one")
     place = place_of(fixed)
     one, other, unit, note = common_world(place, place_of(moving))
@@ -73,8 +73,8 @@ def register_pair(pair: Pair, task: str) -> Outcome:
         result.displacement, pair.affines[0], pair.settings, name="displacement", unit=pair.unit, known=known
     )
     transform = result.transforms[0]
-    lines = [*_verdict(result.judgement), sentence_of(transform.tensor, transform.fixed), pair.note]
-    return Outcome([(warped, image, "image"), arrows], "\n".join(line for line in lines if line), list(result.report.warnings))
+    parts = [*_verdict(result.judgement), *result.report.warnings, sentence_of(transform.tensor, transform.fixed), pair.note]
+    return Outcome([(warped, image, "image"), arrows], "\n\n".join(part for part in parts if part), result.report.warnings)
 
 
 def _look(pair: Pair) -> dict[str, Any]:
@@ -85,10 +85,8 @@ def _look(pair: Pair) -> dict[str, Any]:
 
 
 def _verdict(judgement: Judgement | None) -> list[str]:
+    """What was chosen, how sure it is and why it is not the full result, in paragraphs."""
     if judgement is None:
         return []
-    return [f"Chosen: {judgement.chosen} result", f"Confidence: {judgement.confidence:.2f}", _titled(judgement.explanation)]
-
-
-def _titled(reason: str) -> str:
-    return f"Reason: {reason}" if reason else ""
+    reason = f"Reason: {judgement.explanation}" if judgement.explanation else ""
+    return [f"Chosen: {judgement.chosen} result\nConfidence: {judgement.confidence:.2f}", reason]

@@ -15,71 +15,72 @@ from mcbo.napari.registration import Outcome, Pair, pair_of, register_pair
 _TASKS = "ReMIND2Reg for MRI and ultrasound, COMULIS3DCLEM for microscopy; both for whatever looks more like it."
 
 
-def make_widget(napari_viewer: Viewer) -> Container:
-    """The widget for a viewer, as npe2 asks for it; its parts are ``fixed``, ``moving``, ``task``, ``run`` and ``result``."""
+class RegistrationWidget(Container):  # type: ignore[misc]  # magicgui is there only with the extra
+    """The widget for a viewer, as napari asks for it; its parts are ``fixed``, ``moving``, ``task``, ``run`` and ``result``."""
 
-    def images(_: Any = None) -> list[Image]:
-        return [layer for layer in napari_viewer.layers if isinstance(layer, Image)]
+    def __init__(self, napari_viewer: Viewer) -> None:
+        self._viewer = napari_viewer
+        self._fixed = ComboBox(name="fixed", label="fixed image", choices=self._images)
+        self._moving = ComboBox(name="moving", label="moving image", choices=self._images)
+        self._task = ComboBox(name="task", label="task", choices=list(TASKS), value=DEFAULT_TASK, tooltip=_TASKS)
+        self._run = PushButton(name="run", text="Register")
+        self._result = TextEdit(name="result", label=" ", value="")
+        self._result.read_only = True
+        about = Label(value="The moving image is warped onto the fixed one.")
+        super().__init__(widgets=[about, self._fixed, self._moving, self._task, self._run, self._result])
+        self._run.clicked.connect(self._start)
+        for event in (napari_viewer.layers.events.inserted, napari_viewer.layers.events.removed):
+            event.connect(self._follow)
+        self._follow()
 
-    fixed = ComboBox(name="fixed", label="fixed image", choices=images)
-    moving = ComboBox(name="moving", label="moving image", choices=images)
-    task = ComboBox(name="task", label="task", choices=list(TASKS), value=DEFAULT_TASK, tooltip=_TASKS)
-    run = PushButton(name="run", text="Register")
-    result = TextEdit(name="result", label=" ", value="")
-    result.read_only = True
-    about = Label(value="The moving image is warped onto the fixed one.")
-    widget = Container(widgets=[about, fixed, moving, task, run, result])
+    def _images(self, _: Any = None) -> list[Image]:
+        return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
 
-    def follow(_: Any = None) -> None:
+    def _follow(self, _: Any = None) -> None:
         """Offers the images that there are, and a pair of different ones."""
-        fixed.reset_choices()
-        moving.reset_choices()
-        if fixed.value is moving.value and len(others := [layer for layer in images() if layer is not fixed.value]):
-            moving.value = others[0]
+        self._fixed.reset_choices()
+        self._moving.reset_choices()
+        others = [layer for layer in self._images() if layer != self._fixed.value]
+        if others and self._fixed.value == self._moving.value:
+            self._moving.value = others[0]
 
-    def start() -> None:
+    def _start(self) -> None:
         try:
-            pair = pair_of(fixed.value, moving.value)
+            pair = pair_of(self._fixed.value, self._moving.value)
         except McboError as error:
-            fail(error)
+            self._fail(error)
             return
-        run.enabled = False
-        result.value = f"Registering '{pair.moving.name}' to '{pair.fixed.name}' …"
+        self._run.enabled = False
+        self._result.value = f"Registering '{pair.moving.name}' to '{pair.fixed.name}' …"
         create_worker(
             _attempt,
             pair,
-            task.value,
+            self._task.value,
             _progress={"desc": "MCBO registers"},
-            _connect={"returned": lambda found: show(pair, *found), "errored": crash, "finished": finish},
+            _connect={"returned": lambda found: self._show(pair, *found), "errored": self._crash, "finished": self._finish},
         )
 
-    def show(pair: Pair, found: Outcome | McboError) -> None:
+    def _show(self, pair: Pair, found: Outcome | McboError) -> None:
         if isinstance(found, McboError):
-            fail(found)
+            self._fail(found)
             return
         for data in found.layers:
-            napari_viewer.add_layer(Layer.create(*data))
+            self._viewer.add_layer(Layer.create(*data))
         pair.moving.visible = False
-        result.value = "\n".join([*found.warnings, found.text])
         for warning in found.warnings:
             show_warning(warning)
+        self._result.value = found.text
 
-    def fail(error: McboError) -> None:
-        result.value = str(error)
+    def _fail(self, error: McboError) -> None:
         show_error(str(error))
+        self._result.value = str(error)
 
-    def crash(error: Exception) -> None:
-        result.value = f"{type(error).__name__}: {error}"
+    def _crash(self, error: Exception) -> None:
+        self._result.value = f"{type(error).__name__}: {error}"
         raise error  # napari shows it with its traceback
 
-    def finish() -> None:
-        run.enabled = True
-
-    run.clicked.connect(start)
-    for event in (napari_viewer.layers.events.inserted, napari_viewer.layers.events.removed):
-        event.connect(follow)
-    follow()
-    return widget
+    def _finish(self) -> None:
+        self._run.enabled = True
 
 
 def _attempt(pair: Pair, task: str) -> list[Outcome | McboError]:

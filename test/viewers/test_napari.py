@@ -24,7 +24,7 @@ with warnings.catch_warnings(action="ignore"):  # of napari's own use of pydanti
     napari = pytest.importorskip("napari", reason="napari is not installed: pip install -e '.[napari]'")
     from mcbo.napari.layers import common_world, place_of, voxels_of
     from mcbo.napari.registration import pair_of
-    from mcbo.napari.widget import make_widget
+    from mcbo.napari.widget import RegistrationWidget
 
 pytestmark = pytest.mark.filterwarnings("default")  # napari's are not ours
 MANIFEST = Path(__file__).resolve().parents[2] / "mcbo/napari/napari.yaml"
@@ -49,6 +49,13 @@ def told() -> list[tuple[str, str]]:
     from napari.utils.notifications import notification_manager
 
     return [(str(record.severity), record.message) for record in notification_manager.records]
+
+
+def opened(viewer: Any) -> Any:
+    """The widget, given what napari gives to plugins: a viewer without its private parts, and so are its layers."""
+    from napari.utils._proxies import PublicOnlyProxy
+
+    return RegistrationWidget(PublicOnlyProxy(viewer))
 
 
 def press(widget: Any) -> None:
@@ -135,7 +142,7 @@ def test_two_layers_are_registered(viewer: Any, unit: str | None) -> None:
     place = {"scale": (1, 1, 2), "units": unit and (unit,) * 3}
     fixed = viewer.add_image(image, name="fixed", translate=(7, 8, 9), **place)
     moving = viewer.add_image(-np.roll(image, 3, axis=0), name="moving", translate=(7, 6, 9), **place)
-    widget = make_widget(viewer)
+    widget = opened(viewer)
     assert (widget["fixed"].value, widget["moving"].value) == (fixed, moving)
     press(widget)
     _, _, warped, arrows = viewer.layers
@@ -162,7 +169,7 @@ def test_two_layers_are_registered(viewer: Any, unit: str | None) -> None:
 def test_a_doubtful_result_is_a_warning(viewer: Any) -> None:
     for seed in (0, 1):
         viewer.add_image(noise(seed, (32, 28, 30)), name=f"noise {seed}", units=("mm",) * 3)
-    widget = make_widget(viewer)
+    widget = opened(viewer)
     press(widget)
     assert "low confidence" in widget["result"].value
     assert "Reason: " in widget["result"].value
@@ -170,7 +177,7 @@ def test_a_doubtful_result_is_a_warning(viewer: Any) -> None:
 
 
 def test_errors_are_notifications_with_their_sentence(viewer: Any) -> None:
-    widget = make_widget(viewer)
+    widget = opened(viewer)
     press(widget)
     assert told()[-1] == ("error", "expected two layers with images, one fixed and one moving; open or add them first")
     viewer.add_image(noise(), name="good")
@@ -184,7 +191,7 @@ def test_errors_are_notifications_with_their_sentence(viewer: Any) -> None:
 
 
 def test_the_choices_follow_the_layers(viewer: Any) -> None:
-    widget = make_widget(viewer)
+    widget = opened(viewer)
     one = viewer.add_image(noise(), name="one")
     viewer.add_labels(np.zeros((4, 5, 6), int), name="labels")
     two = viewer.add_image(noise(), name="two")
