@@ -15,7 +15,7 @@ from mcbo.napari.registration import Outcome, Pair, pair_of, register_pair
 _TASKS = "ReMIND2Reg for MRI and ultrasound, COMULIS3DCLEM for microscopy; both for whatever looks more like it."
 
 
-class RegistrationWidget(Container):  # type: ignore[misc]  # magicgui is there only with the extra
+class RegistrationWidget(Container):
     """The widget for a viewer, as napari asks for it; its parts are ``fixed``, ``moving``, ``task``, ``run`` and ``result``."""
 
     def __init__(self, napari_viewer: Viewer) -> None:
