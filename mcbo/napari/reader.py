@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcbo.core.errors import McboError
+from mcbo.geometry.grid import Grid
 from mcbo.geometry.units import MM
 from mcbo.io.nifti import read_displacement
 from mcbo.io.nifti_header import Intent, read_header
@@ -43,6 +45,24 @@ def _files(path: Paths) -> list[Path]:
 def _read(file: Path) -> LayerData:
     header = read_header(file)
     displacement = read_displacement(file)[0].movedim(0, -1).numpy()
-    scaled = np.diag([1 / MM[header.unit]] * 3 + [1.0]) @ header.affine
-    settings = {"affine": scaled, "units": (header.unit,) * 3}
-    return vectors_layer(displacement, header.affine, settings, name=file.name, unit=header.unit)
+    vectors, settings, kind = vectors_layer(displacement, header.affine, {}, name=file.name, unit=header.unit)
+    height, width, depth = displacement.shape[:3]
+    turn = _to_closest_ras(Grid((height, width, depth), header.affine))
+    vectors = vectors @ turn[:3, :3].T
+    vectors[:, 0] += turn[:3, 3]
+    affine = np.diag([1 / MM[header.unit]] * 3 + [1.0]) @ header.affine @ np.linalg.inv(turn)
+    return vectors, {**settings, "affine": affine, "units": (header.unit,) * 3}, kind
+
+
+def _to_closest_ras(grid: Grid) -> NDArray[np.float64]:
+    """From a grid's voxels to those of the same grid with axes in the order of the world's: ``(4, 4)``.
+
+    napari cannot show slices of layers whose affine swaps axes.
+    """
+    turn = np.zeros((4, 4))
+    turn[3, 3] = 1
+    for axis, letter in enumerate(grid.orientation):
+        world = ("RAS" if letter in "RAS" else "LPI").index(letter)
+        turn[world, axis] = 1 if letter in "RAS" else -1
+        turn[world, 3] = 0 if letter in "RAS" else grid.shape[axis] - 1
+    return turn
