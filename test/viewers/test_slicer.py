@@ -219,3 +219,29 @@ def test_the_verdict(module: Any, tmp_path: Path) -> None:
     (tmp_path / "report.json").unlink()
     with pytest.raises(module.RegistrationError, match=r"report\.json: expected the report"):
         module.read_verdict(tmp_path)
+
+
+def test_the_panel_starts_tells_and_cancels(module: Any, slicer: MagicMock, tmp_path: Path) -> None:
+    slow = tmp_path / "mcbo"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    (tmp_path / "image").write_bytes(b"")
+    slicer.util.tempDirectory = lambda: str(tmp_path)
+    slicer.qMRMLNodeComboBox = lambda: MagicMock(currentNode=lambda: None)
+    module.ScriptedLoadableModuleWidget.setup = lambda _: None
+    widget = module.MCBORegistrationWidget()
+    widget.layout = MagicMock()
+    widget.setup()
+    widget.program.text, widget.task.currentIndex = str(slow), 1
+    widget.on_button()
+    assert slicer.util.errorDisplay.call_args.args == ("expected a fixed and a moving volume; load them first",)
+    for name in ("fixed", "moving"):
+        getattr(widget, name).currentNode = lambda name=name: Volume(name, tmp_path / "image")
+    widget.on_button()
+    assert widget.logic.is_running()
+    assert (widget.status.text, widget.button.text) == ("Registering …", "Cancel")
+    widget.on_button()
+    assert not widget.logic.is_running()
+    assert (widget.status.text, widget.button.text) == ("Canceled.", "Register")
+    widget.done(module.Verdict("full", 0.75, "", ()), tmp_path / "report.html")
+    assert widget.status.text == "Chosen: full result\nConfidence: 0.75"
