@@ -58,6 +58,9 @@ Form: TypeAlias = Literal["sform", "qform"]
 _UNITS: dict[int, Unit] = {1: "m", 2: "mm", 3: "um"}
 """By the lowest three bits of ``xyzt_units``."""
 
+_TIME_BITS = 0o70
+"""The next three."""
+
 ValueType: TypeAlias = type[np.float32 | np.int32 | np.int64]
 """Of values in memory."""
 
@@ -95,6 +98,7 @@ class Header:
         slope, intercept: an intensity is ``slope·value + intercept``.
         offset: bytes before the first value, uncompressed.
         intent: of its values.
+        has_time: whether it gives a unit of time (or of frequency) to the fourth axis.
     """
 
     path: File
@@ -108,6 +112,7 @@ class Header:
     intercept: float
     offset: int
     intent: Intent = Intent()
+    has_time: bool = False
 
 
 def read_header(path: File, *, form: Form = "sform") -> Header:
@@ -330,7 +335,8 @@ def _parse(path: File, block: bytes, form: Form) -> Header:
     slope = slope or 1.0  # a slope of 0 means "not scaled"
     name = bytes(fields["intent_name"].item()).decode("latin-1")
     intent = Intent(int(fields["intent_code"]), name, float(fields["intent_p1"]))
-    return Header(path, shape, dtype, affine, unit, forms, (x, y, z), slope, intercept, int(offset), intent)
+    has_time = bool(int(fields["xyzt_units"]) & _TIME_BITS)
+    return Header(path, shape, dtype, affine, unit, forms, (x, y, z), slope, intercept, int(offset), intent, has_time)
 
 
 def _form(fields: Any, name: Form, unit: Unit) -> NDArray[np.float64] | None:

@@ -19,7 +19,7 @@ ORDER: tuple[frozenset[str], ...] = tuple(
         "qc",
         "runs api",
         "studies",
-        "cli",
+        "cli napari",
         "__init__ __main__",
     )
 )
@@ -116,6 +116,8 @@ def test_the_judge_and_the_method_share_nothing() -> None:
         ("distributed", {"runs.cluster"}),
         ("scipy", {"studies.phantom", "studies.demo", "qc.picture", "qc.view"}),
         ("cc3d", {"geometry.mask"}),
+        ("napari", {"napari.widget"}),
+        ("magicgui", {"napari.widget"}),
     ],
 )
 def test_libraries_stay_where_they_belong(library: str, allowed: set[str]) -> None:

@@ -1,0 +1,1 @@
+"""The plugin for napari (the extra ``napari``): ``napari.yaml`` says what it contributes."""
