@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -39,7 +40,7 @@ from evaluation.platforms import codabench, grand_challenge
 from evaluation.ranking.schemes import SCHEMES
 from evaluation.render import BOARD_WRITERS, board_markdown, scores_page, to_csv
 from evaluation.settings import from_config, from_options
-from evaluation.submission import examine, fix, unexpected, write_zero
+from evaluation.submission import Checked, examine, fix, unexpected, write_zero
 from evaluation.summary import Scores, score, task_name, to_official, to_table
 from evaluation.tasks import METRICS, Program, find_task
 
@@ -245,9 +246,28 @@ def _print_scores(scores: Scores) -> None:
     shown = [column for column in columns if column in table]
     if shown and scores.scored:
         table = table.loc[[pair.pair.field_name for pair in scores.scored], shown].astype(float)
-        table.loc["mean"] = table.mean()
+        missing = len(scores.pairs) - len(scores.scored)
+        table.loc["mean" if not missing else f"mean of {len(scores.scored)} of {len(scores.pairs)}"] = table.mean()
         _say("TRE in mm" + (f"; the unit of {scores.task.name} is voxels" if in_voxels else ""))
         _say_lines(table.round(3).to_string(formatters={"folded_voxels": "{:.12g}".format}))
+
+
+def _fix(checked: Checked, output: Path, named: Counter[str]) -> None:
+    """Writes a displacement corrected, if that is certain; ``named`` counts how often each mistake was suspected.
+
+    A mistake is one of a program, which makes it in all displacements: one that most do not show is none.
+    """
+    (usual, times), name = named.most_common(1)[0], checked.pair.field_name
+    usual = usual if 2 * times > named.total() else ""
+    if checked.suspected and not usual:
+        what = checked.suspected
+        _say(f"NOT FIXED: {name}: only {named[what]} of {named.total()} displacements seem to be {what}")
+    elif usual != checked.suspected:
+        _say(f"NOT FIXED: {name}: {times} of {named.total()} displacements seem to be {usual}, which this one does not show")
+    elif not fix(checked, output):
+        _say(f"NOT FIXED: {name}: it cannot be corrected {'without loss' if checked.certain else 'for certain'}")
+    elif checked.problems:
+        _say(f"fixed: {output / checked.path.name if checked.path else name}")
 
 
 @app.command(cls=_Command)
@@ -268,16 +288,15 @@ def validate(
         raise EvaluationError(f"--fix: expected another folder than that of the submission, found {output}")
     pairs = read_pairs(dataset, split=split, trust_paths=trust_paths)
     _ask_for_output()
-    count = 0
+    count, named = 0, Counter[str]()
     for pair in pairs:
         checked = examine(pair, predictions)
         for problem in checked.problems:
             _say(problem)
         count += len(checked.problems)
-        if output is not None and not fix(checked, output):
-            _say(f"NOT FIXED: {pair.field_name}: it cannot be corrected without loss")
-        elif output is not None and checked.problems:
-            _say(f"fixed: {output / checked.path.name if checked.path else pair.field_name}")
+        named[checked.suspected] += 1
+    for pair in pairs if output is not None else ():
+        _fix(examine(pair, predictions), cast(Path, output), named)
     strangers = unexpected(pairs, predictions)
     for problem in strangers:
         _say(problem)

@@ -156,7 +156,7 @@ def find_layout(found: tuple[int, ...], shape: Shape) -> Layout | None:
             moved = f"numpy.transpose(field, {(*(axis + 1 for axis in axes), 0) if first else (*axes, 3)})"
             return Layout(f"its axes are {called}{also}: {moved}", first, (axes[0], axes[1], axes[2]))
         if all(n in (size // 2, -(-size // 2)) for n, size in zip(sizes, shape, strict=True)) and sizes != shape:
-            scaled = "resample it to the grid of the fixed image, and double its values, which count its own voxels"
+            scaled = "resample it to the grid of the fixed image, and double its values if they count its own voxels"
             return Layout(f"it is at half resolution{also}: {scaled}", first)
     return Layout("resample it to the grid of the fixed image, and scale its values with it")
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 from evaluation.errors import EvaluationError
@@ -231,7 +232,7 @@ def _rank(
                 for m in chosen
             },
             rank=int(ranks[i]),
-            rank_interval=intervals[i],
+            rank_interval=_with_ties(intervals[i], ranks[standing.final == standing.final[i]]),
             score=scheme.full_score * float(standing.final[i]),
             components={name: float(score[i]) for name, score in standing.components.items()} or None,
         )
@@ -247,6 +248,11 @@ def _rank(
         for option, p in standing.p.items()
     }
     return rows + last, p_values
+
+
+def _with_ties(interval: tuple[int, int], shared: NDArray[np.integer]) -> tuple[int, int]:
+    """The interval of a rank, and all ranks of methods with the same score, whom only their means put in order."""
+    return min(interval[0], int(shared.min())), max(interval[1], int(shared.max()))
 
 
 def _with_wins(result: Result, wins: int, score: float) -> Result:

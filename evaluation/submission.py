@@ -25,7 +25,7 @@ from evaluation.images import (
 )
 from evaluation.metrics import Field
 from evaluation.pairs import Pair, find_field
-from evaluation.validation.evidence import fits_better, leaves_volume, suspect
+from evaluation.validation.evidence import fits_better, leaves_volume, suspect, worse_than_none
 from evaluation.validation.readings import in_itk_convention, likely_readings
 
 _HEADER_BYTES = 352
@@ -44,12 +44,16 @@ class Checked:
         path: its file, if there is one.
         problems: a line each, with remedies.
         corrected: the displacement without these problems; None if there are none, or if it cannot be had without loss.
+        suspected: the mistake that landmarks or images speak for, if there is one.
+        certain: whether nothing else can be wrong then.
     """
 
     pair: Pair
     path: Path | None = None
     problems: list[str] = field(default_factory=list)
     corrected: Field | None = None
+    suspected: str = ""
+    certain: bool = True
 
 
 def unexpected(pairs: list[Pair], predictions: Path) -> list[str]:
@@ -114,11 +118,16 @@ def _examine_field(found: Checked, path: Path, shape: Shape, spacing: Array, aff
             found.problems.append(f"{path}: suspected to hold positions, not displacements: {told}")
             found.corrected = displacement = without
     if mistake := suspect(found.pair, displacement, likely_readings(shape, spacing, affine)):
-        found.problems.append(f"{path}: suspected to be {mistake.name}: {mistake.remedy}")
-        found.corrected = mistake.correct(displacement) if mistake.lossless else None
+        found.suspected, found.certain = mistake.reading.name, mistake.cured
+        more = "" if found.certain else "; something else may be wrong, too"
+        found.problems.append(f"{path}: suspected to be {found.suspected}: {mistake.reading.remedy} ({mistake.told}{more})")
+        found.corrected = mistake.reading.correct(displacement) if mistake.reading.lossless and mistake.cured else None
     elif leaves_volume(displacement) > MOSTLY_OUTSIDE:
         told = f"found some that take {outside:.0%} of the voxels out of the volume; write them in voxels of the fixed image"
         found.problems.append(f"{path}: expected displacements in voxels, {told}")
+        found.corrected = None
+    elif harm := worse_than_none(found.pair, displacement):
+        found.problems.append(f"{path}: expected a displacement that helps, but {harm}; look at it before you send it")
         found.corrected = None
 
 

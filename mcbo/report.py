@@ -26,6 +26,9 @@ from mcbo.runtime import DECIDING, versions
 REPORT = "report.json"
 """File name of the report of a data set, and of a single registration."""
 
+_NO_SHIFT_MM = 1e-5
+"""Of the rigid motion: what is shorter is rounding."""
+
 MAX_BYTES = 2**27
 """Of a report: 30,000 cases."""
 
@@ -48,21 +51,32 @@ class WorkingGrid(BaseModel, extra="forbid"):
 
 
 class ShiftReport(BaseModel, extra="forbid"):
-    """How far a result moves beyond a rigid motion in the fixed image's field of view: mm; see ``geometry/shift.py``."""
+    """How far a result moves beyond a rigid motion in the fixed image's field of view: mm; see ``geometry/shift.py``.
+
+    ``uncertainty_mm`` is the median of the bound of its errors there, where that is known.
+    """
 
     rotation_deg: float
     rigid_mm: float
     median_mm: float
     largest_mm: float
     largest_at: tuple[float, float, float]
+    uncertainty_mm: float | None = None
 
     def summary(self, symbol: str, per_mm: float) -> str:
         """One line, in a unit with this symbol, of which so many make a millimeter."""
         rigid, median, largest = (f"{x * per_mm:.2g} {symbol}" for x in (self.rigid_mm, self.median_mm, self.largest_mm))
+        if self.largest_mm < _NO_SHIFT_MM * max(self.rigid_mm, 1.0):
+            return f"the displacement is a rigid motion of {rigid} and {self.rotation_deg:.1f}°: no shift beyond it"
+        caveat = ""
+        if self.uncertainty_mm is not None:
+            caveat = f"; the uncertainty is {self.uncertainty_mm * per_mm:.2g} {symbol} at the median"
+            if self.median_mm < self.uncertainty_mm:
+                caveat += ", so that most of the shift cannot be told from errors"
         place = ", ".join(f"{value * per_mm:.3g}" for value in self.largest_at)
         return (
             f"shift beyond a rigid motion of {rigid} and {self.rotation_deg:.1f}°: median {median}, largest {largest} at "
-            f"({place}) {symbol} in the world (RAS)"
+            f"({place}) {symbol} in the world (RAS){caveat}"
         )
 
 

@@ -1,7 +1,7 @@
 """Evidence that a displacement was written by mistake: landmarks, or the images themselves."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +30,27 @@ CHANCE = 1e-4
 _POINTS, _PARTS = 64**3, 4
 
 
+CURED = 0.4
+"""A correction that leaves less than this fraction of the initial error is the right one; else something else is wrong, too."""
+WORSE = 1.2
+"""Landmarks that a displacement takes this much further apart than they were are worth a word."""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A mistake that is probable.
+
+    Attributes:
+        reading: how to read the displacement instead.
+        told: the errors that speak for it.
+        cured: whether these are so small then that nothing else can be wrong.
+    """
+
+    reading: Reading
+    told: str
+    cured: bool
+
+
 class Evidence(Protocol):
     """How well a reading fits: an error, and whether it is better than others beyond doubt.
 
@@ -39,6 +60,7 @@ class Evidence(Protocol):
 
     threshold: float
     tie: float
+    unit: str
 
     def error(self, reading: Reading | None) -> float:
         """The error of a reading; of no displacement, for None."""
@@ -47,8 +69,8 @@ class Evidence(Protocol):
         """Whether it fits better than the displacement as written and than none, not by chance alone."""
 
 
-def suspect(pair: Pair, field: Field, readings: Sequence[Reading]) -> Reading | None:
-    """The reading that makes a displacement fit far better than as it is written, if any: the best one.
+def suspect(pair: Pair, field: Field, readings: Sequence[Reading]) -> Suspicion | None:
+    """The mistake whose reading makes a displacement fit far better than as it is written, if any: the best one.
 
     Landmarks decide where there are any; otherwise the mutual information of the fixed and the warped moving image.
     """
@@ -70,8 +92,24 @@ def suspect(pair: Pair, field: Field, readings: Sequence[Reading]) -> Reading | 
         # Of the opposite direction, exactly: the images and their points change places.
         swapped = _evidence(Pair(pair.moving, pair.fixed, pair.root), field)
         if swapped is not None and swapped.error(AS_WRITTEN) < 0.9 * least:
-            return replace(best, lossless=False)
-    return best
+            best = replace(best, lossless=False)
+    if not evidence.unit:
+        return Suspicion(best, "by the images, which fit better so", cured=True)
+    told = (
+        f"its landmarks are then {least:.2f} {evidence.unit} apart, {written:.2f} as it is written, {initial:.2f} without any"
+    )
+    return Suspicion(best, told, cured=least < CURED * initial)
+
+
+def worse_than_none(pair: Pair, field: Field) -> str:
+    """That landmarks say that a displacement does harm, as a sentence without its end; empty if they do not."""
+    evidence = _evidence(pair, field)
+    if evidence is None or not evidence.unit or not field.any():
+        return ""
+    written, initial = evidence.error(AS_WRITTEN), evidence.error(None)
+    if written <= WORSE * initial:
+        return ""
+    return f"its landmarks are {written:.2f} {evidence.unit} apart, and {initial:.2f} without any displacement"
 
 
 def fits_better(pair: Pair, one: Field, other: Field) -> bool:
@@ -106,7 +144,7 @@ def _evidence(pair: Pair, field: Field) -> Evidence | None:
 class _Landmarks:
     """The mean distance of landmarks, in mm; the field is sampled linearly, which takes no time."""
 
-    threshold, tie = LANDMARKS_DECIDE, 1.001
+    threshold, tie, unit = LANDMARKS_DECIDE, 1.001, "mm"
 
     def __init__(self, pair: Pair, field: Field, shape: Shape) -> None:
         self._fixed, self._moving = read_point_pairs(pair, "landmarks", shape)
@@ -126,7 +164,7 @@ class _Landmarks:
 class _Images:
     """1 / (mutual information of fixed and warped intensities), at regularly spaced voxels."""
 
-    threshold, tie = IMAGES_DECIDE, 1.05
+    threshold, tie, unit = IMAGES_DECIDE, 1.05, ""
 
     def __init__(self, pair: Pair, field: Field, shape: Shape) -> None:
         fixed, self._moving = (read_volume(path, shape) for path in (pair.fixed, pair.moving))

@@ -104,6 +104,12 @@ def _all_readings(shape: Shape, spacing: Array, affine: Array) -> Iterator[Readi
         called = "in reverse, z/y/x, order" if order == (2, 1, 0) else "in another x/y/z order"
         take = f"component a has to move along array axis a, so take components {order} of the last axis"
         yield Reading(f"with its components {called}", take, one[list(order)])
+    half = (np.array(shape) - 1) / 2
+    torch = "in torch's normalized coordinates (−1 to 1)"
+    yield Reading(
+        f"{torch}, x/y/z reversed", "multiply component a of the reversed last axis by (size − 1) / 2", np.diag(half)[:, ::-1]
+    )
+    yield Reading(torch, "multiply component a by (size − 1) / 2 of array axis a", np.diag(half))
     for count in (2, 1):
         for axes in combinations(range(3), count):
             signs = np.where(np.isin(range(3), axes), -1.0, 1.0)

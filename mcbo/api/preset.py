@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mcbo.core.errors import InputError, McboError
+from mcbo.core.errors import InputError, McboError, NonFiniteError
 from mcbo.core.types import Choice, Freedom
 from mcbo.io.files import reading, reason_of, regular_size, shown
 from mcbo.methods.config import Preset
@@ -68,9 +68,9 @@ def changed_settings(preset: str, settings: Mapping[str, object] | None) -> Iter
     """Blames the user's own settings, if there are any, for an error of the computation in the block."""
     try:
         yield
-    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, LookupError, McboError, RuntimeError, TypeError, ValueError) as error:
         own = [*(settings or {}), *([preset] if base_of(preset) != preset else [])]
-        if isinstance(error, McboError) or not own:
+        if not own or (isinstance(error, McboError) and not isinstance(error, NonFiniteError)):
             raise
         raise InputError(
             f"set {', '.join(own)}: expected settings that the method can compute with, but it fails: {reason_of(error)}"

@@ -293,6 +293,12 @@ class Result:
             written = self._write(folder, names, kinds)
         return [*(folder / name for name in written), folder / REPORT]
 
+    def _told(self, shift: Shift, number: int) -> ShiftReport:
+        """What the report says of a shift, beside the uncertainty if that is known."""
+        told = ShiftReport.model_validate(shift, from_attributes=True)
+        known = self.bounds[number][self.bounds[number].isfinite()] if self.bounds else torch.empty(0)
+        return told.model_copy(update={"uncertainty_mm": float(known.median())}) if len(known) else told
+
     def _write(self, folder: Path, names: Sequence[Mapping[str, str]], kinds: Sequence[str]) -> list[str]:
         """Writes the files of ``kinds`` and the report; returns the names of the former."""
         written: dict[str, str | None] = {}
@@ -301,7 +307,7 @@ class Result:
             due = [kind for kind in kinds if name[kind] not in written]
             shift = self.shift(number) if {"motion", "shift"} & set(due) else None
             if shift is not None:
-                shifts[self._labels[number]] = ShiftReport.model_validate(shift, from_attributes=True)
+                shifts[self._labels[number]] = self._told(shift, number)
             volumes = {
                 "uncertainty": self.bounds[number] if self.bounds else None,
                 "motion": None if shift is None else shift.length_mm,
@@ -316,7 +322,10 @@ class Result:
         report = self.report.model_copy(update={"files": files, "written": written} | ({"shift": shifts} if shifts else {}))
         unit = self.fixed_image.grid.unit
         for label, one in shifts.items():
-            log.info("%s: %s", label, one.summary(symbol_of(unit), 1 / MM[unit]))
+            if any(warning.startswith(f"{label}: low confidence") for warning in report.warnings):
+                log.warning("%s: its motion and shift mean nothing, as its confidence is low", label)
+            else:
+                log.info("%s: %s", label, one.summary(symbol_of(unit), 1 / MM[unit]))
         _remove_earlier(folder, written.keys(), self._sources)
         write_report(folder / REPORT, {CASE: report}, self.config, describe_device(self._device))
         return list(written)

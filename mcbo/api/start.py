@@ -22,6 +22,9 @@ from mcbo.io.microscopy.bigwarp import Side, read_pairs
 from mcbo.io.microscopy.physical import to_voxels
 from mcbo.methods.world import Placed, center_of_mass
 
+_CLOSE_VOXELS, _APART_VOXELS = 2.0, 4.0
+"""Pairs as close as the first are never left out; pairs that are further apart on average than the last fit badly."""
+
 Points: TypeAlias = ArrayLike | str | Path
 """Landmarks: a file, or ``(n, 3)`` voxels of their image."""
 
@@ -46,6 +49,8 @@ class Start:
         """Raises ``InputError`` if more than one is given."""
         if sum((self.initial is not None, self.landmarks is not None, self.center)) > 1:
             raise InputError("expected one of an initial alignment, initial landmarks and center, got several")
+        if self.landmarks is None and self.model != "rigid":
+            raise InputError("landmark_transform: expected with initial landmarks only, which are not given")
         if self.landmarks is not None and (isinstance(self.landmarks, str | Path) or len(self.landmarks) != 2):
             raise InputError("initial_landmarks: expected two, those of the fixed and of the moving image")
 
@@ -91,7 +96,8 @@ def _fitted(landmarks: tuple[Points, Points], model: Model, grids: tuple[Grid, G
     ends = [_in_world(points, grid, side, digests).numpy() for points, grid, side in zip(landmarks, grids, sides, strict=True)]
     named = landmarks[1] if isinstance(landmarks[1], str | Path) else "initial landmarks"
     with naming(str(named)):
-        fit = fit_landmarks(*ends, model=model)
+        voxel_mm = max(max(grid.spacing_mm) for grid in grids)
+        fit = fit_landmarks(*ends, model=model, close=_CLOSE_VOXELS * voxel_mm)
         matrix = check_matrix(fit.matrix)
     unit = grids[0].unit
     before, after = (
@@ -102,6 +108,9 @@ def _fitted(landmarks: tuple[Points, Points], model: Model, grids: tuple[Grid, G
         "initial landmarks (%s, %d pairs): mean distance %.3g %s before, %.3g after",
         model, int(fit.fits.sum()), before, symbol_of(unit), after,
     )  # fmt: skip
+    if fit.distances[fit.fits].mean() > _APART_VOXELS * voxel_mm:
+        told = "are these the same points in the same order, and in voxels where a table does not say otherwise?"
+        log.warning("%s: the landmarks fit badly: %s", named, told)
     for number in np.flatnonzero(~fit.fits):
         log.warning(
             "%s: pair %d was left out: it is %.3g %s from where the others say", named, number + 1,

@@ -194,12 +194,15 @@ def register_files(
             center=center,
             device=device,
             memory_gb=memory_gb,
-            uncertainty="uncertainty" in (also or ()),
+            uncertainty=(bool({"uncertainty", "shift"} & set(also or ())) and config.knows_uncertainty)
+            or "uncertainty" in (also or ()),
         )
         result.report.settings = settings | result.report.settings  # with digests of what was read
         place.check()
         written = result.save(output, without=without or (), also=also or ())
         place.check()
+        if (output / "report.html").exists():
+            log.warning("%s shows an earlier result: run mcbo report again", output / "report.html")
         for path in written:
             log.info("%s", path)
     log.info("visual report: mcbo report %s", shlex.quote(str(output)))

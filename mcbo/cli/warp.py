@@ -237,6 +237,9 @@ def _report_bounds(field: Path, world: Tensor, fixed: Grid) -> None:
     volume, grid = read_any(path)
     if not grid.matches(fixed):
         return
+    if not bool(volume.float().isfinite().any()):
+        _warn("the confidence of this result is low, so that nothing is known of how close the points are")
+        return
     voxels = fixed.to_voxels(world)
     bounds = torch.where(fixed.inside(voxels), sample_at(volume.float(), voxels)[0, 0], math.nan)
     for number, bound in enumerate(bounds.tolist(), start=1):

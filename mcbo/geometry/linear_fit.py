@@ -23,7 +23,7 @@ _KEPT = 0.75
 _FAR = 2.5
 """Pairs further off than so many standard deviations of those that fit are left out."""
 _STARTS = 500
-"""Sets of a few pairs to start from, at most: all, up to 14 pairs for a rigid map."""
+"""Sets of a few pairs to start from, at most: all, up to 15 pairs for a rigid map."""
 _EXACT = 1e-6
 """Distances below this share of the largest coordinate are rounding."""
 _FLAT = 1e-3
@@ -74,7 +74,7 @@ def fit_linear(displacement: Displacement, mask: Mask, *, offset: Shape) -> Tens
     return torch.cat([solved[:, :3], solved[:, 3:] - solved[:, :3] @ center.unsqueeze(1)], dim=1).unsqueeze(0)
 
 
-def fit_landmarks(fixed: NDArray[np.float64], moving: NDArray[np.float64], *, model: Model) -> LandmarkFit:
+def fit_landmarks(fixed: NDArray[np.float64], moving: NDArray[np.float64], *, model: Model, close: float = 0.0) -> LandmarkFit:
     """The rigid or affine map from fixed to moving landmarks that most of them agree on: least trimmed squares.
 
     Small sets of pairs each give a map; the one after which the best three quarters of all pairs are closest is improved with
@@ -84,6 +84,7 @@ def fit_landmarks(fixed: NDArray[np.float64], moving: NDArray[np.float64], *, mo
         fixed: ``(n, 3)`` world positions.
         moving: the same points in the moving image, ``(n, 3)``, in the same order.
         model: of the map.
+        close: pairs that are this close to where they belong fit, whatever the others do.
 
     Raises:
         InputError: for too few pairs, other numbers of points, or points on a line (affine: in a plane).
@@ -105,7 +106,7 @@ def fit_landmarks(fixed: NDArray[np.float64], moving: NDArray[np.float64], *, mo
         distances = _distances(matrix, fixed, moving)
         order = np.argsort(distances, kind="stable")
         scale = np.sqrt(np.square(distances[order[:kept]]).sum() / max(kept - least, 1))
-        fits = distances <= max(_FAR * scale, distances[order[kept - 1]], _EXACT * np.abs(moving).max())
+        fits = distances <= max(_FAR * scale, distances[order[kept - 1]], _EXACT * np.abs(moving).max(), close)
         now = _fit(fixed[fits], moving[fits], model)
         if np.allclose(now, matrix, rtol=0, atol=1e-9):
             break

@@ -1,7 +1,7 @@
 """What of a displacement is no rigid motion: in the brain, its shift."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,8 +30,8 @@ class Shift:
         largest_at: the first voxel as far as that, world position, RAS mm.
     """
 
-    length_mm: Tensor
-    beyond_mm: Tensor
+    length_mm: Tensor = field(repr=False)
+    beyond_mm: Tensor = field(repr=False)
     rotation_deg: float
     rigid_mm: float
     median_mm: float
@@ -62,10 +62,10 @@ def shift_of(displacement: Displacement, grid: Grid, mask: Mask) -> Shift:
         )
     length, beyond = (torch.empty((1, 1, *grid.shape)) for _ in range(2))
     for first, last in grid.slabs():
-        field = displacement[0, :, first:last].flatten(1).T.double() @ linear.T
+        vectors = displacement[0, :, first:last].flatten(1).T.double() @ linear.T
         places = grid.to_world(grid.voxels(first, last)) - center
-        length[0, 0, first:last] = field.norm(dim=1).view(last - first, *grid.shape[1:])
-        beyond[0, 0, first:last] = (places + field - motion.apply(places)).norm(dim=1).view(last - first, *grid.shape[1:])
+        length[0, 0, first:last] = vectors.norm(dim=1).view(last - first, *grid.shape[1:])
+        beyond[0, 0, first:last] = (places + vectors - motion.apply(places)).norm(dim=1).view(last - first, *grid.shape[1:])
     there = beyond[0, 0][inside]
     largest = float(there.sort().values[min(math.ceil(0.999 * len(there)), len(there)) - 1])
     at = (inside & (beyond[0, 0] >= largest)).nonzero()[:1]

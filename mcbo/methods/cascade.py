@@ -220,6 +220,7 @@ class CascadeConfig(Preset):
             bending=self.refinement.bending,
             cg_iterations=self.refinement.cg_iterations,
             expected_mm=self.expected.shift_mm(spacing_mm),
+            doubtful=self.judgement.doubtful,
         )
         whole = torch.full_like(fixed, math.nan)
         whole[(slice(None), slice(None), *box)] = found

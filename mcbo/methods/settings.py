@@ -69,6 +69,8 @@ def _checked(value: object, hint: Any, who: str) -> Any:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int | float) and not (math.isfinite(number) and abs(number) <= LARGEST):
             raise InputError(f"{who}: expected a number up to {LARGEST:g}, got {shown(number)}")
+        if isinstance(number, int) and number < 0 and hint is not float:
+            raise InputError(f"{who}: expected a whole number of 0 or more, got {shown(number)}")
     try:
         return TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError as error:

@@ -31,7 +31,7 @@ _VARIANCE = 1 / (4 * math.sqrt(2) * math.pi)
 _LEAST_INFORMATION = 0.05
 """Of the mean: no cell has less, else one without any would have an error without bound."""
 _LEAST_REST = 0.1
-"""Voxels: two registrations that agree by chance are no proof."""
+"""Voxels: two registrations may agree although both are wrong, so that they are never taken to agree better than this."""
 _WIDEST = 7
 """Cells: information is averaged over twice as many at most."""
 
@@ -66,21 +66,26 @@ def bound_errors(
     bending: float,
     cg_iterations: int,
     expected_mm: float,
+    doubtful: float,
 ) -> Tensor:
     """The bound within the box of a case.
 
     Args:
         case: the images.
         displacement: the result, ``(1, 3, h, w, d)`` voxels.
-        judgement: of the result; where it is not sure, the bound is at least ``expected_mm``.
+        judgement: of the result. Where it is not sure, the bound is at least ``expected_mm``; where it is doubtful, there is
+            none.
         settings: of the bound.
         bending: β of the refinement, voxels.
         cg_iterations: of its conjugate gradients.
         expected_mm: how far apart such images usually are.
+        doubtful: confidence below which a result is doubtful.
 
     Returns:
-        ``(1, 1, h, w, d)`` mm; NaN where the fixed or all moving images are not known.
+        ``(1, 1, h, w, d)`` mm; NaN where the fixed or all moving images are not known, and everywhere in a doubtful result.
     """
+    if judgement.confidence < doubtful:
+        return torch.full_like(case.fixed, math.nan)
     spacing = settings.grid_spacing
     grid = case.on_grid(displacement, spacing=spacing, mind=settings.mind)
     weight = bending * spacing

@@ -218,8 +218,11 @@ def _read_bound(files: Mapping[str, str], folder: Path, shape: Shape, notes: lis
         return None
     lengths_mm = (volume[0, 0].float() * MM[grid.unit]).numpy()
     known = np.isfinite(lengths_mm)
-    if grid.shape != shape or not known.any():
-        notes.append(f"No uncertainty: {path}: expected {format_shape(shape)} voxels with lengths, found others.")
+    if not known.any():
+        notes.append("No uncertainty: the confidence is low, so that nothing is known of the errors.")
+        return None
+    if grid.shape != shape:
+        notes.append(f"No uncertainty: {path}: expected {format_shape(shape)} voxels found {format_shape(grid.shape)}.")
         return None
     return Bound(lengths_mm, Scale("viridis", 0.0, max(float(lengths_mm[known].max()), 1e-9)))
 

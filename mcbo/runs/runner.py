@@ -107,7 +107,8 @@ def _run_here(cases: Sequence[Case], setup: Setup) -> Outcome:
 
 def stopped_after(done: int, cases: int) -> str:
     """What is said of a run that a signal ended."""
-    return f"stopped after {done} of {cases} case(s); finished results are kept, the next run resumes"
+    kept = "finished results are kept, the next run resumes" if done else "nothing was finished"
+    return f"stopped after {done} of {cases} case(s); {kept}"
 
 
 def _refuse_beside(options: Options) -> None:

@@ -89,6 +89,7 @@ def test_a_rigid_result_says_that_no_more_was_asked_for(images: tuple[Any, Any])
         ({"settings": {"refinement.bending": "soft"}}, "expected float, got 'soft'"),
         ({"settings": {"refinement.bending": float("nan")}}, "expected a number up to 1e.09, got nan"),
         ({"settings": {"margin": 10**12}}, "expected a number up to 1e.09"),
+        ({"settings": {"margin": -3}}, "expected a whole number of 0 or more, got -3"),
         ({"preset": "missing.toml"}, "missing.toml: "),
     ],
 )
@@ -99,8 +100,8 @@ def test_choices_that_cannot_be_made_are_told(options: dict[str, Any], message: 
 
 
 def test_settings_that_cannot_be_computed_with_are_blamed(images: tuple[Any, Any]) -> None:
-    with pytest.raises(InputError, match=r"set rigid.mind.radius: expected settings that the method can compute with"):
-        run(images, settings={"rigid.mind.radius": -5})
+    with pytest.raises(InputError, match=r"set start.cells: expected settings that the method can compute with"):
+        run(images, settings={"start.cells": 0})
 
 
 def test_a_preset_file_replaces_settings_of_its_base(tmp_path: Path) -> None:
@@ -151,6 +152,14 @@ def test_landmarks_bring_far_images_together_and_wrong_ones_are_named(
     assert np.abs(result.displacement - away[:3, 3] - run(images).displacement).max() < 0.05
     assert "initial landmarks (rigid, 7 pairs): mean distance 539 mm before, 0 after" in caplog.text
     assert "pair 4 was left out: it is 34.6 mm from where the others say" in caplog.text
+
+
+def test_landmarks_in_another_order_are_doubted(images: tuple[Any, Any], caplog: pytest.LogCaptureFixture) -> None:
+    fixed = np.array([[5, 6, 7], [30, 8, 9], [6, 35, 10], [8, 9, 40], [33, 30, 12], [11, 28, 31.0]])
+    run(images, initial_landmarks=(fixed, fixed[[3, 0, 5, 1, 2, 4]]), transform="rigid", settings={"rigid.rounds": 1})
+    assert "the landmarks fit badly: are these the same points in the same order" in caplog.text
+    with pytest.raises(InputError, match="landmark_transform: expected with initial landmarks only"):
+        run(images, landmark_transform="affine")
 
 
 @pytest.mark.parametrize("kind", ["csv", "named", "fcsv", "bigwarp"])

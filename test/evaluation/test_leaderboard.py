@@ -180,3 +180,12 @@ def test_json_holds_everything(board: Board) -> None:
     assert content["rows"][0]["results"]["tre"]["per_case"] == pytest.approx(BASE.tolist())
     assert content["p_values"]["tre"]["<b>bold</b> better than pipe|d"] < 0.05
     assert len(content["cases"]) == CASES
+
+
+def test_methods_of_one_score_share_the_ranks_of_all_of_them() -> None:
+    """Each loses to the other in half of the cases: no test tells them apart, so that each could be first or second."""
+    one, other = BASE.copy(), BASE.copy()
+    one[::2] += 0.5
+    other[1::2] += 0.5
+    board = build_board({"a": method(one), "b": method(other)})
+    assert {row.rank_interval for row in board.rows} == {(1, 2)}

@@ -127,6 +127,8 @@ WRONG: dict[str, tuple[Callable[[Field], NDArray[Any]], str, bool]] = {
     "y/z/x": (lambda u: u[..., [1, 2, 0]], "components (2, 0, 1)", True),
     "LPS": (lambda u: u * LPS, "x and y components reversed, as between LPS and RAS", True),
     "vectors of ITK": (lambda u: (u * ITK)[:, :, :, None], "ITK writes fields like this", True),
+    "normalized": (lambda u: u[..., ::-1] / ((np.array(SHAPE)[::-1] - 1) / 2), "normalized coordinates (−1 to 1), x/y/z", True),
+    "normalized, in order": (lambda u: u / ((np.array(SHAPE) - 1) / 2), "normalized coordinates (−1 to 1):", True),
     "positions": (lambda u: u + grid(u.shape), "positions, not displacements", True),
     "float64": (lambda u: u.astype(np.float64), "expected float32", True),
     "NaN": (lambda u: np.where(u == u[3, 3, 3], np.nan, u), "NaN or infinite", False),
@@ -156,6 +158,45 @@ def test_each_mistake_is_named_and_corrected_if_nothing_is_lost(
     else:
         assert told == f"NOT FIXED: {NAME}: it cannot be corrected without loss"
         assert not (tmp_path / "fixed" / f"{NAME}.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "phrase"),
+    [
+        (lambda u: u * 3, "halve it (its landmarks are "),
+        (lambda u: u * 3, "; something else may be wrong, too)"),
+        (lambda u: u * -0.3, "expected a displacement that helps, but its landmarks are "),
+    ],
+)
+def test_what_no_mistake_explains_is_not_fixed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Field], Field], phrase: str
+) -> None:
+    case = make_case(tmp_path / "data", 0, landmarks=True)
+    problem, told = validate(case, case.write(spoil(case.field)), capsys, "--fix", str(tmp_path / "fixed"))
+    assert phrase in problem
+    assert told.startswith(f"NOT FIXED: {NAME}: ")
+    assert not (tmp_path / "fixed" / f"{NAME}.nii.gz").exists()
+
+
+def test_a_mistake_is_one_of_all_displacements(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of three pairs with one displacement, as many as are doubled decide whether they are halved."""
+    case = make_case(tmp_path / "data", 0, landmarks=True)
+    for place, suffix in (("imagesTr", ".nii.gz"), ("landmarksTr", ".csv")):
+        for number, channel in ((n, c) for n in (2, 3) for c in ("0000", "0001")):
+            path = case.dataset.parent / place / f"T_000{number}_{channel}{suffix}"
+            path.write_bytes(path.with_name(f"T_0001_{channel}{suffix}").read_bytes())
+    write_dataset(case.dataset.parent, [(f"T_000{n}_0000.nii.gz", f"T_000{n}_0001.nii.gz") for n in (1, 2, 3)], name="T")
+    folder = case.write(case.field * 2)
+    names = [NAME.replace("1_000", f"{n}_000") for n in (1, 2, 3)]
+    for doubled, told in ((1, ["NOT FIXED", "fixed", "fixed"]), (2, ["fixed", "fixed", "NOT FIXED"])):
+        for number, name in enumerate(names):
+            field = case.field * np.float32(2 if number < doubled else 1)
+            nibabel.save(nibabel.Nifti1Image(field, case.affine), folder / f"{name}.nii.gz")
+        main(["validate", "--dataset", str(case.dataset), "--predictions", str(folder), "--fix", str(tmp_path / f"f{doubled}")])
+        lines = capsys.readouterr().out.splitlines()
+        fixed = [line for line in lines if line.startswith(("fixed", "NOT FIXED"))]
+        wanted = [line for line in told if line != "fixed"] if doubled == 1 else told
+        assert [line.split(":")[0] for line in fixed] == wanted
 
 
 @pytest.mark.parametrize("components", [False, True])

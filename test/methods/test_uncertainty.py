@@ -79,13 +79,13 @@ def test_a_result_knows_its_uncertainty_where_both_images_do(images: tuple[Any, 
     assert mcbo.register(*images, spacing=(1.0, 1.0, 1.0), preset=preset).uncertainty is None
 
 
-def test_unrelated_images_are_as_uncertain_as_images_usually_are_apart(images: tuple[Any, Any]) -> None:
+def test_of_unrelated_images_nothing_is_claimed(images: tuple[Any, Any]) -> None:
     noise = random_tensor(*images[0].shape, seed=5).numpy()
     near = mcbo.register(images[0], noise, spacing=(1.0, 1.0, 1.0), preset="cascade", expect=(7, 3), uncertainty=True)
     assert near.confidence is not None
-    assert near.confidence < 0.8
+    assert near.confidence < 0.5
     assert near.uncertainty is not None
-    assert np.nanmin(near.uncertainty) >= 7
+    assert np.isnan(near.uncertainty).all()
 
 
 def test_a_preset_that_does_not_know_says_so(images: tuple[Any, Any]) -> None:

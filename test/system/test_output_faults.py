@@ -182,7 +182,7 @@ def test_register_is_stopped_as_process_is(
     monkeypatch.setattr(register_command, "register", stopped)
     before = contents(folder)
     assert CALLS["register"].run(folder, folder / "new" / "deep") == 128 + number
-    sentence = "ERROR: stopped after 0 of 1 case(s); finished results are kept, the next run resumes\n"
+    sentence = "ERROR: stopped after 0 of 1 case(s); nothing was finished\n"
     assert capsys.readouterr().err == sentence
     assert contents(folder) == before
 

@@ -416,7 +416,7 @@ def test_sigterm_ends_the_run_and_leaves_whole_files(tmp_path: Path) -> None:
     running.terminate()
     _, errors = running.communicate(timeout=10)
     assert running.returncode == process.TERMINATED
-    assert errors == "ERROR: stopped after 0 of 1 case(s); finished results are kept, the next run resumes\n"
+    assert errors == "ERROR: stopped after 0 of 1 case(s); nothing was finished\n"
     assert files(tmp_path / "out") == []
 
 

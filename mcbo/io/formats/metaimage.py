@@ -57,12 +57,16 @@ def judge(path: Path) -> Claim:
     if value_bytes is None:
         raise InputError(f"expected one number per voxel, found an ElementType {shown(fields.get('ElementType', 'none'))}")
     _check_geometry(fields, dimension)
+    if fields.get("ObjectType", "Image") != "Image":
+        raise InputError(f"expected the ObjectType Image, found {shown(fields['ObjectType'])}")
     named = fields[_LAST]
     if named.upper() == "LIST" or "%" in named:
         raise InputError(f"expected one data file, found a list or a pattern, {shown(named)}: save the image as .mha or .nrrd")
     local = named.upper() == "LOCAL"
     held = (path if local else data_file(path, named)).stat().st_size - (end if local else 0)
     skip = _whole(fields, "HeaderSize", -1, max(held, 0), default=0)
+    for key in ("ElementByteOrderMSB", "BinaryDataByteOrderMSB"):
+        _flag(fields, key, default=False)
     compressed, binary = (_flag(fields, key, default) for key, default in (("CompressedData", False), ("BinaryData", True)))
     if compressed and "CompressedDataSize" in fields:
         held = _whole(fields, "CompressedDataSize", 1, max(held - skip, 1))
@@ -124,8 +128,11 @@ def _check_geometry(fields: dict[str, str], dimension: int) -> None:
 
 
 def _flag(fields: dict[str, str], key: str, default: bool) -> bool:
-    """As MetaIO has it: what begins with T, t or 1 is true."""
-    return fields[key][:1] in ("T", "t", "1") if key in fields else default
+    """As MetaIO has it, what begins with T, t or 1 is true; but only what can be meant as no is not."""
+    text = fields.get(key, str(default))
+    if text[:1] not in tuple("TtFfNn01"):
+        raise InputError(f"expected a header with {key} True or False, found {shown(text or 'none')}")
+    return text[:1] in ("T", "t", "1")
 
 
 def _whole(fields: dict[str, str], key: str, least: int, most: int, default: int | None = None) -> int:
