@@ -39,6 +39,9 @@ LEAST_EXPECTED, MAX_EXPECTED = (1e-9, 1e-3), (1e6, 180.0)
 
 WORSE = 0.003
 """Similarity: a round of the rigid refinement that loses more than this is the last."""
+_START_WORK, _JUDGE_WORK = 2.5, 0.7
+"""Seconds of these stages, where the masks take one: BrainSim, two cores, Intel Xeon, 2026-11-28. For the progress shown."""
+
 LEAST_SIMILARITY = 0.01
 """Used for a smaller one: it divides."""
 
@@ -271,15 +274,10 @@ def register_cascade(
         One displacement for all of them, ``(1, 3, H, W, D)`` voxels, and the judgement.
     """
     fixed, group = scale_to_one(fixed), replace(group, movings=[scale_to_one(moving) for moving in group.movings])
-    share = share_of_case / (
-        len(config.rigid.grid_spacings)
-        + len(config.deformation.stages)
-        + sum(stage.rounds for stage in config.refinement.stages)
-        + 4
-    )
+    share = share_of_case / _total_work(config)
     with timer.stage("masks", work=share):
         case = _case_of(fixed, group, config, spacing_mm=spacing_mm, kernels=kernels, timer=timer, share=share)
-    with timer.stage("start", work=share):
+    with timer.stage("start", work=_START_WORK * share):
         hypotheses = find_hypotheses(
             fixed,
             case.whole_mask,
@@ -307,7 +305,7 @@ def register_cascade(
             affine = fit_linear(full, case.mask, offset=case.offset)
             full = kernels.linear_displacement(affine.to(full.device), case.shape, offset=case.offset)
         candidates["full"] = full
-    with timer.stage("judge", work=2 * share):
+    with timer.stage("judge", work=_JUDGE_WORK * share):
         judgement = judge(case, candidates, hypotheses, config.judgement)
         if config.accept:
             judgement = overruled(judgement, config.accept)
@@ -340,6 +338,19 @@ def register_cascade(
             padding += [begin, size - begin - inner]
         whole += functional.pad(candidates["full"] - linear, padding, mode="replicate")
     return whole, judgement
+
+
+def _work_on(grid_spacing: int) -> float:
+    """The same of a round on a grid of cells, its features included."""
+    return 1 + 2 * (2 / grid_spacing) ** 3
+
+
+def _total_work(config: CascadeConfig) -> float:
+    """The same of all stages of a full result."""
+    rounds = [(spacing, 1) for spacing in config.rigid.grid_spacings]
+    rounds += [(stage.grid_spacing, 1) for stage in config.deformation.stages]
+    rounds += [(stage.grid_spacing, stage.rounds) for stage in config.refinement.stages]
+    return 1 + _START_WORK + _JUDGE_WORK + math.fsum(count * _work_on(spacing) for spacing, count in rounds)
 
 
 def _case_of(
@@ -395,7 +406,7 @@ def improve_rigid(case: CascadeCase, spacing: int, config: CascadeConfig) -> Non
     best = -math.inf, case.motion
     for turn in range(config.rigid.rounds + 1):
         grid = case.on_grid(case.rigid_displacement(), spacing=spacing, mind=config.rigid.mind)
-        with case.timer.stage(f"rigid {spacing}", work=case.share / (config.rigid.rounds + 1)):
+        with case.timer.stage(f"rigid {spacing}", work=case.share * _work_on(spacing) / (config.rigid.rounds + 1)):
             score = float(grid.similarity())
             if score > best[0]:
                 best = score, case.motion
@@ -460,7 +471,7 @@ def search_deformed(case: CascadeCase, displacement: Displacement, config: Casca
             continue
         grid = case.on_grid(displacement, spacing=stage.grid_spacing, mind=stage.mind)
         stiffness = max(stage.clear / max(float(grid.similarity()), LEAST_SIMILARITY), 1.0) ** 2
-        with case.timer.stage(f"deform {stage.grid_spacing}", work=case.share):
+        with case.timer.stage(f"deform {stage.grid_spacing}", work=case.share * _work_on(stage.grid_spacing)):
             found = search(
                 *grid.joint(),
                 search_radius=stage.search_radius,
@@ -481,7 +492,7 @@ def refine(case: CascadeCase, displacement: Displacement, config: CascadeConfig)
     for stage in config.refinement.stages:
         for turn in range(stage.rounds):
             grid = case.on_grid(displacement, spacing=stage.grid_spacing, mind=stage.mind)
-            with case.timer.stage(f"refine {stage.grid_spacing}", work=case.share):
+            with case.timer.stage(f"refine {stage.grid_spacing}", work=case.share * _work_on(stage.grid_spacing)):
                 found, density = refine_by_gauss_newton(
                     grid.fixed,
                     grid.known,
