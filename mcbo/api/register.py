@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mcbo.api.preset import AUTO, DEFAULT_PRESET, base_of, changed_settings, wanted_config
-from mcbo.api.result import Result, labels_of
+from mcbo.api.result import CASE, Result, labels_of
 from mcbo.api.start import Points, Start, start_of
 from mcbo.api.transform import Transform
 from mcbo.core.errors import InputError, naming
@@ -25,7 +25,7 @@ from mcbo.geometry.linear_fit import Model
 from mcbo.geometry.resample import resample
 from mcbo.geometry.units import MM, symbol_of
 from mcbo.io.image_like import Digests, Geometry, ImageLike, name_of, to_intensities, to_volume
-from mcbo.io.microscopy.images import finest_that_fits, name_of_image, selections, to_settings
+from mcbo.io.microscopy.images import finest_that_fits, selections, to_settings
 from mcbo.io.microscopy.selection import Selection, VoxelSize
 from mcbo.io.nifti_header import Form
 from mcbo.methods.config import Preset, Registration, check_size
@@ -140,7 +140,7 @@ def register(
     selected = [replace(selection, form=geometry) for selection in told]
     digests: Digests = {}
     with show_progress(1) as view, peak_meter(on) as meter:
-        view.begin_case(names[0] if names else name_of_image(Path(name_of(fixed, "fixed"))))
+        view.begin_case(names[0] if names else CASE)
         timer = StageTimer(meter=meter, listener=view.stage, wait=lambda: wait_for(on), tidy=tidy_memory)
         with timer.stage("read"):
             given = zip((fixed, *several), (fixed_mask, *masks), called, selected, strict=True)
