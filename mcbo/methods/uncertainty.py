@@ -21,7 +21,7 @@ from mcbo.core.types import Displacement, Judgement
 from mcbo.geometry import cells
 from mcbo.geometry.cells import KNOWN_CELL_SHARE
 from mcbo.methods.cascade_case import CascadeCase, OnGrid
-from mcbo.steps.gauss_newton import RESIDUAL_FLOOR, refine_by_gauss_newton, robust_weight
+from mcbo.steps.gauss_newton import refine_by_gauss_newton, weights_of
 from mcbo.steps.mind import MindSettings
 
 LEVEL = 0.8
@@ -118,9 +118,8 @@ def information_on(grid: OnGrid) -> Tensor:
     for modality in grid.modalities:
         known = grid.known * (modality.known > KNOWN_CELL_SHARE)
         _, (hessian,), distance = grid.kernels.data_terms(grid.fixed, modality.features)
-        mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR
         found = grid.kernels.information_of(grid.fixed, modality.features, known > KNOWN_CELL_SHARE)
-        weight = known * robust_weight(distance, known, mean) / mean * (found.gain**2 / found.correlation_cells)
+        weight = weights_of(distance, known) * (found.gain**2 / found.correlation_cells)
         total += (hessian[0] + hessian[3] + hessian[5]) / 3 * weight
     return total
 

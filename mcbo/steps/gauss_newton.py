@@ -126,11 +126,10 @@ def refine_by_gauss_newton(
             moved, seen = kernels.sample_known(modality.features, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
             known = compared * seen
             g, (h,), distance = kernels.data_terms(fixed, moved)
-            mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR
             if iteration == 0:
                 informations.append(kernels.information_of(fixed, moved, known > KNOWN_CELL_SHARE))
             gain, cells = informations[number].gain, informations[number].correlation_cells
-            weight = known * robust_weight(distance, known, mean) / mean
+            weight = weights_of(distance, known)
             if iteration == 0:
                 trace = ((h[0] + h[3] + h[5]) * weight[0, 0]).sum() / known.sum().clamp(min=1)
                 density += float(trace) * gain**2 / cells
@@ -232,6 +231,12 @@ def _lagged_product(values: Tensor, axis: int, lag: int) -> float:
     """Σ over cells of a value times the one ``lag`` cells on along an axis."""
     kept = values.shape[axis] - lag
     return float((values.narrow(axis, 0, kept) * values.narrow(axis, lag, kept)).sum(dtype=torch.float64))
+
+
+def weights_of(distance: Tensor, known: Tensor) -> Tensor:
+    """What each cell counts, ``(1, 1, h, w, d)``: its robust weight over s, the mean feature distance, where it is known."""
+    mean = float((distance * known).sum() / known.sum().clamp(min=1e-6)) + RESIDUAL_FLOOR
+    return known * robust_weight(distance, known, mean) / mean
 
 
 def robust_weight(distance: Tensor, known: Tensor, mean: float | Tensor) -> Tensor:
