@@ -295,7 +295,7 @@ def validate(
             _say(problem)
         count += len(checked.problems)
         named[checked.suspected] += 1
-    for pair in pairs if output is not None else ():
+    for pair in pairs if output is not None else ():  # once more, as all corrected displacements may not fit into memory
         _fix(examine(pair, predictions), cast(Path, output), named)
     strangers = unexpected(pairs, predictions)
     for problem in strangers:

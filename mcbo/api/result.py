@@ -320,9 +320,10 @@ class Result:
                 log.debug("%s written", folder / name[kind])
         files = {label: {kind: name[kind] for kind in kinds} for label, name in zip(self._labels, names, strict=True)}
         report = self.report.model_copy(update={"files": files, "written": written} | ({"shift": shifts} if shifts else {}))
-        unit = self.fixed_image.grid.unit
+        unit, judged = self.fixed_image.grid.unit, zip(self._labels, self.judgements, strict=False)  # or none is judged
+        doubtful = [label for label, judgement in judged if self.config.doubt(judgement)]
         for label, one in shifts.items():
-            if any(warning.startswith(f"{label}: low confidence") for warning in report.warnings):
+            if label in doubtful:
                 log.warning("%s: its motion and shift mean nothing, as its confidence is low", label)
             else:
                 log.info("%s: %s", label, one.summary(symbol_of(unit), 1 / MM[unit]))

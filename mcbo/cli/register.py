@@ -194,8 +194,7 @@ def register_files(
             center=center,
             device=device,
             memory_gb=memory_gb,
-            uncertainty=(bool({"uncertainty", "shift"} & set(also or ())) and config.knows_uncertainty)
-            or "uncertainty" in (also or ()),
+            uncertainty="uncertainty" in kinds or ("shift" in kinds and config.knows_uncertainty),  # told beside the shift
         )
         result.report.settings = settings | result.report.settings  # with digests of what was read
         place.check()
