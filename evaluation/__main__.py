@@ -31,7 +31,7 @@ if __name__ == "__main__":
     begin()
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from evaluation.files import check_outputs, write_bytes
 from evaluation.leaderboard import build_board, default_metrics
@@ -53,6 +53,16 @@ _BROKEN_PIPE = os.strerror(errno.EPIPE)
 
 
 class _Command(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Flags and arguments, whose names say what they are, are listed without a type."""
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            if isinstance(parameter, TyperArgument):
+                parameter.display_type_rich = lambda **_: None  # type: ignore[method-assign]
+            elif isinstance(parameter, TyperOption) and parameter.is_flag:
+                parameter.metavar = ""
+        return parameters
+
     def make_context(self, *arguments: Any, **more: Any) -> Any:
         with printable_usage():
             return super().make_context(*arguments, **more)
@@ -371,7 +381,7 @@ def zero(
     _say(f"{len(pairs)} zero displacement(s) written to {output}")
 
 
-@app.command(name="grand-challenge")
+@app.command(name="grand-challenge", cls=_Command)
 def grand_challenge_command(
     source: Annotated[
         Path, typer.Option("--input", metavar="DIR", help="Folder with predictions.json and the outputs of the jobs.")
@@ -411,7 +421,7 @@ def grand_challenge_command(
     _print_scores(evaluation.scores)
 
 
-@app.command(name="codabench")
+@app.command(name="codabench", cls=_Command)
 def codabench_command(
     source: Annotated[
         Path, typer.Option("--input", metavar="DIR", help="Folder with ref (the dataset) and res (the displacements).")

@@ -1,6 +1,7 @@
 """Reading, scoring, validating: on a small dataset of our own, and against what the official programs print."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -476,3 +477,11 @@ def test_likely_mistakes_are_suspected(
     assert mistake in suspicion
     nibabel.save(nibabel.Nifti1Image(field, affine), tmp_path / "predictions" / f"{FIRST}.nii.gz")
     assert run("validate", dataset) == ALL_SCORED
+
+
+@pytest.mark.parametrize("command", ["score", "validate", "leaderboard", "zero", "grand-challenge", "codabench"])
+def test_help_gives_flags_and_arguments_no_type(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--trust-paths" in text or command == "codabench"
+    assert not re.search(r"<(bool|path|list|str)", text)
