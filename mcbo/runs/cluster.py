@@ -222,7 +222,10 @@ def _reason(error: BaseException, assignment: Assignment) -> str:
 
 @contextmanager
 def _connect(options: Options, cases: int) -> Iterator[tuple[Any, Options]]:
-    """A Dask client, and the options for its workers."""
+    """A Dask client, and the options for its workers.
+
+    It is not the default client: that would change how the caller's own Dask collections are computed.
+    """
     if find_spec("distributed") is None:
         raise ClusterError(
             "--workers and --scheduler need Dask, which is not installed: pip install '.[cluster]' in the checkout of mcbo"
@@ -234,11 +237,14 @@ def _connect(options: Options, cases: int) -> Iterator[tuple[Any, Options]]:
             logging.getLogger(name).setLevel(_SILENT)
     for_workers = replace(options, output=options.output.absolute())
     if options.scheduler is None:
-        with _local_cluster(options, cases) as (cluster, memory_gb), distributed.Client(cluster, timeout=_WAIT_S) as client:
+        with (
+            _local_cluster(options, cases) as (cluster, memory_gb),
+            distributed.Client(cluster, timeout=_WAIT_S, set_as_default=False) as client,
+        ):
             yield client, replace(for_workers, memory_gb=memory_gb)
         return
     try:
-        client = distributed.Client(options.scheduler, timeout=_CONNECT_S)
+        client = distributed.Client(options.scheduler, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         reason = type(error).__name__ if "@" in options.scheduler else error  # which may hold a part of a password
         raise ClusterError(f"{options.scheduler}: expected the address of a Dask scheduler, but: {reason}") from error

@@ -99,6 +99,17 @@ def test_workers_are_killed_and_the_scheduler_too(
     assert leftovers(out) == []
 
 
+def test_the_caller_s_own_dask_scheduler_is_left_alone(tmp_path: Path) -> None:
+    import dask
+
+    with (
+        cluster(tmp_path / "cluster", workers=1) as running,
+        client._connect(Options(tmp_path, scheduler=running.address), cases=1),
+    ):
+        assert dask.config.get("scheduler", None) is None
+    assert dask.config.get("scheduler", None) is None
+
+
 def test_local_workers(data: Path, truth: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "imagesTr" / "ReMIND2Reg_0003_0001.nii.gz").rename(tmp_path / "hidden")
     try:

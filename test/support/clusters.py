@@ -47,7 +47,7 @@ class Cluster:
             self._start("worker", "--nthreads", "1", "--memory-limit", "0", "--host", "127.0.0.1", "--no-dashboard", number=n)
             for n in range(workers)
         ]
-        self.client = distributed.Client(self.address, timeout=PATIENCE_S)
+        self.client = distributed.Client(self.address, timeout=PATIENCE_S, set_as_default=False)
         self.client.wait_for_workers(workers, timeout=PATIENCE_S)
 
     def _start(self, kind: str, *options: str, number: int = 0) -> subprocess.Popen[bytes]:
