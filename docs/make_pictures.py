@@ -15,7 +15,7 @@ from matplotlib.patches import ConnectionPatch, Rectangle
 
 from mcbo.io.nifti import read_displacement
 from mcbo.studies.demo import SHAPE as SHAPE_OF_DEMO
-from mcbo.studies.demo import draw_case
+from mcbo.studies.demo_results import draw_case
 from mcbo.studies.phantom import make_phantom
 
 SHAPE = (6, 5)

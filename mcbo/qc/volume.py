@@ -1,11 +1,11 @@
 """The images and the displacement of a pair, made small enough for the page, whose planes then show any slice."""
 
-import gzip
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from isal import igzip
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -113,7 +113,7 @@ def packed(array: NDArray[np.uint8] | NDArray[np.int16]) -> bytes:
     flat = array.reshape(-1)
     with np.errstate(over="ignore"):
         steps = np.diff(flat, prepend=flat.dtype.type(0))  # modulo 2⁸ or 2¹⁶, as is the sum that undoes it
-    return gzip.compress(steps.astype(flat.dtype.newbyteorder("<")).tobytes(), mtime=0)
+    return igzip.compress(steps.astype(flat.dtype.newbyteorder("<")).tobytes(), 2, mtime=0)
 
 
 def _along(affine: Array, lengths: Lengths) -> Array:

@@ -16,6 +16,9 @@ from mcbo.core.types import Displacement, Shape, Volume
 
 Array = NDArray[np.float64]
 
+VOXEL_MM = 1
+"""Side of a voxel, where a phantom is shown or written."""
+
 # Intensities of white matter, gray matter, sulci, ventricles, tumor.
 _CET1 = (1.0, 0.7, 0.25, 0.25, 1.35)
 _T2 = (0.45, 0.62, 1.0, 1.0, 0.85)
