@@ -249,7 +249,7 @@ def _working_grid(
     def fits(shape: tuple[int, int, int]) -> bool:
         return config.least_bytes(shape, movings=joint, kernels=kernels) <= budget
 
-    working, is_coarser = working_grid(fixed, movings, initial=motion, fits=fits)
+    working, is_coarser = working_grid(fixed, movings, initial=motion, oversampling=config.oversampling, fits=fits)
     check_size(working.shape)
     log.info("working grid: %s voxels of %s", format_shape(working.shape), _sizes(working))
     if is_coarser:

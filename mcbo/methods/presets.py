@@ -136,6 +136,7 @@ _COMULIS3DCLEM = Task(
         "cascade": replace(
             _CASCADE,
             unit="um",
+            oversampling=1.0,
             deformation=replace(
                 _CASCADE.deformation,
                 stages=tuple(

@@ -1,7 +1,8 @@
 """The grid on which images from anywhere are registered, if it need not be the fixed image's own.
 
 The presets count in voxels and were chosen on isotropic ones. So the voxels here are as long as wide and as small as the fixed
-image's shortest side, and a margin keeps what the moving images show just beyond it.
+image's shortest side, but hardly finer than any moving image: where electron microscopy meets light microscopy, finer voxels
+show nothing that both images have. A margin keeps what the moving images show just beyond the fixed one.
 """
 
 import math
@@ -21,12 +22,19 @@ MARGIN = 0.25
 """Of the fixed image's extent, on either side, at most: that far beyond it moving images are looked at."""
 MAX_VOXELS = 1 << 24
 """Of the grid, unless the fixed image itself has more: 256³."""
+LEAST_ACROSS = 32
+"""Voxels along the shortest side of the fixed image, for which voxels finer than any moving image are kept."""
 _COARSER = 1.1
 _EDGE = 1e-3
 
 
 def working_grid(
-    fixed: Grid, movings: Sequence[Grid], *, initial: NDArray[np.float64], fits: Callable[[Shape], bool]
+    fixed: Grid,
+    movings: Sequence[Grid],
+    *,
+    initial: NDArray[np.float64],
+    oversampling: float,
+    fits: Callable[[Shape], bool],
 ) -> tuple[Grid, bool]:
     """Chooses the grid; the same one however the images' axes are stored.
 
@@ -34,6 +42,8 @@ def working_grid(
         fixed: of the fixed image.
         movings: of the moving images.
         initial: ``(4, 4)``, from fixed to moving world positions (mm).
+        oversampling: how many voxels there may be along the shortest side of a moving image's voxels; more, if the fixed image
+            has them and else would have fewer than ``LEAST_ACROSS`` across.
         fits: whether a grid of that shape can be registered within memory. A margin is given up before voxels get larger.
 
     Returns:
@@ -44,6 +54,10 @@ def working_grid(
     size = np.array(base.spacing_mm)
     if size.max() / size.min() > MAX_RATIO:
         size = np.full(3, size.min())
+    extent_mm = np.array(base.shape) * np.array(base.spacing_mm)
+    shown_mm = min(_finest_side(initial, movings) / oversampling, float(extent_mm.min()) / LEAST_ACROSS)
+    if size.min() < shown_mm:
+        size = np.full(3, shown_mm)
     most = max(MAX_VOXELS, math.prod(fixed.shape))
 
     def is_small(grid: Grid) -> bool:
@@ -57,6 +71,12 @@ def working_grid(
         size = size * _COARSER
         grid = _grid(base, size, np.zeros((2, 3)))
     return grid, True
+
+
+def _finest_side(initial: NDArray[np.float64], movings: Sequence[Grid]) -> float:
+    """The shortest side of the moving images' voxels, mm of the fixed image's world."""
+    back = np.linalg.inv(initial)[:3, :3]
+    return min(float(np.linalg.norm(back @ moving.affine[:3, :3], axis=0).min()) for moving in movings)
 
 
 def canonical(grid: Grid) -> Grid:

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from mcbo.geometry.grid import Grid
 from mcbo.io.images import read_field
 from mcbo.io.initial_transform import read_initial
 from mcbo.io.nifti import write_volume
-from mcbo.methods.working_grid import MAX_VOXELS, canonical, working_grid
+from mcbo.methods.working_grid import LEAST_ACROSS, MAX_VOXELS, canonical, working_grid
 from mcbo.studies.phantom import make_phantom
 
 if TYPE_CHECKING:
@@ -440,7 +441,7 @@ def test_the_working_grid_covers_the_fixed_image_with_isotropic_voxels(
     shape: Shape, spacing_mm: tuple[float, float, float], angles: tuple[float, float, float]
 ) -> None:
     fixed = make_grid(shape, spacing_mm, angles, (3, -200, 17))
-    chosen, is_coarser = working_grid(fixed, [fixed], initial=np.eye(4), fits=lambda _: True)
+    chosen, is_coarser = working_grid(fixed, [fixed], initial=np.eye(4), oversampling=2.0, fits=lambda _: True)
     assert not is_coarser
     assert max(chosen.spacing_mm) / min(chosen.spacing_mm) < 1.2501
     assert min(chosen.spacing_mm) == pytest.approx(min(fixed.spacing_mm))
@@ -453,16 +454,30 @@ def test_the_working_grid_covers_the_fixed_image_with_isotropic_voxels(
 def test_the_working_grid_reaches_beyond_where_a_moving_image_does_and_grows_coarse_where_it_must() -> None:
     fixed = make_grid((20, 30, 40), (1.0, 1.0, 1.0), (0, 0, 0), (0, 0, 0))
     moving = make_grid((40, 30, 40), (1.0, 1.0, 1.0), (0, 0, 0), (-2, 0, 0))
-    chosen, _ = working_grid(fixed, [moving], initial=np.eye(4), fits=lambda _: True)
+    chosen, _ = working_grid(fixed, [moving], initial=np.eye(4), oversampling=2.0, fits=lambda _: True)
     assert chosen.shape == (2 + 20 + 5, 30, 40)
     assert chosen.affine[:3, 3].tolist() == [-2, 0, 0]
-    chosen, is_coarser = working_grid(fixed, [moving], initial=np.eye(4), fits=lambda shape: shape[0] <= 10)
+    chosen, is_coarser = working_grid(fixed, [moving], initial=np.eye(4), oversampling=2.0, fits=lambda shape: shape[0] <= 10)
     assert is_coarser
     assert chosen.shape[0] in (9, 10)
     huge = make_grid((2000, 30, 400), (0.1, 0.1, 1.0), (0, 0, 0), (0, 0, 0))
-    chosen, is_coarser = working_grid(huge, [huge], initial=np.eye(4), fits=lambda _: True)
+    chosen, is_coarser = working_grid(huge, [huge], initial=np.eye(4), oversampling=2.0, fits=lambda _: True)
     assert is_coarser
     assert np.prod(chosen.shape) <= max(MAX_VOXELS, 2000 * 30 * 400)
+
+
+def test_the_working_grid_is_hardly_finer_than_the_moving_images() -> None:
+    fixed = make_grid((66, 200, 210), (0.1, 0.05, 0.05), (0, 0, 0), (3, 4, 5))
+    coarse = make_grid((40, 60, 70), (0.5, 0.2, 0.2), (0, 0, 0), (0, 0, 0))
+    finest = partial(working_grid, fixed, fits=lambda _: True)
+    for oversampling, side in ((2.0, 0.1), (1.0, 0.2), (0.1, 6.6 / LEAST_ACROSS)):
+        chosen, is_coarser = finest([coarse], initial=np.eye(4), oversampling=oversampling)
+        assert chosen.spacing_mm == pytest.approx((side, side, side))
+        assert not is_coarser
+    turned = np.diag([-2.0, 2.0, -2.0, 1.0])  # to the fixed image, the moving one looks half as large
+    assert finest([coarse], initial=turned, oversampling=1.0)[0].spacing_mm == pytest.approx((0.1, 0.1, 0.1))
+    fine = make_grid((40, 60, 70), (0.05, 0.2, 0.2), (0, 0, 0), (0, 0, 0))
+    assert finest([coarse, fine], initial=np.eye(4), oversampling=1.0)[0].spacing_mm == pytest.approx((0.05, 0.05, 0.05))
 
 
 def test_names_of_files() -> None:
