@@ -1,7 +1,7 @@
 """Registration from Python: ``mcbo.register``. The command ``python -m mcbo register`` is a thin layer over it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -32,7 +32,7 @@ from mcbo.methods.config import Preset, Registration, check_size
 from mcbo.methods.presets import DEFAULT_TASK
 from mcbo.methods.quality import Sanity
 from mcbo.methods.working_grid import MAX_RATIO, working_grid
-from mcbo.methods.world import Placed, register_in_world
+from mcbo.methods.world import Placed, locate, register_in_world
 from mcbo.progress import show_progress
 from mcbo.report import CaseReport, WorkingGrid, stages_of
 from mcbo.runtime import (
@@ -149,26 +149,28 @@ def register(
             ]
         motion = start_of(begin, images, digests)
         kernels = ready_kernels(on)
-        with naming(name_of(fixed, called[0])):
-            working = _working_grid(images, motion, base_of(preset), config, budget, kernels)
 
-        def attempt(budget: int) -> tuple[Registration, list[Sanity]]:
+        def register_from(motion: NDArray[np.float64], config: Preset) -> _Found:
             with naming(name_of(fixed, called[0])):
-                return register_in_world(
-                    images[0],
-                    images[1:],
-                    initial=motion,
-                    working=working,
-                    config=config,
-                    kernels=kernels,
-                    budget_bytes=budget,
-                    timer=timer,
-                    names=called[1:],
-                    bounds=uncertainty,
-                )
+                working = _working_grid(images, motion, base_of(preset), config, budget, kernels)
 
-        with changed_settings(preset, settings):
-            registration, checks = within_memory(
+            def attempt(budget: int) -> _Found:
+                with naming(name_of(fixed, called[0])):
+                    registration, checks = register_in_world(
+                        images[0],
+                        images[1:],
+                        initial=motion,
+                        working=working,
+                        config=config,
+                        kernels=kernels,
+                        budget_bytes=budget,
+                        timer=timer,
+                        names=called[1:],
+                        bounds=uncertainty,
+                    )
+                return _Found(registration, checks, working, motion)
+
+            return within_memory(
                 attempt,
                 who=name_of(fixed, called[0]),
                 device=on,
@@ -176,13 +178,24 @@ def register(
                 least_bytes=lambda: config.least_bytes(working.shape, movings=config.joint(len(several)), kernels=kernels),
                 warn=log.warning,
             )
+
+        with changed_settings(preset, settings):
+            found = register_from(motion, config)
+            if found.is_doubtful and config.joint(len(several)) == len(several):
+                with timer.stage("locate"):
+                    elsewhere = locate(images[0], images[1:], initial=motion, config=config, kernels=kernels)
+                if elsewhere is not None:
+                    log.info("not aligned where they lie, but found elsewhere in the moving image: registered from there")
+                    again = register_from(elsewhere, config.once_located())
+                    found = found if again.is_doubtful else again.compared_with(found)
         view.end_case()
+    registration, working = found.registration, found.working
     shared = {id(u): u.cpu() for u in registration.displacements}
     transforms = [
         Transform(shared[id(u)], images[0].grid, image.grid)
         for u, image in zip(registration.displacements, images[1:], strict=True)
     ]
-    report = _describe(registration, checks, images[0].grid, working, motion, labels)
+    report = _describe(registration, found.checks, images[0].grid, working, found.motion, labels)
     report.images = [name_of(image, "") or None for image in (fixed, *several)]
     report.inputs = {path: digests[path] for path in report.images if path}
     report.settings = to_settings(selected) | {
@@ -198,6 +211,35 @@ def register(
     cpu = {id(bound): bound.cpu() for bound in registration.bounds}
     bounds = tuple(cpu[id(bound)] for bound in registration.bounds)
     return Result(tuple(transforms), judgements, config, report, first, tuple(others), tuple(labels), on, sources, bounds)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A registration, its quality checks, the grid that it was found on, and the initial motion, ``(4, 4)``."""
+
+    registration: Registration
+    checks: list[Sanity]
+    working: Grid
+    motion: NDArray[np.float64]
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether no moving image was aligned."""
+        doubts = [self.registration.config.doubt(judgement) for judgement in self.registration.judgements]
+        return bool(doubts) and None not in doubts
+
+    def compared_with(self, first: "_Found") -> "_Found":
+        """What was found once the images were located; before, they were as ``first`` has them."""
+        judgements = [
+            replace(found, similarity=found.similarity | {"identity": before.similarity["identity"]})
+            for found, before in zip(self.registration.judgements, first.registration.judgements, strict=True)
+        ]
+        checks = [
+            replace(found, distance_before=before.distance_before)
+            for found, before in zip(self.checks, first.checks, strict=True)
+        ]
+        registration = replace(self.registration, config=first.registration.config, judgements=tuple(judgements))
+        return replace(self, registration=registration, checks=checks)
 
 
 def _files_of(images: Sequence[object]) -> tuple[Path, ...]:

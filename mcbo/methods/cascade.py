@@ -16,10 +16,11 @@ from torch.nn import functional
 from mcbo.core.errors import InputError
 from mcbo.core.field import check_finite, shape_of
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Choice, Displacement, Freedom, Judgement, Kernels, Masks, Shape, Triple, Volume
+from mcbo.core.types import Choice, Displacement, Freedom, Judgement, Kernels, Mask, Masks, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.linear_fit import fit_linear
 from mcbo.geometry.mask import field_of_view
+from mcbo.geometry.rigid import Rigid
 from mcbo.methods.cascade_case import CascadeCase, prepare
 from mcbo.methods.config import MIN_CELLS, Group, Preset, Registration, check_size
 from mcbo.methods.hypotheses import Expected, HypothesisSettings, Overview, find_hypotheses
@@ -228,6 +229,34 @@ class CascadeConfig(Preset):
         whole = torch.full_like(fixed, math.nan)
         whole[(slice(None), slice(None), *box)] = found
         return whole
+
+    def locate(
+        self,
+        fixed: Volume,
+        fixed_mask: Mask,
+        movings: Sequence[Volume],
+        masks: Sequence[Mask],
+        *,
+        spacing_mm: Triple,
+        kernels: Kernels,
+    ) -> Rigid | None:
+        if self.start is None or self.expected.mm is not None or self.accept == "identity":
+            return None
+        hypotheses = find_hypotheses(
+            scale_to_one(fixed),
+            fixed_mask,
+            [scale_to_one(moving) for moving in movings],
+            masks,
+            spacing_mm=spacing_mm,
+            start=self.start,
+            settings=self.hypotheses,
+            expected=Expected(voxels=0.0, mm=MAX_EXPECTED[0], degrees=MAX_EXPECTED[1]),
+            kernels=kernels,
+        )
+        return hypotheses.motions[hypotheses.best] if self.judgement.is_found(hypotheses) else None
+
+    def once_located(self) -> "CascadeConfig":
+        return replace(self, judgement=replace(self.judgement, small_motion=0.0))
 
     def expecting(self, mm: float, degrees: float) -> "CascadeConfig":
         if not (LEAST_EXPECTED[0] <= mm <= MAX_EXPECTED[0] and LEAST_EXPECTED[1] <= degrees <= MAX_EXPECTED[1]):

@@ -13,7 +13,8 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.core.field import format_shape
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Choice, Displacement, Freedom, Judgement, Kernels, Masks, Shape, Triple, Volume
+from mcbo.core.types import Choice, Displacement, Freedom, Judgement, Kernels, Mask, Masks, Shape, Triple, Volume
+from mcbo.geometry.rigid import Rigid
 from mcbo.geometry.units import Unit
 from mcbo.steps.adam import AdamSettings
 
@@ -154,6 +155,28 @@ class Preset(ABC):
         """
         del fixed, group, displacement, judgement, spacing_mm, kernels, timer
         return None
+
+    def locate(
+        self,
+        fixed: Volume,
+        fixed_mask: Mask,
+        movings: Sequence[Volume],
+        masks: Sequence[Mask],
+        *,
+        spacing_mm: Triple,
+        kernels: Kernels,
+    ) -> Rigid | None:
+        """Where the fixed image lies in moving ones that may be anywhere, as a motion of its points, mm of the grid.
+
+        Images and masks are ``(1, 1, H, W, D)``, of one shape. None if it is not found, or if the preset, or the user who says
+        how far apart the images are, does not want it sought.
+        """
+        del fixed, fixed_mask, movings, masks, spacing_mm, kernels
+        return None
+
+    def once_located(self) -> "Preset":
+        """The preset from a motion that ``locate`` found: coarse, so that a small step from there is no sign of chance."""
+        return self
 
     def expecting(self, mm: float, degrees: float) -> "Preset":
         """The preset for images that usually are so far apart: a shift, mm, and a rotation.

@@ -24,6 +24,8 @@ MAX_VOXELS = 1 << 24
 """Of the grid, unless the fixed image itself has more: 256³."""
 LEAST_ACROSS = 32
 """Voxels along the shortest side of the fixed image, for which voxels finer than any moving image are kept."""
+OVERVIEW = 96
+"""Voxels along the longest side of a grid that covers all images."""
 _COARSER = 1.1
 _EDGE = 1e-3
 
@@ -71,6 +73,14 @@ def working_grid(
         size = size * _COARSER
         grid = _grid(base, size, np.zeros((2, 3)))
     return grid, True
+
+
+def whole_grid(fixed: Grid, movings: Sequence[Grid], *, initial: NDArray[np.float64]) -> Grid:
+    """A coarse grid of isotropic voxels that covers the fixed image and all of the moving ones, where ``initial`` has them."""
+    base = canonical(fixed)
+    beyond = np.maximum(_reach_beyond(base, movings, initial), 0)
+    extent_mm = np.array(base.shape) * np.array(base.spacing_mm) * (1 + beyond.sum(axis=0))
+    return _grid(base, np.full(3, max(float(extent_mm.max()) / OVERVIEW, min(base.spacing_mm))), beyond)
 
 
 def _finest_side(initial: NDArray[np.float64], movings: Sequence[Grid]) -> float:

@@ -21,9 +21,10 @@ from mcbo.geometry.continuation import continued
 from mcbo.geometry.grid import Grid, apply_affine
 from mcbo.geometry.mask import field_of_view
 from mcbo.geometry.resample import resample
-from mcbo.methods.config import Group, Preset, Registration
+from mcbo.methods.config import MIN_VOXELS, Group, Preset, Registration
 from mcbo.methods.pipeline import register
 from mcbo.methods.quality import Sanity, examine
+from mcbo.methods.working_grid import whole_grid
 
 KNOWN_VOXEL_SHARE = 0.5
 """A voxel of the working grid is known if more than this part of what it is interpolated from is."""
@@ -108,6 +109,28 @@ def register_in_world(
         bounds=tuple(found[id(u)] for u in registration.displacements) if found else (),
     )
     return result, list(examined.values())
+
+
+def locate(
+    fixed: Placed, movings: Sequence[Placed], *, initial: NDArray[np.float64], config: Preset, kernels: Kernels
+) -> NDArray[np.float64] | None:
+    """Seeks the fixed image in all that the moving ones show, wherever that lies.
+
+    Returns:
+        An initial motion that takes ``initial`` further, ``(4, 4)``; None if none is found (see ``Preset.locate``).
+    """
+    grid = whole_grid(fixed.grid, [moving.grid for moving in movings], initial=initial)
+    if min(grid.shape) < MIN_VOXELS:
+        return None
+    volume, mask = bring(fixed, grid, np.eye(4))
+    volumes, masks = zip(*(bring(moving, grid, initial) for moving in movings), strict=True)
+    motion = config.locate(volume, mask, volumes, masks, spacing_mm=grid.spacing_mm, kernels=kernels)
+    if motion is None:
+        return None
+    to_world, moved = grid.affine.copy(), np.eye(4)
+    to_world[:3, :3] /= grid.spacing_mm  # of a column each
+    moved[:3, :3], moved[:3, 3] = motion.rotation.numpy(), motion.translation.numpy()
+    return np.asarray(initial @ to_world @ moved @ np.linalg.inv(to_world))
 
 
 def _bounds(

@@ -480,6 +480,27 @@ def test_the_working_grid_is_hardly_finer_than_the_moving_images() -> None:
     assert finest([coarse, fine], initial=np.eye(4), oversampling=1.0)[0].spacing_mm == pytest.approx((0.05, 0.05, 0.05))
 
 
+def test_images_that_lie_elsewhere_are_found_unless_the_user_knows_better(caplog: pytest.LogCaptureFixture) -> None:
+    """A part of a head, moved from its place: where it was is known."""
+    phantom = make_phantom((72, 96, 84), amplitude=0.3)
+    corner = 8, 30, 24
+    part = phantom.fixed[0, 0, 8:64, 30:90, 24:80].numpy()
+    fixed, whole = nibabel.Nifti1Image(part, np.eye(4)), nibabel.Nifti1Image(phantom.t2[0, 0].numpy(), np.eye(4))
+    inside = np.argwhere(np.ones((4, 4, 4))) * 14.0 + 6
+    true = inside + corner + [phantom.displacement[0, :, *(p + corner).astype(int)].numpy() for p in inside]
+    assert np.linalg.norm(true - inside, axis=1).mean() > 35
+    with caplog.at_level("INFO", logger=log.name):
+        result = mcbo.register(fixed, whole, device="cpu")
+    assert "found elsewhere in the moving image" in caplog.text
+    assert "full result" in caplog.text
+    assert np.linalg.norm(result.warp_points(inside) - true, axis=1).mean() < 0.8
+    assert np.array(result.report.initial)[:3, 3] == pytest.approx(corner, abs=6)
+    kept = mcbo.register(fixed, whole, device="cpu", expect=(5, 3))
+    assert kept.confidence is not None
+    assert kept.confidence < 0.5
+    assert np.array(kept.report.initial) == pytest.approx(np.eye(4))
+
+
 def test_names_of_files() -> None:
     assert labels_of(["a/t1.nii.gz", "b/t1.nrrd", "", "x y.mha"]) == ["t1", "t1-2", "moving", "x_y"]
     (one,) = file_names(["t1"], shared=[])
