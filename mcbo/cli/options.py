@@ -310,5 +310,8 @@ def parse_expect(text: str | None) -> tuple[float, float] | None:
 
 
 def split_commas(values: Sequence[str] | None) -> tuple[str, ...]:
-    """Three values from ``0099,0100`` and ``0101``."""
-    return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
+    """Three values from ``0099,0100`` and ``0101``; raises ``InputError`` for texts with none, which do not mean all."""
+    found = tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
+    if values and not found:
+        raise InputError("--case or --moving: expected names, separated by commas, got an empty text; for all, leave it out")
+    return found

@@ -5,12 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
+import torch
 import typer
 
 from mcbo.cli import options as cli
 from mcbo.cli.outputs import check_outputs
 from mcbo.cli.program import say
 from mcbo.core.errors import InputError, OutputError
+from mcbo.core.field import shape_of
+from mcbo.core.log import log
+from mcbo.core.types import Displacement
 from mcbo.geometry import continuation as composition
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.inverse import Inverse
@@ -161,8 +165,21 @@ def import_(
     else:
         found = read_foreign(transform, fixed, moving=its_moving, vectors=vectors)
         displacement, grid = found or read_transform(transform, fixed)
+    if (volume := _volume_kept(displacement)) <= 0:
+        log.warning("%s: it mirrors or flattens the image (volume × %.3g): is it the right file?", transform, volume)
     write_displacement(output, displacement, grid.affine, grid.unit)
     say(str(output))
+
+
+def _volume_kept(displacement: Displacement) -> float:
+    """The factor by which the volume spanned by the lines through the middle changes; 0 if flattened, negative if mirrored."""
+    shape = shape_of(displacement)
+    edges = torch.eye(3, dtype=torch.float64)
+    for axis, size in enumerate(shape):
+        line = displacement[0].double().movedim(axis + 1, 1)  # (3, size, …)
+        middle = [n // 2 for other, n in enumerate(shape) if other != axis]
+        edges[:, axis] += (line[:, -1, *middle] - line[:, 0, *middle]) / max(size - 1, 1)
+    return round(float(torch.linalg.det(edges)), 9)
 
 
 def invert(

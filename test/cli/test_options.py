@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import write_dataset
 
 import process
 from mcbo.cli.main import main
@@ -28,6 +29,14 @@ def test_help_is_whole_and_gives_flags_no_type(
     assert not re.search(r"<(bool|path|list|str)", text)
     assert not re.search(r"\w… ", text), "a word is cut off"
     assert ("MCBO_" in text) == (command == "process.py")
+
+
+@pytest.mark.parametrize("option", ["--case", "--moving"])
+@pytest.mark.parametrize("value", ["", " , "])
+def test_no_names_are_not_all_names(option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path, [("T_0001_0000.nii.gz", "T_0001_0001.nii.gz")])
+    assert process.main([str(tmp_path), "--output", str(tmp_path / "out"), option, value]) == process.BAD_INPUT
+    assert "expected names, separated by commas, got an empty text" in capsys.readouterr().err
 
 
 def test_every_option_of_the_container_has_its_variable(capsys: pytest.CaptureFixture[str]) -> None:
