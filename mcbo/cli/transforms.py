@@ -177,8 +177,8 @@ def _volume_kept(displacement: Displacement) -> float:
     edges = torch.eye(3, dtype=torch.float64)
     for axis, size in enumerate(shape):
         line = displacement[0].double().movedim(axis + 1, 1)  # (3, size, …)
-        middle = [n // 2 for other, n in enumerate(shape) if other != axis]
-        edges[:, axis] += (line[:, -1, *middle] - line[:, 0, *middle]) / max(size - 1, 1)
+        j, k = (n // 2 for other, n in enumerate(shape) if other != axis)
+        edges[:, axis] += (line[:, -1, j, k] - line[:, 0, j, k]) / max(size - 1, 1)
     return round(float(torch.linalg.det(edges)), 9)
 
 
