@@ -13,7 +13,6 @@ from mcbo.cli.outputs import check_outputs
 from mcbo.cli.program import say
 from mcbo.core.errors import InputError, OutputError
 from mcbo.core.field import shape_of
-from mcbo.core.log import log
 from mcbo.core.types import Displacement
 from mcbo.geometry import continuation as composition
 from mcbo.geometry.grid import Grid
@@ -166,7 +165,7 @@ def import_(
         found = read_foreign(transform, fixed, moving=its_moving, vectors=vectors)
         displacement, grid = found or read_transform(transform, fixed)
     if (volume := _volume_kept(displacement)) <= 0:
-        log.warning("%s: it mirrors or flattens the image (volume × %.3g): is it the right file?", transform, volume)
+        say(f"WARNING: {transform}: it mirrors or flattens the image (volume × {volume:.3g}): is it the right file?", err=True)
     write_displacement(output, displacement, grid.affine, grid.unit)
     say(str(output))
 

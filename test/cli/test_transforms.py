@@ -422,11 +422,11 @@ def test_an_image_of_a_microscope_is_warped_by_channel(folder: Path, capsys: pyt
     ("numbers", "kept"), [("0 0 0 0 0 0 0 0 0", "0"), ("-1 0 0 0 1 0 0 0 1", "-1"), ("2 0 0 0 1 0 0 0 1", "")]
 )
 def test_import_of_what_cannot_be_a_motion_is_named(
-    folder: Path, numbers: str, kept: str, caplog: pytest.LogCaptureFixture
+    folder: Path, numbers: str, kept: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "linear.tfm").write_text(
         "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
         f"Parameters: {numbers} 0 0 0\nFixedParameters: 0 0 0\n"
     )
     assert run(folder, "import", "linear.tfm", "--reference", "fixed.nii.gz", "--output", "out.nii.gz") == 0
-    assert (f"it mirrors or flattens the image (volume × {kept})" in caplog.text) == bool(kept)
+    assert (f"it mirrors or flattens the image (volume × {kept})" in capsys.readouterr().err) == bool(kept)
