@@ -1,7 +1,7 @@
 """Registration from Python: ``mcbo.register``. The command ``python -m mcbo register`` is a thin layer over it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -10,29 +10,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcbo.api.preset import AUTO, DEFAULT_PRESET, base_of, changed_settings, wanted_config
+from mcbo.api.preset import DEFAULT_PRESET, base_of, changed_settings, wanted_config
 from mcbo.api.result import CASE, Result, labels_of
+from mcbo.api.search import Found, Search
 from mcbo.api.start import Points, Start, start_of
 from mcbo.api.transform import Transform
 from mcbo.core.errors import InputError, naming
-from mcbo.core.field import format_shape
 from mcbo.core.log import log
 from mcbo.core.memory import within_host_memory
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Choice, Freedom, Kernels
+from mcbo.core.types import Choice, Freedom
 from mcbo.geometry.grid import Grid
 from mcbo.geometry.linear_fit import Model
 from mcbo.geometry.resample import resample
-from mcbo.geometry.units import MM, symbol_of
 from mcbo.io.image_like import Digests, Geometry, ImageLike, name_of, to_intensities, to_volume
 from mcbo.io.microscopy.images import finest_that_fits, selections, to_settings
 from mcbo.io.microscopy.selection import Selection, VoxelSize
 from mcbo.io.nifti_header import Form
-from mcbo.methods.config import Preset, Registration, check_size
+from mcbo.methods.config import Preset
 from mcbo.methods.presets import DEFAULT_TASK
-from mcbo.methods.quality import Sanity
-from mcbo.methods.working_grid import MAX_RATIO, working_grid
-from mcbo.methods.world import Placed, locate, register_in_world
+from mcbo.methods.world import Placed
 from mcbo.progress import show_progress
 from mcbo.report import CaseReport, WorkingGrid, stages_of
 from mcbo.runtime import (
@@ -46,7 +43,6 @@ from mcbo.runtime import (
     tidy_memory,
     wait_for,
     warm_up,
-    within_memory,
 )
 
 
@@ -103,6 +99,7 @@ def register(
         fixed_mask: where the fixed image counts (not 0), on any grid; if None, its background is detected.
         moving_masks: the same for the moving image, or a list.
         initial: rough alignment: ``(4, 4)`` from fixed to moving world positions, RAS mm; or a file, see ``read_initial``.
+            Without one, images that do not match where they lie are sought elsewhere, too (``search.py``).
         initial_landmarks: instead, landmarks of the fixed and of the first moving image, the same points in the same order:
             files, or ``(n, 3)`` voxels of their image. Wrong pairs, up to a quarter, are left out.
         landmark_transform: what is fitted to them, ``rigid`` or ``affine``.
@@ -149,53 +146,28 @@ def register(
             ]
         motion = start_of(begin, images, digests)
         kernels = ready_kernels(on)
-
-        def register_from(motion: NDArray[np.float64], config: Preset) -> _Found:
-            with naming(name_of(fixed, called[0])):
-                working = _working_grid(images, motion, base_of(preset), config, budget, kernels)
-
-            def attempt(budget: int) -> _Found:
-                with naming(name_of(fixed, called[0])):
-                    registration, checks = register_in_world(
-                        images[0],
-                        images[1:],
-                        initial=motion,
-                        working=working,
-                        config=config,
-                        kernels=kernels,
-                        budget_bytes=budget,
-                        timer=timer,
-                        names=called[1:],
-                        bounds=uncertainty,
-                    )
-                return _Found(registration, checks, working, motion)
-
-            return within_memory(
-                attempt,
-                who=name_of(fixed, called[0]),
-                device=on,
-                budget_bytes=budget,
-                least_bytes=lambda: config.least_bytes(working.shape, movings=config.joint(len(several)), kernels=kernels),
-                warn=log.warning,
-            )
-
-        with changed_settings(preset, settings):
-            found = register_from(motion, config)
-            if found.is_doubtful and config.joint(len(several)) == len(several):
-                with timer.stage("locate"):
-                    elsewhere = locate(images[0], images[1:], initial=motion, config=config, kernels=kernels)
-                if elsewhere is not None:
-                    log.info("not aligned where they lie, but found elsewhere in the moving image: registered from there")
-                    again = register_from(elsewhere, config.once_located())
-                    found = found if again.is_doubtful else again.compared_with(found)
+        who = name_of(fixed, called[0])
+        search = Search(
+            images,
+            config,
+            budget,
+            timer,
+            kernels,
+            preset=base_of(preset),
+            names=[who, *called[1:]],
+            bounds=uncertainty,
+            seeks=config.seeks and initial is None and initial_landmarks is None,
+        )
+        with changed_settings(preset, settings), naming(who):
+            found = search.run(motion)
         view.end_case()
-    registration, working = found.registration, found.working
+    registration = found.registration
     shared = {id(u): u.cpu() for u in registration.displacements}
     transforms = [
         Transform(shared[id(u)], images[0].grid, image.grid)
         for u, image in zip(registration.displacements, images[1:], strict=True)
     ]
-    report = _describe(registration, found.checks, images[0].grid, working, found.motion, labels)
+    report = _describe(found, images[0].grid, labels)
     report.images = [name_of(image, "") or None for image in (fixed, *several)]
     report.inputs = {path: digests[path] for path in report.images if path}
     report.settings = to_settings(selected) | {
@@ -211,35 +183,6 @@ def register(
     cpu = {id(bound): bound.cpu() for bound in registration.bounds}
     bounds = tuple(cpu[id(bound)] for bound in registration.bounds)
     return Result(tuple(transforms), judgements, config, report, first, tuple(others), tuple(labels), on, sources, bounds)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A registration, its quality checks, the grid that it was found on, and the initial motion, ``(4, 4)``."""
-
-    registration: Registration
-    checks: list[Sanity]
-    working: Grid
-    motion: NDArray[np.float64]
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether no moving image was aligned."""
-        doubts = [self.registration.config.doubt(judgement) for judgement in self.registration.judgements]
-        return bool(doubts) and None not in doubts
-
-    def compared_with(self, first: "_Found") -> "_Found":
-        """What was found once the images were located; before, they were as ``first`` has them."""
-        judgements = [
-            replace(found, similarity=found.similarity | {"identity": before.similarity["identity"]})
-            for found, before in zip(self.registration.judgements, first.registration.judgements, strict=True)
-        ]
-        checks = [
-            replace(found, distance_before=before.distance_before)
-            for found, before in zip(self.checks, first.checks, strict=True)
-        ]
-        registration = replace(self.registration, config=first.registration.config, judgements=tuple(judgements))
-        return replace(self, registration=registration, checks=checks)
 
 
 def _files_of(images: Sequence[object]) -> tuple[Path, ...]:
@@ -276,49 +219,16 @@ def _place(
     return Placed(volume.to(device), grid, known.to(device))
 
 
-def _working_grid(
-    images: Sequence[Placed], motion: NDArray[np.float64], preset: str, config: Preset, budget: int, kernels: Kernels
-) -> Grid:
-    """The fixed grid, or for ``auto`` an isotropic one."""
-    fixed, *movings = (image.grid for image in images)
-    size = fixed.spacing_mm
-    if preset != AUTO:
-        if max(size) / min(size) > MAX_RATIO and config.uses_masks:
-            log.info("the fixed image's voxels are anisotropic, %s: preset %s does better", _sizes(fixed), AUTO)
-        return fixed
-    joint = config.joint(len(movings))
-
-    def fits(shape: tuple[int, int, int]) -> bool:
-        return config.least_bytes(shape, movings=joint, kernels=kernels) <= budget
-
-    working, is_coarser = working_grid(fixed, movings, initial=motion, oversampling=config.oversampling, fits=fits)
-    check_size(working.shape)
-    log.info("working grid: %s voxels of %s", format_shape(working.shape), _sizes(working))
-    if is_coarser:
-        log.warning("its voxels are larger than the fixed image's finest side (%s), so that it fits", _sizes(fixed))
-    return working
-
-
-def _sizes(grid: Grid) -> str:
-    return "×".join(f"{size / MM[grid.unit]:.3g}" for size in grid.spacing_mm) + f" {symbol_of(grid.unit)}"
-
-
-def _describe(
-    registration: Registration,
-    checks: Sequence[Sanity],
-    fixed: Grid,
-    working: Grid,
-    motion: NDArray[np.float64],
-    labels: Sequence[str],
-) -> CaseReport:
+def _describe(found: Found, fixed: Grid, labels: Sequence[str]) -> CaseReport:
     """The report of a registration: in which space, from which initial alignment, and how it is judged, which is logged."""
+    registration = found.registration
     report = CaseReport(
         coordinates="world",
         shape=fixed.shape,
-        working_grid=WorkingGrid(shape=working.shape, affine=working.affine.tolist()),
-        initial=motion.tolist(),
+        working_grid=WorkingGrid(shape=found.working.shape, affine=found.working.affine.tolist()),
+        initial=found.motion.tolist(),
         failed={},
-        sanity=dict(zip(labels, checks, strict=True)),
+        sanity=dict(zip(labels, found.checks, strict=True)),
     )
     if registration.levels:
         report.levels = registration.levels
@@ -326,7 +236,7 @@ def _describe(
         report.judgement = dict(zip(labels, registration.judgements, strict=True))
     for label, judgement in report.judgement.items():
         log.info("%s: %s", label, judgement.summary)
-    report.warnings = report.doubts(registration.config)
+    report.warnings = report.doubts(registration.config) + [found.note] * bool(found.note)
     for warning in report.warnings:
         log.warning("%s", warning)
     return report

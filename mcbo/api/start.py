@@ -20,7 +20,7 @@ from mcbo.io.initial_transform import check_matrix, read_initial
 from mcbo.io.landmarks import read_landmarks
 from mcbo.io.microscopy.bigwarp import Side, read_pairs
 from mcbo.io.microscopy.physical import to_voxels
-from mcbo.methods.world import Placed, center_of_mass
+from mcbo.methods.world import Placed, centering
 
 _CLOSE_VOXELS, _APART_VOXELS = 2.0, 4.0
 """Pairs as close as the first are never left out; pairs that are further apart on average than the last fit badly."""
@@ -81,8 +81,7 @@ def start_of(start: Start, images: Sequence[Placed], digests: Digests) -> NDArra
         return _fitted(start.landmarks, start.model, (fixed, first), digests)
     motion = np.eye(4)
     if start.center:
-        middle, *movings = (center_of_mass(image) for image in images)
-        motion[:3, 3] = np.mean(movings, axis=0) - middle
+        motion = centering(images)
         log.info(
             "centers of mass aligned: moved by %s %s",
             np.round(motion[:3, 3] / MM[fixed.unit], 1).tolist(),

@@ -17,6 +17,10 @@ class InputError(McboError):
     """A file, a dataset or an option is not what it has to be; nothing was computed from it."""
 
 
+class NoOverlapError(InputError):
+    """Images have nothing in common where they lie."""
+
+
 class ShapeError(McboError):
     """A tensor does not have the shape that a step asks for."""
 

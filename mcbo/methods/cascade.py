@@ -141,6 +141,10 @@ class CascadeConfig(Preset):
     knows_uncertainty: ClassVar[bool] = True
 
     @property
+    def seeks(self) -> bool:
+        return self.start is not None and self.expected.mm is None and self.accept != "identity"
+
+    @property
     def feature_reach(self) -> int:
         """How far the features of any stage see, voxels."""
         stages: list[RefineStage | DeformStage] = [*self.refinement.stages, *self.deformation.stages]
@@ -240,8 +244,6 @@ class CascadeConfig(Preset):
         spacing_mm: Triple,
         kernels: Kernels,
     ) -> Rigid | None:
-        if self.start is None or self.expected.mm is not None or self.accept == "identity":
-            return None
         hypotheses = find_hypotheses(
             scale_to_one(fixed),
             fixed_mask,

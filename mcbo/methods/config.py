@@ -99,6 +99,11 @@ class Preset(ABC):
     uses_masks: ClassVar[bool] = False
     knows_uncertainty: ClassVar[bool] = False
 
+    @property
+    def seeks(self) -> bool:
+        """Whether images may be sought where they are not said to lie: not if the user says how far apart they are."""
+        return False
+
     def joint(self, movings: int) -> int:
         """Of so many moving images of a case, how many share a displacement."""
         return max(movings, 1) if self.modality_fusion else 1
@@ -168,8 +173,7 @@ class Preset(ABC):
     ) -> Rigid | None:
         """Where the fixed image lies in moving ones that may be anywhere, as a motion of its points, mm of the grid.
 
-        Images and masks are ``(1, 1, H, W, D)``, of one shape. None if it is not found, or if the preset, or the user who says
-        how far apart the images are, does not want it sought.
+        Images and masks are ``(1, 1, H, W, D)``, of one shape. None if it is not found.
         """
         del fixed, fixed_mask, movings, masks, spacing_mm, kernels
         return None

@@ -1,8 +1,9 @@
 """The grid on which images from anywhere are registered, if it need not be the fixed image's own.
 
 The presets count in voxels and were chosen on isotropic ones. So the voxels here are as long as wide and as small as the fixed
-image's shortest side, but hardly finer than any moving image: where electron microscopy meets light microscopy, finer voxels
-show nothing that both images have. A margin keeps what the moving images show just beyond the fixed one.
+image's shortest side, but hardly finer than any moving image, unless that leaves too few: where electron microscopy meets light
+microscopy, finer voxels show nothing that both images have. A margin keeps what the moving images show just beyond the fixed
+one.
 """
 
 import math
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mcbo.core.errors import InputError
 from mcbo.core.types import Shape
 from mcbo.geometry.grid import Grid
 from mcbo.methods.config import MIN_VOXELS
@@ -48,9 +50,14 @@ def working_grid(
             has them and else would have fewer than ``LEAST_ACROSS`` across.
         fits: whether a grid of that shape can be registered within memory. A margin is given up before voxels get larger.
 
+    Raises:
+        InputError: if ``oversampling`` is not above 0.
+
     Returns:
         The grid, and whether its voxels are larger than they should be, so that it fits.
     """
+    if not 0 < oversampling < math.inf:
+        raise InputError(f"oversampling: expected a number above 0, got {oversampling:g}")
     base = canonical(fixed)
     beyond = _reach_beyond(base, movings, initial)
     size = np.array(base.spacing_mm)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcbo.core.errors import InputError
+from mcbo.core.errors import NoOverlapError
 from mcbo.core.field import box_sum, check_finite, shape_of
 from mcbo.core.timing import StageTimer
 from mcbo.core.types import Displacement, Judgement, Kernels, Mask, Masks, Volume
@@ -207,7 +207,15 @@ def bring_back(displacement: Displacement, working: Grid, fixed: Grid, initial: 
     return result
 
 
-def center_of_mass(image: Placed) -> NDArray[np.float64]:
+def centering(images: Sequence[Placed]) -> NDArray[np.float64]:
+    """The shift, ``(4, 4)``, by which the center of mass of the first image becomes the mean of those of the others."""
+    middle, *others = (_center_of_mass(image) for image in images)
+    motion = np.eye(4)
+    motion[:3, 3] = np.mean(others, axis=0) - middle
+    return motion
+
+
+def _center_of_mass(image: Placed) -> NDArray[np.float64]:
     """Where the mean of an image's known voxels, weighted by their intensity above the lowest of them, lies: mm, RAS."""
     known = image.known()[0, 0]
     values = image.volume[0, 0].double()
@@ -224,7 +232,7 @@ def center_of_mass(image: Placed) -> NDArray[np.float64]:
 
 def _check_seen(volume: Volume, mask: Mask, fixed_mask: Mask, name: str) -> None:
     if not bool((mask & fixed_mask).any()) or bool(volume.min() == volume.max()):
-        raise InputError(
+        raise NoOverlapError(
             f"{name}: expected it to overlap the fixed image in world coordinates, but where that lies it shows nothing; "
             "`mcbo register` takes a rough alignment with --initial, or --center to let the centers of mass coincide"
         )

@@ -188,20 +188,29 @@ def test_an_image_does_not_move_against_itself(pair: tuple[Tensor, Tensor], worl
     assert result.confidence > 0.9
 
 
-def test_far_images_need_an_initial_motion_which_the_displacement_holds(
+def test_far_images_are_brought_together_and_the_displacement_holds_that_motion(
     pair: tuple[Tensor, Tensor], found: mcbo.Result, world: Tensor
 ) -> None:
     away = np.eye(4)
     away[:3, 3] = (400, -300, 200)
     far = (pair[1], away @ MOVING.affine)
     with pytest.raises(InputError, match=r"moving image 1: expected it to overlap .* --initial"):
-        mcbo.register((pair[0], FIXED.affine), far)
+        mcbo.register((pair[0], FIXED.affine), far, expect=(5, 3))
+    with pytest.raises(InputError, match=r"moving image 1: expected it to overlap .* --initial"):
+        mcbo.register((pair[0], FIXED.affine), (torch.rand(40, 50, 60), far[1]))
     there = found.warp_points(world.numpy(), unit="mm") + away[:3, 3]
-    starts: list[dict[str, Any]] = [{"initial": away}, {"center": True}]
+    starts: list[dict[str, Any]] = [{"initial": away}, {"center": True}, {}]
     for start in starts:
         result = mcbo.register((pair[0], FIXED.affine), far, **start)
         here = result.warp_points(world.numpy(), unit="mm")
         assert np.linalg.norm(here - there, axis=1).mean() < (0.001 if "initial" in start else 1)
+        notes = [one for one in result.report.warnings if "the images do not overlap where they lie" in one]
+        assert len(notes) == (not start)
+        if notes:
+            assert float(notes[0].split(" found ")[1].split(" mm away")[0]) == pytest.approx(
+                np.linalg.norm(away[:3, 3]), abs=30
+            )
+            assert result.report.judgement["moving"].similarity["identity"] == 0
 
 
 def test_masks_keep_out_what_is_not_to_count(pair: tuple[Tensor, Tensor], world: Tensor) -> None:
@@ -480,7 +489,7 @@ def test_the_working_grid_is_hardly_finer_than_the_moving_images() -> None:
     assert finest([coarse, fine], initial=np.eye(4), oversampling=1.0)[0].spacing_mm == pytest.approx((0.05, 0.05, 0.05))
 
 
-def test_images_that_lie_elsewhere_are_found_unless_the_user_knows_better(caplog: pytest.LogCaptureFixture) -> None:
+def test_images_that_lie_elsewhere_are_found_unless_the_user_knows_better() -> None:
     """A part of a head, moved from its place: where it was is known."""
     phantom = make_phantom((72, 96, 84), amplitude=0.3)
     corner = 8, 30, 24
@@ -489,16 +498,26 @@ def test_images_that_lie_elsewhere_are_found_unless_the_user_knows_better(caplog
     inside = np.argwhere(np.ones((4, 4, 4))) * 14.0 + 6
     true = inside + corner + [phantom.displacement[0, :, *(p + corner).astype(int)].numpy() for p in inside]
     assert np.linalg.norm(true - inside, axis=1).mean() > 35
-    with caplog.at_level("INFO", logger=log.name):
-        result = mcbo.register(fixed, whole, device="cpu")
-    assert "found elsewhere in the moving image" in caplog.text
-    assert "full result" in caplog.text
+    result = mcbo.register(fixed, whole, device="cpu")
+    (note,) = result.report.warnings
+    assert note.startswith("the images do not match where they lie: the fixed image was found ")
+    assert float(note.split(" found ")[1].split(" mm away")[0]) == pytest.approx(np.linalg.norm(corner), abs=3)
     assert np.linalg.norm(result.warp_points(inside) - true, axis=1).mean() < 0.8
     assert np.array(result.report.initial)[:3, 3] == pytest.approx(corner, abs=6)
     kept = mcbo.register(fixed, whole, device="cpu", expect=(5, 3))
     assert kept.confidence is not None
     assert kept.confidence < 0.5
     assert np.array(kept.report.initial) == pytest.approx(np.eye(4))
+
+
+def test_what_is_found_elsewhere_and_fits_at_once_is_no_identity() -> None:
+    image = make_phantom((64, 72, 68)).t2[0, 0].numpy()
+    part = nibabel.Nifti1Image(image[20:60, 24:68, 22:60].copy(), np.eye(4))
+    result = mcbo.register(part, nibabel.Nifti1Image(image, np.eye(4)), device="cpu")
+    assert result.displacement[20, 20, 20].tolist() == pytest.approx([20, 24, 22], abs=0.2)
+    (judgement,) = result.report.judgement.values()
+    assert judgement.chosen in ("rigid", "full")
+    assert judgement.similarity[judgement.chosen] > judgement.similarity["identity"] + 0.5
 
 
 def test_names_of_files() -> None:
