@@ -180,7 +180,7 @@ class Search:
         def fits(shape: Shape) -> bool:
             return config.least_bytes(shape, movings=joint, kernels=self.kernels) <= self.budget_bytes
 
-        working, is_coarser = working_grid(fixed, movings, initial=initial, oversampling=config.oversampling, fits=fits)
+        working, is_coarser = working_grid(fixed, movings, initial=initial, oversampling=config.times_finer, fits=fits)
         check_size(working.shape)
         log.info("working grid: %s voxels of %s", format_shape(working.shape), _sizes(working))
         if is_coarser:

@@ -120,6 +120,7 @@ class CascadeConfig(Preset):
         modality_fusion: the displacements of all moving modalities are one from the start.
         accept: the result that the user demands, whatever the judgement is.
         freedom: what the full result is: the deformation, its affine part, or nothing beyond the rigid motion.
+        oversampling: how much finer than the moving images a grid that is chosen for them may be (``working_grid.py``).
     """
 
     name: str
@@ -137,8 +138,13 @@ class CascadeConfig(Preset):
     modality_fusion: Literal["joint"] | None
     accept: Choice | None = None
     freedom: Freedom = "deformable"
+    oversampling: float = 2.0
     uses_masks: ClassVar[bool] = True
     knows_uncertainty: ClassVar[bool] = True
+
+    @property
+    def times_finer(self) -> float:
+        return self.oversampling
 
     @property
     def seeks(self) -> bool:

@@ -3,6 +3,7 @@
 Settings are frozen data; ``presets.py`` fills them in, and no step has a default of its own.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,6 @@ class Preset(ABC):
         name: of the preset.
         modality_fusion: how several moving modalities get one displacement, or None to register each alone.
         unit: in which people read lengths of such images; it decides no result.
-        oversampling: how much finer than the moving images a grid that is chosen for them may be (``working_grid.py``).
         uses_masks: whether ``register`` takes masks.
         knows_uncertainty: whether ``bound_errors`` returns something.
     """
@@ -95,9 +95,13 @@ class Preset(ABC):
     name: str
     modality_fusion: str | None
     unit: Unit = field(default="mm", kw_only=True, metadata={"decides": False})
-    oversampling: float = field(default=2.0, kw_only=True)
     uses_masks: ClassVar[bool] = False
     knows_uncertainty: ClassVar[bool] = False
+
+    @property
+    def times_finer(self) -> float:
+        """How much finer than the moving images a grid that is chosen for them may be (``working_grid.py``)."""
+        return math.inf
 
     @property
     def seeks(self) -> bool:

@@ -56,7 +56,7 @@ def working_grid(
     Returns:
         The grid, and whether its voxels are larger than they should be, so that it fits.
     """
-    if not 0 < oversampling < math.inf:
+    if not oversampling > 0:
         raise InputError(f"oversampling: expected a number above 0, got {oversampling:g}")
     base = canonical(fixed)
     beyond = _reach_beyond(base, movings, initial)
