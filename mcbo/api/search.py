@@ -87,10 +87,12 @@ class Search:
             found = (self._settled(begin) or self._elsewhere(begin)) if self.seeks else None
             if found is None:
                 raise
-            nothing = [Judgement("identity", {"identity": 0.0}, 0.0) for _ in self.images[1:]]
-            return self._told("do not overlap", found, initial, nothing, found.checks)
+            return self._told("do not overlap", found, initial, [0.0] * len(found.checks), found.checks)
         found = self._elsewhere(initial) if self.seeks and first.is_doubtful else None
-        return self._told("do not match", found, initial, first.registration.judgements, first.checks) if found else first
+        if found is None:
+            return first
+        before = [judgement.similarity["identity"] for judgement in first.registration.judgements]
+        return self._told("do not match", found, initial, before, first.checks)
 
     def _elsewhere(self, initial: NDArray[np.float64]) -> Found | None:
         """From where the fixed image is found; None if it is not, or if moving images may each lie elsewhere."""
@@ -118,7 +120,7 @@ class Search:
         what: str,
         found: Found,
         initial: NDArray[np.float64],
-        before: Sequence[Judgement],
+        before: Sequence[float],
         checks_before: Sequence[Sanity],
     ) -> Found:
         """What was found elsewhere, compared with how the images were before, and as the result of the user's preset."""
@@ -188,9 +190,9 @@ class Search:
         return working
 
 
-def _located(now: Judgement, before: Judgement) -> Judgement:
-    """The judgement of a result from where images were brought, which is a rigid motion, and no identity."""
-    similarity = now.similarity | {"identity": before.similarity["identity"]}
+def _located(now: Judgement, before: float) -> Judgement:
+    """The judgement of a result from where images were brought, a rigid motion; ``before`` is identity's similarity."""
+    similarity = now.similarity | {"identity": before}
     if now.chosen != "identity":
         return replace(now, similarity=similarity)
     reason = "no result is more similar than the rigid motion by which the images were brought together"

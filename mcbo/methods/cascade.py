@@ -16,7 +16,7 @@ from torch.nn import functional
 from mcbo.core.errors import InputError
 from mcbo.core.field import check_finite, shape_of
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Choice, Displacement, Freedom, Judgement, Kernels, Mask, Masks, Shape, Triple, Volume
+from mcbo.core.types import Choice, Displacement, Freedom, Judgement, Kernels, Masks, Shape, Triple, Volume
 from mcbo.geometry import cells, rigid
 from mcbo.geometry.linear_fit import fit_linear
 from mcbo.geometry.mask import field_of_view
@@ -241,20 +241,13 @@ class CascadeConfig(Preset):
         return whole
 
     def locate(
-        self,
-        fixed: Volume,
-        fixed_mask: Mask,
-        movings: Sequence[Volume],
-        masks: Sequence[Mask],
-        *,
-        spacing_mm: Triple,
-        kernels: Kernels,
+        self, fixed: Volume, movings: Sequence[Volume], masks: Masks, *, spacing_mm: Triple, kernels: Kernels
     ) -> Rigid | None:
         hypotheses = find_hypotheses(
             scale_to_one(fixed),
-            fixed_mask,
+            masks.fixed,
             [scale_to_one(moving) for moving in movings],
-            masks,
+            masks.movings,
             spacing_mm=spacing_mm,
             start=self.start,
             settings=self.hypotheses,

@@ -14,7 +14,7 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.core.field import format_shape
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Choice, Displacement, Freedom, Judgement, Kernels, Mask, Masks, Shape, Triple, Volume
+from mcbo.core.types import Choice, Displacement, Freedom, Judgement, Kernels, Masks, Shape, Triple, Volume
 from mcbo.geometry.rigid import Rigid
 from mcbo.geometry.units import Unit
 from mcbo.steps.adam import AdamSettings
@@ -166,20 +166,13 @@ class Preset(ABC):
         return None
 
     def locate(
-        self,
-        fixed: Volume,
-        fixed_mask: Mask,
-        movings: Sequence[Volume],
-        masks: Sequence[Mask],
-        *,
-        spacing_mm: Triple,
-        kernels: Kernels,
+        self, fixed: Volume, movings: Sequence[Volume], masks: Masks, *, spacing_mm: Triple, kernels: Kernels
     ) -> Rigid | None:
         """Where the fixed image lies in moving ones that may be anywhere, as a motion of its points, mm of the grid.
 
         Images and masks are ``(1, 1, H, W, D)``, of one shape. None if it is not found.
         """
-        del fixed, fixed_mask, movings, masks, spacing_mm, kernels
+        del fixed, movings, masks, spacing_mm, kernels
         return None
 
     def once_located(self) -> "Preset":

@@ -124,7 +124,7 @@ def locate(
         return None
     volume, mask = bring(fixed, grid, np.eye(4))
     volumes, masks = zip(*(bring(moving, grid, initial) for moving in movings), strict=True)
-    motion = config.locate(volume, mask, volumes, masks, spacing_mm=grid.spacing_mm, kernels=kernels)
+    motion = config.locate(volume, volumes, Masks(mask, masks), spacing_mm=grid.spacing_mm, kernels=kernels)
     if motion is None:
         return None
     to_world, moved = grid.affine.copy(), np.eye(4)
