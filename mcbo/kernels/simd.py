@@ -38,6 +38,7 @@ Result = TypeVar("Result")
 Generator = Callable[[Any, Any, Any, Any], Any]
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_INTEGERS = ir.VectorType(ir.IntType(32), LANES)
 _BITS = ir.IntType(LANES)
 _IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 _MAY_FUSE = ("contract",)  # a product and a sum may become one rounding
@@ -50,7 +51,20 @@ def compiled(function: Function) -> Function:
     Compiled functions that it calls are inlined: as calls, those of ``correlation.py`` cost 6 % (one core, Intel Xeon,
     2026-11-27).
     """
-    dispatcher: Any = njit(nogil=True, forceinline=True)(function)
+    return _compiled(function)
+
+
+def inlined(function: Function) -> Function:
+    """As ``compiled``, for what compiled functions call in their inner loops. It may not make or return an array.
+
+    So it does not count references to arrays, which takes longer than what is done with 16 voxels.
+    """
+    return _compiled(function, _nrt=False)
+
+
+def _compiled(function: Function, **options: bool) -> Function:
+    compiler: Any = njit  # whose types do not know `_nrt`
+    dispatcher = compiler(nogil=True, forceinline=True, **options)(function)
     try:
         folder = kernel_folder(Path(inspect.getfile(function)).parent, config.CACHE_DIR)  # type: ignore[attr-defined]
         if folder is not None:
@@ -202,13 +216,26 @@ class LanesType(types.Type):
         super().__init__(name="mcbo_lanes")
 
 
-Lanes = LanesType()
+class PlacesType(types.Type):
+    """The same for integers of 32 bits: flat indices of arrays that have fewer than 2³¹ elements."""
+
+    def __init__(self) -> None:
+        super().__init__(name="mcbo_places")
+
+
+Lanes, Places = LanesType(), PlacesType()
 
 
 @register_model(LanesType)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, frontend: Any) -> None:
         super().__init__(manager, frontend, _VECTOR)  # type: ignore[no-untyped-call]
+
+
+@register_model(PlacesType)
+class _PlacesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, frontend: Any) -> None:
+        super().__init__(manager, frontend, _INTEGERS)  # type: ignore[no-untyped-call]
 
 
 def _instruction(result: Any, *kinds: Any) -> Callable[[Generator], Any]:
@@ -226,8 +253,12 @@ def _instruction(result: Any, *kinds: Any) -> Callable[[Generator], Any]:
     return decorate
 
 
+def _data_of(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
+    return context.make_array(array_type)(context, builder, array).data
+
+
 def _data(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+    return builder.gep(_data_of(context, builder, array_type, array), [index])
 
 
 def _place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
@@ -345,10 +376,13 @@ def peek(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 @_instruction(Lanes, None)
 def spread(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     """``spread(value)``: a number in every lane."""
-    number = context.cast(builder, arguments[0], signature.args[0], types.float32)
-    undefined = ir.Constant(_VECTOR, ir.Undefined)
+    return _in_every_lane(builder, context.cast(builder, arguments[0], signature.args[0], types.float32), _VECTOR)
+
+
+def _in_every_lane(builder: Any, number: Any, vector: Any) -> Any:
+    undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+    return builder.shuffle_vector(first, undefined, ir.Constant(_INTEGERS, [0] * LANES))
 
 
 @_instruction(types.float32, Lanes)
@@ -380,30 +414,92 @@ def exponential(context: Any, builder: Any, signature: Any, arguments: Any) -> A
     for part in (0.693359375, math.log(2) - 0.693359375):  # log 2: the first has so few bits that the product is exact
         x = builder.fsub(x, builder.fmul(whole, spread_of(part), flags=_MAY_FUSE), flags=_MAY_FUSE)
     value = horner(x, [1 / math.factorial(n) for n in range(7, -1, -1)])
-    integers = ir.VectorType(ir.IntType(32), LANES)
-    bits = builder.shl(builder.fptosi(whole, integers), ir.Constant(integers, [23] * LANES))
-    return builder.bitcast(builder.add(builder.bitcast(value, integers), bits), _VECTOR)
+    bits = builder.shl(builder.fptosi(whole, _INTEGERS), ir.Constant(_INTEGERS, [23] * LANES))
+    return builder.bitcast(builder.add(builder.bitcast(value, _INTEGERS), bits), _VECTOR)
 
 
-def _define(symbol: Callable[[Any, Any], Any], instruction: str) -> None:
-    """Defines an arithmetic operator of ``Lanes``."""
+def _define(symbol: Callable[[Any, Any], Any], kind: Any, instruction: str, flags: Sequence[str] = ()) -> None:
+    """Defines an arithmetic operator of ``Lanes`` or ``Places``."""
 
-    @_instruction(Lanes, Lanes, Lanes)
+    @_instruction(kind, kind, kind)
     def operation(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return getattr(builder, instruction)(*arguments, flags=_MAY_FUSE)
+        return getattr(builder, instruction)(*arguments, flags=flags)
 
     @overload(symbol)
     def choose(a: Any, b: Any) -> Any:
         def apply(a: Any, b: Any) -> Any:
             return operation(a, b)
 
-        return apply if isinstance(a, LanesType) and isinstance(b, LanesType) else None
+        return apply if a == kind and b == kind else None
 
 
-_define(operator.add, "fadd")
-_define(operator.sub, "fsub")
-_define(operator.mul, "fmul")
-_define(operator.truediv, "fdiv")
+_define(operator.add, Lanes, "fadd", _MAY_FUSE)
+_define(operator.sub, Lanes, "fsub", _MAY_FUSE)
+_define(operator.mul, Lanes, "fmul", _MAY_FUSE)
+_define(operator.truediv, Lanes, "fdiv", _MAY_FUSE)
+_define(operator.add, Places, "add")
+_define(operator.mul, Places, "mul")
+
+
+@_instruction(Places, types.int64)
+def places(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``places(index)``: an index in every lane."""
+    return _in_every_lane(builder, builder.trunc(arguments[0], ir.IntType(32)), _INTEGERS)
+
+
+@_instruction(Places, Lanes)
+def floor_of(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``floor_of(value)``: the whole part of each lane, which is from 0 to below 2³¹."""
+    return builder.fptosi(arguments[0], _INTEGERS)
+
+
+@_instruction(Lanes, Places)
+def floats_of(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``floats_of(places)``: as floats, rounded beyond 2²⁴."""
+    return builder.sitofp(arguments[0], _VECTOR)
+
+
+@_instruction(Lanes, None, Places)
+def gather(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``gather(array, places)``: the float at each of these flat indices, which are not checked."""
+    return _gathered(
+        builder, _data_of(context, builder, signature.args[0], arguments[0]), arguments[1], ir.FloatType(), _VECTOR
+    )
+
+
+@_instruction(Places, None, Places)
+def gather_bytes(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """``gather_bytes(array, places)``: the byte at each of these indices of an array that has three bytes more than these."""
+    base = _data_of(context, builder, signature.args[0], arguments[0])
+    whole = _gathered(builder, base, arguments[1], ir.IntType(8), _INTEGERS)
+    return builder.and_(whole, ir.Constant(_INTEGERS, [255] * LANES))
+
+
+def _stored_as(bits: int) -> Any:
+    """``store_…(array, index, places)``: writes the lowest bits of each lane to an array of such integers from an index on."""
+    kind = ir.VectorType(ir.IntType(bits), LANES)
+
+    @_instruction(types.none, None, types.int64, Places)
+    def store_places(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        to = builder.bitcast(_data(context, builder, signature.args[0], *arguments[:2]), kind.as_pointer())
+        builder.store(arguments[2] if bits == 32 else builder.trunc(arguments[2], kind), to, align=1)
+        return context.get_dummy_value()
+
+    return store_places
+
+
+store_bytes, store_places = _stored_as(8), _stored_as(32)
+
+
+def _gathered(builder: Any, base: Any, numbers: Any, step: Any, result: Any) -> Any:
+    """A vector of what begins at these multiples of a type's size from ``base`` on."""
+    pointers = builder.gep(base, [numbers], source_etype=step)
+    pointers.type = ir.VectorType(base.type, LANES)  # of several indices, which llvmlite does not know
+    flags = ir.VectorType(ir.IntType(1), LANES)
+    kind = ir.FunctionType(result, [pointers.type, flags, result])
+    name = f"llvm.masked.gather.v{LANES}{'f' if result is _VECTOR else 'i'}32.v{LANES}p0"
+    read = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(read, [pointers, ir.Constant(flags, [1] * LANES), ir.Constant(result, ir.Undefined)])
 
 
 @_instruction(Lanes, Lanes, Lanes)

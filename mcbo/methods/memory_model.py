@@ -19,7 +19,7 @@ from mcbo.steps.convex import slabs_behind
 from mcbo.steps.cost_volume import HALO
 from mcbo.steps.deformable_search import DeformStage
 from mcbo.steps.gauss_newton import RefineStage
-from mcbo.steps.initialization import BATCH_BYTES
+from mcbo.steps.initialization import BATCH_BYTES, fast_length
 from mcbo.steps.masked_search import SearchStage
 
 FLOAT_BYTES = 4
@@ -161,7 +161,9 @@ def cascade_bytes(
     at_once = min(kernels.batch, poses, max(int(BATCH_BYTES / each), 1))
     needed = max(needed, images + at_once * each + FLOAT_BYTES * OVERVIEW_FLOATS * (1 + movings) * _cells(overview))
     if coarse and kernels.batch > 1:
-        spectra = math.prod(n + n // 2 for n in coarse) * FLOAT_BYTES * (FEATURE_CHANNELS + 2)  # half of them, complex
+        spectra = (
+            math.prod(fast_length(n + n // 2) for n in coarse) * FLOAT_BYTES * (FEATURE_CHANNELS + 2)
+        )  # half of them, complex
         needed = max(needed, images + int(min(BATCH_BYTES, kernels.batch * SPECTRA_COPIES * spectra)))
     return needed
 

@@ -8,6 +8,7 @@ The grids are so coarse that a GPU takes longer to be told what to do than to do
 waits once for the scores of a batch. Where ``Kernels.batch`` is 1, each pose is done by itself.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -86,6 +87,11 @@ def ball(max_degrees: float, step_degrees: float) -> list[Triple]:
     steps = [step_degrees * k for k in range(-count, count + 1)]
     inside = [(a, b, c) for a in steps for b in steps for c in steps if a * a + b * b + c * c <= max_degrees**2 + 1e-6]
     return sorted(inside, key=lambda v: sum(x * x for x in v))
+
+
+def fast_length(least: int) -> int:
+    """The smallest number from ``least`` on without prime factors above 5: Fourier transforms of other lengths take longer."""
+    return next(n for n in itertools.count(least) if pow(30, n.bit_length(), n) == 0)
 
 
 class Coarse:
@@ -209,7 +215,7 @@ class Coarse:
         """
         longest = max(n * mm for n, mm in zip(self._shape, self.cell_mm, strict=True))
         reach = [min(round(longest / 2 / mm), n - 1) for n, mm in zip(self._shape, self.cell_mm, strict=True)]
-        sizes = [n + r for n, r in zip(self._shape, reach, strict=True)]
+        sizes = [fast_length(n + r) for n, r in zip(self._shape, reach, strict=True)]
         device = self._fixed.device
         shifts = [(torch.arange(2 * r + 1, device=device) + r) % (2 * r + 1) - r for r in reach]  # 0 … r, −r … −1
         places = [shift % size for shift, size in zip(shifts, sizes, strict=True)]

@@ -9,7 +9,7 @@ from mcbo.core.types import Shape
 from mcbo.geometry.mask import field_of_view
 from mcbo.kernels import REFERENCE
 from mcbo.steps import initialization
-from mcbo.steps.initialization import Coarse, Pose, ball, motions_of
+from mcbo.steps.initialization import Coarse, Pose, ball, fast_length, motions_of
 from mcbo.studies.phantom import make_phantom
 
 SPACING_MM = (1.0, 1.5, 1.0)
@@ -21,6 +21,10 @@ def test_the_ball_of_rotations_begins_with_none_and_is_symmetric() -> None:
     assert len(vectors) == len(set(vectors)) == 33
     assert {(-x, -y, -z) for x, y, z in vectors} == set(vectors)
     assert {tuple(v[axis] for axis in order) for v in vectors for order in itertools.permutations(range(3))} == set(vectors)
+
+
+def test_lengths_that_transforms_are_fast_for() -> None:
+    assert [fast_length(least) for least in (1, 7, 43, 46, 48, 121, 257)] == [1, 8, 45, 48, 48, 125, 270]
 
 
 @pytest.mark.parametrize(("shape", "bytes_at_once"), [((40, 28, 52), 1e9), ((33, 48, 36), 1e9), ((36, 41, 30), 4e7)])

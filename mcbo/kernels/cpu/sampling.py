@@ -10,8 +10,21 @@ import torch
 
 from mcbo.core.field import shape_of, stretch_factors
 from mcbo.core.types import Displacement, Features
-from mcbo.kernels.cpu.warping import channels_last
-from mcbo.kernels.simd import LANES, Floats, aligned_floats, compiled, in_threads, load, peek, spread, store, total
+from mcbo.kernels.cpu.warping import NOTHING, below, between, channels_last, put, some, whole_numbers, with_zeros
+from mcbo.kernels.simd import (
+    LANES,
+    Floats,
+    aligned_floats,
+    aligned_zeros,
+    any_at_most,
+    compiled,
+    in_threads,
+    load,
+    places,
+    spread,
+    store,
+    total,
+)
 
 
 def make_consistent(
@@ -50,36 +63,35 @@ def gradient_of(fixed: Features, moving: Features, *, stretch: bool) -> Callable
 def _half_step(ours: Floats, theirs: Floats, result: Floats, factors: Floats, first: int, last: int) -> None:
     """½(ours − theirs∘(id + ours)): the rows ``[first, last)`` of axis 0."""
     _, height, width, depth = ours.shape
-    half = np.float32(0.5)
+    size = height * width * depth
+    block, steps = aligned_zeros(4 * LANES), whole_numbers()
+    half, flat = spread(0.5), theirs.reshape(3, size)
+    factor0, factor1, factor2 = spread(factors[0]), spread(factors[1]), spread(factors[2])
     for i in range(first, last):
         for j in range(width):
-            for k in range(depth):
-                u0, u1, u2 = ours[0, i, j, k], ours[1, i, j, k], ours[2, i, j, k]
-                x0, x1, x2 = i + u0 * factors[0], j + u1 * factors[1], k + u2 * factors[2]
-                i0, j0, k0 = int(np.floor(x0)), int(np.floor(x1)), int(np.floor(x2))
-                b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
-                a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
-                if 0 <= i0 < height - 1 and 0 <= j0 < width - 1 and 0 <= k0 < depth - 1:
-                    w00, w01, w10, w11 = a0 * a1, a0 * b1, b0 * a1, b0 * b1
-                    near = (i0 * width + j0) * depth + k0
-                    far = near + width * depth
-                    for axis in range(3):
-                        here = w00 * (a2 * peek(theirs, near) + b2 * peek(theirs, near + 1))
-                        here += w01 * (a2 * peek(theirs, near + depth) + b2 * peek(theirs, near + depth + 1))
-                        here += w10 * (a2 * peek(theirs, far) + b2 * peek(theirs, far + 1))
-                        here += w11 * (a2 * peek(theirs, far + depth) + b2 * peek(theirs, far + depth + 1))
-                        result[axis, i, j, k] = half * (ours[axis, i, j, k] - here)
-                        near += height * width * depth
-                        far += height * width * depth
-                else:
-                    for axis in range(3):
-                        here = np.float32(0)
-                        for corner in range(8):
-                            p, q, r = i0 + (corner >> 2), j0 + (corner >> 1 & 1), k0 + (corner & 1)
-                            if 0 <= p < height and 0 <= q < width and 0 <= r < depth:
-                                weight = (b0 if corner & 4 else a0) * (b1 if corner & 2 else a1) * (b2 if corner & 1 else a2)
-                                here += weight * theirs[axis, p, q, r]
-                        result[axis, i, j, k] = half * (ours[axis, i, j, k] - here)
+            for k in range(0, depth, LANES):
+                count, here = min(LANES, depth - k), (i * width + j) * depth + k
+                x0 = spread(np.float32(i)) + some(ours, here, count, block) * factor0
+                x1 = spread(np.float32(j)) + some(ours, here + size, count, block) * factor1
+                x2 = spread(np.float32(k)) + load(steps, 0) + some(ours, here + 2 * size, count, block) * factor2
+                at0, b0, out0 = below(x0, height)
+                at1, b1, out1 = below(x1, width)
+                at2, b2, out2 = below(x2, depth)
+                at = (at0 * places(width) + at1) * places(depth) + at2
+                is_inside = not any_at_most(spread(NOTHING), out0 + out1 + out2)
+                store(block, LANES, x0)
+                store(block, 2 * LANES, x1)
+                store(block, 3 * LANES, x2)
+                for axis in range(3):
+                    to = here + axis * size
+                    if is_inside:
+                        there = between(theirs, at + places(axis * size), height, width, depth, b0, b1, b2)
+                    else:
+                        for lane in range(LANES):
+                            y0, y1, y2 = block[LANES + lane], block[2 * LANES + lane], block[3 * LANES + lane]
+                            block[lane] = with_zeros(flat[axis], height, width, depth, y0, y1, y2)
+                        there = load(block, 0)
+                    put(half * (some(ours, to, count, block) - there), result, to, count, block)
 
 
 @compiled

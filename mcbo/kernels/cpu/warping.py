@@ -13,7 +13,34 @@ from torch import Tensor
 from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement, Shape
 from mcbo.geometry.cells import between_centers
-from mcbo.kernels.simd import LANES, Floats, aligned_floats, compiled, in_threads, load, peek, round_up, spread, store
+from mcbo.kernels.simd import (
+    LANES,
+    Floats,
+    aligned_floats,
+    aligned_zeros,
+    any_at_most,
+    compiled,
+    floats_of,
+    floor_of,
+    gather,
+    gather_bytes,
+    greater,
+    in_threads,
+    inlined,
+    lesser,
+    load,
+    peek,
+    places,
+    round_up,
+    spread,
+    store,
+    store_bytes,
+    store_places,
+    where_less,
+)
+
+NOTHING = 1e-37
+"""Squared voxels: what is less, is rounding."""
 
 
 def sample_known(
@@ -35,13 +62,13 @@ def sample_known(
     shape, batch = shape_of(displacement), len(displacement)
     values = torch.empty((batch, volume.shape[1], *shape))
     seen = torch.empty((batch, 1, *shape), dtype=torch.bool)
-    flags = (known.view(torch.uint8) if known.dtype == torch.bool else known).contiguous().numpy()
-    image, u = volume.contiguous().numpy(), displacement.contiguous().numpy()
-    rest = flags, u, np.array(offset), np.float32(share), values.numpy(), seen.view(torch.uint8).numpy()
-    if volume.shape[1] == 1:
-        in_threads(_sample_known, batch * shape[0], image, *rest)
-        return values, seen
-    in_threads(_sample_channels, batch * shape[0], channels_last(image), *rest)
+    there = (known.view(torch.uint8) if known.dtype == torch.bool else known).contiguous().numpy()
+    flags = np.empty((len(there), known[0].numel() + 3), np.uint8)
+    in_threads(_mark, len(there) * there.shape[2], there, flags)
+    image = volume.contiguous().numpy()
+    cells = image.reshape(len(image), *image.shape[2:], 1) if image.shape[1] == 1 else channels_last(image)
+    rest = there, flags, displacement.contiguous().numpy(), np.array(offset), np.float32(share)
+    in_threads(_sample_known, batch * shape[0], cells, *rest, values.numpy(), seen.view(torch.uint8).numpy())
     return values, seen
 
 
@@ -81,9 +108,31 @@ def to_voxels(displacement: Displacement, shape: Shape, spacing: int) -> Displac
 
 
 @compiled
+def _mark(all_known: NDArray[np.generic], all_flags: NDArray[np.uint8], first: int, last: int) -> None:
+    """What is known of a voxel and its next neighbors, ``(B, 1, H, W, D)``: 0 nothing, 1 everything, 2 something. Some rows."""
+    _, _, height, width, depth = all_known.shape
+    for row in range(first, last):
+        number, i = row // height, row % height
+        near, far = all_known[number, 0, i], all_known[number, 0, min(i + 1, height - 1)]
+        for j in range(width):
+            next_j = min(j + 1, width - 1)
+            a, b, c, d = near[j], near[next_j], far[j], far[next_j]
+            flags = all_flags[number, (i * width + j) * depth : (i * width + j + 1) * depth]
+            here = np.float32(a[0]) + np.float32(b[0]) + np.float32(c[0]) + np.float32(d[0])
+            for k in range(depth):
+                beyond = here
+                if k + 1 < depth:
+                    beyond = np.float32(a[k + 1]) + np.float32(b[k + 1]) + np.float32(c[k + 1]) + np.float32(d[k + 1])
+                amount = here + beyond
+                flags[k] = 0 if amount == 0 else 1 if amount == 8 else 2
+                here = beyond
+
+
+@compiled
 def _sample_known(
-    volumes: Floats,
+    cells: Floats,
     all_known: NDArray[np.generic],
+    all_flags: NDArray[np.uint8],
     displacements: Floats,
     origin: NDArray[np.int64],
     share: float,
@@ -92,52 +141,133 @@ def _sample_known(
     first: int,
     last: int,
 ) -> None:
-    """Samples of ``(B, 1, H, W, D)`` and whether more than a share of ``(B, 1, H, W, D)`` is known there.
+    """Samples of ``(B, H, W, D, 1)``, or what ``channels_last`` gives, and whether more than a share is known there.
 
     For the rows ``[first, last)``, counted through all displacements; there may be one volume for all of them.
     """
-    _, _, height, width, depth = volumes.shape
-    plane = width * depth
-    end0, end1, end2 = np.float32(height - 1), np.float32(width - 1), np.float32(depth - 1)
-    zero = np.float32(0)
-    rows = displacements.shape[2]
+    _, height, width, depth, padded = cells.shape
+    _, _, rows, columns, length = displacements.shape
+    size, channels = rows * columns * length, all_values.shape[1]
+    block, bytes_, numbers = aligned_zeros(LANES * LANES), np.zeros(LANES, np.uint8), np.zeros(LANES, np.int32)
+    places_, shares = aligned_zeros(4 * LANES), aligned_zeros(3 * LANES)
+    steps = whole_numbers()
+    corner_steps = (width * depth * padded if height > 1 else 0, depth * padded if width > 1 else 0, padded if depth > 1 else 0)
+    across = floor_of(load(steps, 0)) * places(LANES)
     for row in range(first, last):
         number, i = row // rows, row % rows
-        volume, flat = volumes[min(number, len(volumes) - 1)], all_known[min(number, len(all_known) - 1)].reshape(-1)
-        for j in range(displacements.shape[3]):
-            p0, p1 = np.float32(i + origin[0]), np.float32(j + origin[1])
-            u0, u1, u2 = displacements[number, 0, i, j], displacements[number, 1, i, j], displacements[number, 2, i, j]
-            values, seen = all_values[number, 0, i, j], all_seen[number, 0, i, j]
-            for k in range(len(u0)):
-                x0, x1, x2 = p0 + u0[k], p1 + u1[k], np.float32(k + origin[2]) + u2[k]
-                if zero <= x0 < end0 and zero <= x1 < end1 and zero <= x2 < end2:
-                    p, q, r = np.int32(x0), np.int32(x1), np.int32(x2)
-                    b0, b1, b2 = x0 - np.float32(p), x1 - np.float32(q), x2 - np.float32(r)
-                    at = (np.int64(p) * width + np.int64(q)) * depth + np.int64(r)
-                    values[k] = _between(volume, at, plane, depth, 1, b0, b1, b2)
-                    amount = _known_around(flat, at, depth, plane)
-                    if amount == 0 or amount == 8:  # all the same, as almost everywhere
-                        seen[k] = amount > 0
-                    else:
-                        seen[k] = _with_zeros(flat, height, width, depth, x0, x1, x2) > share
+        volume, which = cells[min(number, len(cells) - 1)], min(number, len(all_known) - 1)
+        known, flags, u = all_known[which].reshape(-1), all_flags[which], displacements[number]
+        values, seen = all_values[number], all_seen[number].reshape(-1)
+        for j in range(columns):
+            p0, p1 = spread(np.float32(i + origin[0])), spread(np.float32(j + origin[1]))
+            for k in range(0, length, LANES):
+                count, here = min(LANES, length - k), (i * columns + j) * length + k
+                x0 = p0 + some(u, here, count, block)
+                x1 = p1 + some(u, here + size, count, block)
+                x2 = spread(np.float32(k + origin[2])) + load(steps, 0) + some(u, here + 2 * size, count, block)
+                at0, b0, out0 = below(x0, height)
+                at1, b1, out1 = below(x1, width)
+                at2, b2, out2 = below(x2, depth)
+                at = (at0 * places(width) + at1) * places(depth) + at2
+                if padded == 1:
+                    put(between(volume, at, height, width, depth, b0, b1, b2), values, here, count, block)
                 else:
-                    i0, b0 = _within(x0, height)
-                    j0, b1 = _within(x1, width)
-                    k0, b2 = _within(x2, depth)
-                    at = (i0 * width + j0) * depth + k0
-                    step0, step1 = plane if i0 < height - 1 else 0, depth if j0 < width - 1 else 0
-                    values[k] = _between(volume, at, step0, step1, 1 if k0 < depth - 1 else 0, b0, b1, b2)
-                    seen[k] = _with_zeros(flat, height, width, depth, x0, x1, x2) > share
+                    store_places(numbers, 0, at)
+                    store(shares, 0, b0)
+                    store(shares, LANES, b1)
+                    store(shares, 2 * LANES, b2)
+                    for c in range(0, padded, LANES):
+                        for lane in range(count):
+                            one = _between_cells(volume, np.int64(numbers[lane]) * padded + c, corner_steps, shares, lane)
+                            store(block, lane * LANES, one)
+                        for channel in range(c, min(c + LANES, channels)):
+                            one = gather(block, across + places(channel - c))
+                            put(one, values, channel * size + here, count, places_)
+                flag = gather_bytes(flags, at)
+                outside = where_less(out0 + out1 + out2, spread(NOTHING), spread(0.0), spread(2.0))
+                if count == LANES and not any_at_most(spread(2.0), outside + floats_of(flag)):
+                    store_bytes(seen, here, flag)
+                    continue
+                store_bytes(bytes_, 0, flag)
+                store(places_, 0, x0)
+                store(places_, LANES, x1)
+                store(places_, 2 * LANES, x2)
+                store(places_, 3 * LANES, outside)
+                for lane in range(count):
+                    if places_[3 * LANES + lane] == 0 and bytes_[lane] < 2:
+                        seen[here + lane] = bytes_[lane]
+                    else:
+                        y0, y1, y2 = places_[lane], places_[LANES + lane], places_[2 * LANES + lane]
+                        seen[here + lane] = with_zeros(known, height, width, depth, y0, y1, y2) > share
+
+
+@inlined
+def _between_cells(cells: Floats, at: int, steps: tuple[int, int, int], shares: Floats, lane: int) -> Any:
+    """Neighboring channels between a cell, of a flat index, and its next neighbors, which lie so many floats on."""
+    step0, step1, step2 = steps
+    b0, b1, b2 = spread(peek(shares, lane)), spread(peek(shares, LANES + lane)), spread(peek(shares, 2 * LANES + lane))
+    m00 = _mix(load(cells, at), load(cells, at + step2), b2)
+    m01 = _mix(load(cells, at + step1), load(cells, at + step1 + step2), b2)
+    far = at + step0
+    m10 = _mix(load(cells, far), load(cells, far + step2), b2)
+    m11 = _mix(load(cells, far + step1), load(cells, far + step1 + step2), b2)
+    return _mix(_mix(m00, m01, b1), _mix(m10, m11, b1), b0)
 
 
 @compiled
-def _between(volume: Floats, at: int, step0: int, step1: int, step2: int, b0: Any, b1: Any, b2: Any) -> Any:
-    """The trilinear interpolant between a voxel, of a flat index, and its next neighbors, which lie so many floats on."""
-    far = at + step0
-    m00 = _mix(peek(volume, at), peek(volume, at + step2), b2)
-    m01 = _mix(peek(volume, at + step1), peek(volume, at + step1 + step2), b2)
-    m10 = _mix(peek(volume, far), peek(volume, far + step2), b2)
-    m11 = _mix(peek(volume, far + step1), peek(volume, far + step1 + step2), b2)
+def whole_numbers() -> Floats:
+    """0 to ``LANES`` − 1."""
+    numbers = aligned_zeros(LANES)
+    for lane in range(LANES):
+        numbers[lane] = lane
+    return numbers
+
+
+@inlined
+def some(array: Floats, at: int, count: int, block: Floats) -> Any:
+    """The values of an array from a flat index on, of which there are so many; zeros beyond."""
+    if count == LANES:
+        return load(array, at)
+    for lane in range(LANES):
+        block[lane] = peek(array, at + lane) if lane < count else np.float32(0)
+    return load(block, 0)
+
+
+@inlined
+def put(value: Any, array: Floats, at: int, count: int, block: Floats) -> None:
+    """Writes the first lanes, of which there are so many, to an array from a flat index on."""
+    if count == LANES:
+        store(array, at, value)
+        return
+    store(block, 0, value)
+    flat = array.reshape(-1)
+    for lane in range(count):
+        flat[at + lane] = block[lane]
+
+
+@inlined
+def below(x: Any, size: int) -> tuple[Any, Any, Any]:
+    """The voxels below places that are moved into the grid, how far above them these are, and their squared way there.
+
+    The last voxel is one above the one before it. What is no number is moved to the first.
+    """
+    inside = lesser(greater(x, spread(0.0)), spread(np.float32(size - 1)))
+    low = floor_of(lesser(inside, spread(np.float32(max(size - 2, 0)))))
+    way = x - inside
+    return low, inside - floats_of(low), way * way
+
+
+@inlined
+def between(volume: Floats, at: Any, height: int, width: int, depth: int, b0: Any, b1: Any, b2: Any) -> Any:
+    """The trilinear interpolants between voxels and their next neighbors in a volume of this shape."""
+    step = places(1 if depth > 1 else 0)
+    beside = at + places(depth if width > 1 else 0)
+    beyond = places(width * depth if height > 1 else 0)
+    m00 = _mix(gather(volume, at), gather(volume, at + step), b2)
+    m01 = _mix(gather(volume, beside), gather(volume, beside + step), b2)
+    at, beside = at + beyond, beside + beyond
+    m10 = _mix(gather(volume, at), gather(volume, at + step), b2)
+    m11 = _mix(gather(volume, beside), gather(volume, beside + step), b2)
     return _mix(_mix(m00, m01, b1), _mix(m10, m11, b1), b0)
 
 
@@ -160,84 +290,13 @@ def _lay_out(images: Floats, cells: Floats, first: int, last: int) -> None:
                         target[k * padded + channel] = np.float32(0)
 
 
-@compiled
-def _sample_channels(
-    cells: Floats,
-    all_known: NDArray[np.generic],
-    displacements: Floats,
-    origin: NDArray[np.int64],
-    share: float,
-    all_values: Floats,
-    all_seen: NDArray[np.uint8],
-    first: int,
-    last: int,
-) -> None:
-    """``_sample_known`` of several channels, laid out as by ``_lay_out``: all of a cell at once."""
-    _, height, width, depth, padded = cells.shape
-    plane = width * depth
-    rows, channels = displacements.shape[2], all_values.shape[1]
-    block = np.empty(LANES, np.float32)
-    for row in range(first, last):
-        number, i = row // rows, row % rows
-        volume, flat = cells[min(number, len(cells) - 1)], all_known[min(number, len(all_known) - 1)].reshape(-1)
-        for j in range(displacements.shape[3]):
-            p0, p1 = np.float32(i + origin[0]), np.float32(j + origin[1])
-            u0, u1, u2 = displacements[number, 0, i, j], displacements[number, 1, i, j], displacements[number, 2, i, j]
-            values, seen = all_values[number, :, i, j], all_seen[number, 0, i, j]
-            for k in range(len(u0)):
-                x0, x1, x2 = p0 + u0[k], p1 + u1[k], np.float32(k + origin[2]) + u2[k]
-                i0, s0 = _within(x0, height)
-                j0, s1 = _within(x1, width)
-                k0, s2 = _within(x2, depth)
-                b0, b1, b2 = spread(s0), spread(s1), spread(s2)
-                at = (i0 * width + j0) * depth + k0
-                step0 = plane * padded if i0 < height - 1 else 0
-                step1 = depth * padded if j0 < width - 1 else 0
-                step2 = padded if k0 < depth - 1 else 0
-                for c in range(0, padded, LANES):
-                    to = at * padded + c
-                    m00 = _mix(load(volume, to), load(volume, to + step2), b2)
-                    m01 = _mix(load(volume, to + step1), load(volume, to + step1 + step2), b2)
-                    to += step0
-                    m10 = _mix(load(volume, to), load(volume, to + step2), b2)
-                    m11 = _mix(load(volume, to + step1), load(volume, to + step1 + step2), b2)
-                    store(block, 0, _mix(_mix(m00, m01, b1), _mix(m10, m11, b1), b0))
-                    for channel in range(c, min(c + LANES, channels)):
-                        values[channel, k] = block[channel - c]
-                is_inside = 0 <= x0 < height - 1 and 0 <= x1 < width - 1 and 0 <= x2 < depth - 1
-                amount = _known_around(flat, at, depth, plane) if is_inside else flat[0]
-                if is_inside and (amount == 0 or amount == 8):
-                    seen[k] = amount > 0
-                else:
-                    seen[k] = _with_zeros(flat, height, width, depth, x0, x1, x2) > share
-
-
-@compiled
+@inlined
 def _mix(a: Any, b: Any, share: Any) -> Any:
     return a + share * (b - a)
 
 
-@compiled
-def _known_around(known: NDArray[np.generic], at: int, depth: int, plane: int) -> Any:
-    """The sum over a voxel, of a flat index, and its next neighbors."""
-    far = at + plane
-    near = known[at] + known[at + 1] + known[at + depth] + known[at + depth + 1]
-    return near + known[far] + known[far + 1] + known[far + depth] + known[far + depth + 1]
-
-
-@compiled
-def _within(x: Any, size: int) -> tuple[int, Any]:
-    """The cell below a place that is moved into the grid, and how far above it the place is; also of what is no number."""
-    if not x > 0:
-        return 0, np.float32(0)
-    if x >= size - 1:
-        return size - 1, np.float32(0)
-    low = int(x)
-    return low, np.float32(x - np.float32(low))
-
-
-@compiled
-def _with_zeros(flat: NDArray[np.generic], height: int, width: int, depth: int, x0: float, x1: float, x2: float) -> Any:
+@inlined
+def with_zeros(flat: NDArray[np.generic], height: int, width: int, depth: int, x0: float, x1: float, x2: float) -> Any:
     """A sample of a flat volume that is 0 beyond its voxels."""
     if not (-1 < x0 < height and -1 < x1 < width and -1 < x2 < depth):
         return np.float32(0)
@@ -257,21 +316,24 @@ def _with_zeros(flat: NDArray[np.generic], height: int, width: int, depth: int, 
 def _compose(rest: Floats, linear: Floats, before: Floats, turn: Floats, result: Floats, first: int, last: int) -> None:
     """Linear + turn·v + rest(p + v), v being ``before``: the rows ``[first, last)``."""
     _, height, width, depth = rest.shape
-    size, plane = height * width * depth, width * depth
+    size = height * width * depth
+    block, steps = aligned_zeros(LANES), whole_numbers()
     for i in range(first, last):
         for j in range(width):
-            for k in range(depth):
-                v0, v1, v2 = before[0, i, j, k], before[1, i, j, k], before[2, i, j, k]
-                i0, b0 = _within(np.float32(i) + v0, height)
-                j0, b1 = _within(np.float32(j) + v1, width)
-                k0, b2 = _within(np.float32(k) + v2, depth)
-                at = (i0 * width + j0) * depth + k0
-                step0, step1 = plane if i0 < height - 1 else 0, depth if j0 < width - 1 else 0
-                step2 = 1 if k0 < depth - 1 else 0
+            for k in range(0, depth, LANES):
+                count, here = min(LANES, depth - k), (i * width + j) * depth + k
+                v0 = some(before, here, count, block)
+                v1 = some(before, here + size, count, block)
+                v2 = some(before, here + 2 * size, count, block)
+                at0, b0, _ = below(spread(np.float32(i)) + v0, height)
+                at1, b1, _ = below(spread(np.float32(j)) + v1, width)
+                at2, b2, _ = below(spread(np.float32(k)) + load(steps, 0) + v2, depth)
+                at = (at0 * places(width) + at1) * places(depth) + at2
                 for axis in range(3):
-                    here = turn[axis, 0] * v0 + turn[axis, 1] * v1 + turn[axis, 2] * v2
-                    here += _between(rest, at + axis * size, step0, step1, step2, b0, b1, b2)
-                    result[axis, i, j, k] = linear[axis, i, j, k] + here
+                    moved = between(rest, at + places(axis * size), height, width, depth, b0, b1, b2)
+                    turned = spread(turn[axis, 0]) * v0 + spread(turn[axis, 1]) * v1 + spread(turn[axis, 2]) * v2
+                    there = here + axis * size
+                    put(some(linear, there, count, block) + turned + moved, result, there, count, block)
 
 
 @compiled
