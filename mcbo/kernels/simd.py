@@ -461,18 +461,18 @@ def floats_of(context: Any, builder: Any, signature: Any, arguments: Any) -> Any
 
 @_instruction(Lanes, None, Places)
 def gather(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """``gather(array, places)``: the float at each of these flat indices, which are not checked."""
-    return _gathered(
-        builder, _data_of(context, builder, signature.args[0], arguments[0]), arguments[1], ir.FloatType(), _VECTOR
-    )
+    """``gather(array, places)``: the numbers at these flat indices, which are not checked, of an array of float32.
 
-
-@_instruction(Places, None, Places)
-def gather_bytes(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    """``gather_bytes(array, places)``: the byte at each of these indices of an array that has three bytes more than these."""
+    Or of bytes, three of which follow the last that is asked for: as floats.
+    """
+    dtype = signature.args[0].dtype
     base = _data_of(context, builder, signature.args[0], arguments[0])
-    whole = _gathered(builder, base, arguments[1], ir.IntType(8), _INTEGERS)
-    return builder.and_(whole, ir.Constant(_INTEGERS, [255] * LANES))
+    if dtype == types.float32:
+        return _gathered(builder, base, arguments[1], ir.FloatType(), _VECTOR)
+    if dtype != types.uint8:
+        raise TypeError(f"expected an array of float32 or uint8, got {dtype}")
+    fours = _gathered(builder, base, arguments[1], ir.IntType(8), _INTEGERS)
+    return builder.sitofp(builder.and_(fours, ir.Constant(_INTEGERS, [255] * LANES)), _VECTOR)
 
 
 def _stored_as(bits: int) -> Any:

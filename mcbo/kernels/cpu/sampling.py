@@ -64,8 +64,8 @@ def _half_step(ours: Floats, theirs: Floats, result: Floats, factors: Floats, fi
     """½(ours − theirs∘(id + ours)): the rows ``[first, last)`` of axis 0."""
     _, height, width, depth = ours.shape
     size = height * width * depth
-    block, steps = aligned_zeros(4 * LANES), whole_numbers()
-    half, flat = spread(0.5), theirs.reshape(3, size)
+    block, steps = aligned_zeros(LANES), whole_numbers()
+    half = spread(0.5)
     factor0, factor1, factor2 = spread(factors[0]), spread(factors[1]), spread(factors[2])
     for i in range(first, last):
         for j in range(width):
@@ -79,18 +79,12 @@ def _half_step(ours: Floats, theirs: Floats, result: Floats, factors: Floats, fi
                 at2, b2, out2 = below(x2, depth)
                 at = (at0 * places(width) + at1) * places(depth) + at2
                 is_inside = not any_at_most(spread(NOTHING), out0 + out1 + out2)
-                store(block, LANES, x0)
-                store(block, 2 * LANES, x1)
-                store(block, 3 * LANES, x2)
                 for axis in range(3):
                     to = here + axis * size
                     if is_inside:
                         there = between(theirs, at + places(axis * size), height, width, depth, b0, b1, b2)
                     else:
-                        for lane in range(LANES):
-                            y0, y1, y2 = block[LANES + lane], block[2 * LANES + lane], block[3 * LANES + lane]
-                            block[lane] = with_zeros(flat[axis], height, width, depth, y0, y1, y2)
-                        there = load(block, 0)
+                        there = with_zeros(theirs, places(axis * size), height, width, depth, x0, x1, x2)
                     put(half * (some(ours, to, count, block) - there), result, to, count, block)
 
 

@@ -23,7 +23,6 @@ from mcbo.kernels.simd import (
     floats_of,
     floor_of,
     gather,
-    gather_bytes,
     greater,
     in_threads,
     inlined,
@@ -62,9 +61,11 @@ def sample_known(
     shape, batch = shape_of(displacement), len(displacement)
     values = torch.empty((batch, volume.shape[1], *shape))
     seen = torch.empty((batch, 1, *shape), dtype=torch.bool)
-    there = (known.view(torch.uint8) if known.dtype == torch.bool else known).contiguous().numpy()
-    flags = np.empty((len(there), known[0].numel() + 3), np.uint8)
-    in_threads(_mark, len(there) * there.shape[2], there, flags)
+    there = known.contiguous().view(len(known), -1).numpy()
+    if known.dtype == torch.bool:  # three bytes are read with the last one
+        there = np.pad(there.view(np.uint8), ((0, 0), (0, 3)))
+    flags = np.empty((len(known), known[0].numel() + 3), np.uint8)
+    in_threads(_mark, len(known) * known.shape[2], there, shape_of(known), flags)
     image = volume.contiguous().numpy()
     cells = image.reshape(len(image), *image.shape[2:], 1) if image.shape[1] == 1 else channels_last(image)
     rest = there, flags, displacement.contiguous().numpy(), np.array(offset), np.float32(share)
@@ -108,16 +109,19 @@ def to_voxels(displacement: Displacement, shape: Shape, spacing: int) -> Displac
 
 
 @compiled
-def _mark(all_known: NDArray[np.generic], all_flags: NDArray[np.uint8], first: int, last: int) -> None:
-    """What is known of a voxel and its next neighbors, ``(B, 1, H, W, D)``: 0 nothing, 1 everything, 2 something. Some rows."""
-    _, _, height, width, depth = all_known.shape
+def _mark(
+    all_known: NDArray[np.generic], shape: tuple[int, int, int], all_flags: NDArray[np.uint8], first: int, last: int
+) -> None:
+    """What is known of a voxel and its next neighbors: 0 nothing, 1 everything, 2 something. Some rows of all volumes."""
+    height, width, depth = shape
     for row in range(first, last):
         number, i = row // height, row % height
-        near, far = all_known[number, 0, i], all_known[number, 0, min(i + 1, height - 1)]
+        known, below = all_known[number], (min(i + 1, height - 1) - i) * width * depth
         for j in range(width):
-            next_j = min(j + 1, width - 1)
-            a, b, c, d = near[j], near[next_j], far[j], far[next_j]
-            flags = all_flags[number, (i * width + j) * depth : (i * width + j + 1) * depth]
+            at, beside = (i * width + j) * depth, (min(j + 1, width - 1) - j) * depth
+            a, b = known[at : at + depth], known[at + beside : at + beside + depth]
+            c, d = known[at + below : at + below + depth], known[at + below + beside : at + below + beside + depth]
+            flags = all_flags[number, at : at + depth]
             here = np.float32(a[0]) + np.float32(b[0]) + np.float32(c[0]) + np.float32(d[0])
             for k in range(depth):
                 beyond = here
@@ -149,14 +153,14 @@ def _sample_known(
     _, _, rows, columns, length = displacements.shape
     size, channels = rows * columns * length, all_values.shape[1]
     block, bytes_, numbers = aligned_zeros(LANES * LANES), np.zeros(LANES, np.uint8), np.zeros(LANES, np.int32)
-    places_, shares = aligned_zeros(4 * LANES), aligned_zeros(3 * LANES)
+    line, shares = aligned_zeros(LANES), aligned_zeros(3 * LANES)
     steps = whole_numbers()
     corner_steps = (width * depth * padded if height > 1 else 0, depth * padded if width > 1 else 0, padded if depth > 1 else 0)
     across = floor_of(load(steps, 0)) * places(LANES)
     for row in range(first, last):
         number, i = row // rows, row % rows
         volume, which = cells[min(number, len(cells) - 1)], min(number, len(all_known) - 1)
-        known, flags, u = all_known[which].reshape(-1), all_flags[which], displacements[number]
+        known, flags, u = all_known[which], all_flags[which], displacements[number]
         values, seen = all_values[number], all_seen[number].reshape(-1)
         for j in range(columns):
             p0, p1 = spread(np.float32(i + origin[0])), spread(np.float32(j + origin[1]))
@@ -182,23 +186,17 @@ def _sample_known(
                             store(block, lane * LANES, one)
                         for channel in range(c, min(c + LANES, channels)):
                             one = gather(block, across + places(channel - c))
-                            put(one, values, channel * size + here, count, places_)
-                flag = gather_bytes(flags, at)
+                            put(one, values, channel * size + here, count, line)
+                flag = gather(flags, at)
                 outside = where_less(out0 + out1 + out2, spread(NOTHING), spread(0.0), spread(2.0))
-                if count == LANES and not any_at_most(spread(2.0), outside + floats_of(flag)):
-                    store_bytes(seen, here, flag)
-                    continue
-                store_bytes(bytes_, 0, flag)
-                store(places_, 0, x0)
-                store(places_, LANES, x1)
-                store(places_, 2 * LANES, x2)
-                store(places_, 3 * LANES, outside)
-                for lane in range(count):
-                    if places_[3 * LANES + lane] == 0 and bytes_[lane] < 2:
-                        seen[here + lane] = bytes_[lane]
-                    else:
-                        y0, y1, y2 = places_[lane], places_[LANES + lane], places_[2 * LANES + lane]
-                        seen[here + lane] = with_zeros(known, height, width, depth, y0, y1, y2) > share
+                if any_at_most(spread(2.0), outside + flag):
+                    amount = with_zeros(known, places(0), height, width, depth, x0, x1, x2)
+                    flag = where_less(spread(share), amount, spread(1.0), spread(0.0))
+                if count == LANES:
+                    store_bytes(seen, here, floor_of(flag))
+                else:
+                    store_bytes(bytes_, 0, floor_of(flag))
+                    seen[here : here + count] = bytes_[:count]
 
 
 @inlined
@@ -296,20 +294,31 @@ def _mix(a: Any, b: Any, share: Any) -> Any:
 
 
 @inlined
-def with_zeros(flat: NDArray[np.generic], height: int, width: int, depth: int, x0: float, x1: float, x2: float) -> Any:
-    """A sample of a flat volume that is 0 beyond its voxels."""
-    if not (-1 < x0 < height and -1 < x1 < width and -1 < x2 < depth):
-        return np.float32(0)
-    i0, j0, k0 = int(np.floor(x0)), int(np.floor(x1)), int(np.floor(x2))
-    b0, b1, b2 = x0 - np.float32(i0), x1 - np.float32(j0), x2 - np.float32(k0)
-    a0, a1, a2 = np.float32(1) - b0, np.float32(1) - b1, np.float32(1) - b2
-    here: Any = np.float32(0)
-    for corner in range(8):
-        p, q, r = i0 + (corner >> 2), j0 + (corner >> 1 & 1), k0 + (corner & 1)
-        if 0 <= p < height and 0 <= q < width and 0 <= r < depth:
-            weight = (b0 if corner & 4 else a0) * (b1 if corner & 2 else a1) * (b2 if corner & 1 else a2)
-            here += weight * np.float32(flat[(p * width + q) * depth + r])
-    return here
+def with_zeros(volume: NDArray[np.generic], first: Any, height: int, width: int, depth: int, x0: Any, x1: Any, x2: Any) -> Any:
+    """Samples of a volume, of this first index, that is 0 beyond its voxels; 0 where there is no number."""
+    near0, far0, a0, b0 = _around(x0, height)
+    near1, far1, a1, b1 = _around(x1, width)
+    near2, far2, a2, b2 = _around(x2, depth)
+    near0, far0 = first + near0 * places(width * depth), first + far0 * places(width * depth)
+    near1, far1 = near1 * places(depth), far1 * places(depth)
+    low, high = near0 + near1, near0 + far1
+    near = b1 * (a2 * gather(volume, high + near2) + b2 * gather(volume, high + far2))
+    near = near + a1 * (a2 * gather(volume, low + near2) + b2 * gather(volume, low + far2))
+    low, high = far0 + near1, far0 + far1
+    far = b1 * (a2 * gather(volume, high + near2) + b2 * gather(volume, high + far2))
+    far = far + a1 * (a2 * gather(volume, low + near2) + b2 * gather(volume, low + far2))
+    return a0 * near + b0 * far
+
+
+@inlined
+def _around(x: Any, size: int) -> tuple[Any, Any, Any, Any]:
+    """The voxels below and above places, moved into the grid, and their weights, which are 0 for those that were not in it."""
+    x = lesser(greater(x, spread(-1.0)), spread(np.float32(size)))
+    low = floats_of(floor_of(x + spread(1.0))) - spread(1.0)
+    share, none, last = x - low, spread(0.0), spread(np.float32(size - 1))
+    near = where_less(low, none, none, where_less(last, low, none, spread(1.0) - share))
+    far = where_less(low, last, share, none)
+    return floor_of(lesser(greater(low, none), last)), floor_of(lesser(low + spread(1.0), last)), near, far
 
 
 @compiled
