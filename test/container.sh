@@ -238,8 +238,11 @@ outside=$(new outside)
 step "no argument, as ReMIND2Reg"
 plain=$(new plain); run "$data" "$plain" > "$lab/plain.log" 2> "$lab/plain.err"
 [ ! -s "$lab/plain.err" ] || fail "expected nothing on stderr, found $(cat "$lab/plain.err")"
-step "another user, no home"
-other=$(new other); run "$data" "$other" --user 12345:12345 -e HOME=/nonexistent > /dev/null
+step "another user, no home; nothing has to be compiled"
+other=$(new other)
+run "$data" "$other" --user 12345:12345 -e HOME=/nonexistent -e TMPDIR=/output --entrypoint sh -- \
+  -c 'python process.py && find /output -name "*.nbc" > /output/compiled' > /dev/null
+if grep -qE "avx2|avx512f" /proc/cpuinfo && [ -s "$other/compiled" ]; then fail "compiled in the container: $(cat "$other/compiled")"; fi
 step "JSON as the argument, as Learn2Reg"
 named=$(new named); run "$data" "$named" -v "$data:/somewhere:ro" -v "$named:/else" -- "/somewhere/$json" --output /else > /dev/null
 same "$outside" "$plain" "$other" "$named"

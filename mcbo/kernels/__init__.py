@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, cast
 
+import torch
+
 from mcbo.core.field import box_mean, sample_known
 from mcbo.core.types import Kernels, Volume
 from mcbo.geometry.cells import pool, pool_known, to_voxels
@@ -22,6 +24,10 @@ from mcbo.steps.rigid_refinement import rigid_equations
 from mcbo.steps.similarity import similarities
 
 Result = TypeVar("Result")
+
+torch.ones(1).sqrt()
+"""Of no use but that MKL, to which torch leaves such functions, chooses its code before two threads do so at once: then, one of
+them used less exact code, and 1 of 100 runs on busy cores differed in the last digits (torch 2.13.0, 2026-11-29)."""
 
 
 def in_batches(function: Callable[[Any], Result], items: Any, most: int) -> list[Result]:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import __version__ as numba_version
 from numba import njit, types
 from numba.core import caching, cgutils, config
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from mcbo.kernels import in_batches
 from mcbo.kernels.caches import KernelFiles, complain, kernel_folder, stamp_of
+from mcbo.kernels.levels import level_of, shipped_folder
 
 LANES = 16
 """Floats in a vector."""
@@ -43,6 +44,12 @@ _BITS = ir.IntType(LANES)
 _IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 _MAY_FUSE = ("contract",)  # a product and a sum may become one rounding
 _MAKING_GROUPS = threading.Lock()
+_LEVEL = level_of(binding.get_host_cpu_features())
+_SHIPPED = shipped_folder(_LEVEL)
+
+_settings: Any = config
+if _SHIPPED and _settings.CPU_NAME is None:
+    _settings.CPU_NAME, _settings.CPU_FEATURES = _LEVEL, ""  # as what is there was compiled
 
 
 def compiled(function: Function) -> Function:
@@ -66,7 +73,7 @@ def _compiled(function: Function, **options: bool) -> Function:
     compiler: Any = njit  # whose types do not know `_nrt`
     dispatcher = compiler(nogil=True, forceinline=True, **options)(function)
     try:
-        folder = kernel_folder(Path(inspect.getfile(function)).parent, config.CACHE_DIR)  # type: ignore[attr-defined]
+        folder = kernel_folder(Path(inspect.getfile(function)).parent, _settings.CACHE_DIR) or _SHIPPED
         if folder is not None:
             dispatcher._cache = _Cache(function, folder)
     except Exception as error:  # of another numba, or of its settings
@@ -100,7 +107,7 @@ class _Cache(caching.FunctionCache):
         version = (numba_version, stamp_of(Path(__file__).parent), stamp_of(source.parent))
         name = f"mcbo-{source.parent.name}-{self._impl.filename_base}"  # numba's own files may lie there, too
         self._cache_path = folder
-        self._cache_file: Any = KernelFiles(folder, name, repr(version), dumps)
+        self._cache_file: Any = KernelFiles(folder, name, repr(version), dumps, shipped=_SHIPPED)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:

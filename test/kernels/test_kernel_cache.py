@@ -16,8 +16,9 @@ import pytest
 from numba.core import config
 
 from mcbo.core.errors import OutputError
-from mcbo.kernels import caches
+from mcbo.kernels import caches, simd
 from mcbo.kernels.caches import KernelFiles, kernel_folder, own_folder, sealed
+from mcbo.kernels.levels import LEVELS, PREBUILT, level_of, shipped_folder
 from mcbo.kernels.simd import compiled
 
 NUMBA: Any = config
@@ -85,6 +86,38 @@ def test_what_was_compiled_is_found(cache: Path, functions: Callable[[], list[An
     assert sorted({path.suffix for path in cache.iterdir()}) == [".nbc", ".nbi"]
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     assert not caplog.records
+
+
+def test_what_came_along_is_read_first_and_never_written(
+    cache: Path, functions: Callable[[], list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hits(functions())
+    shipped = cache.rename(tmp_path / "shipped")
+    before = {path.name: path.read_bytes() for path in shipped.iterdir()}
+    monkeypatch.setattr(simd, "_SHIPPED", shipped)
+    assert hits(functions()) == 2
+    assert not list(cache.iterdir())
+    next(shipped.glob("*thrice*.nbc")).unlink()
+    assert [hits(functions()), hits(functions())] == [1, 2]
+    assert {path.name for path in cache.iterdir()} == {name for name in before if "thrice" in name}
+    assert all(path.read_bytes() == before[path.name] for path in shipped.iterdir())
+
+
+def test_the_level_of_a_processor() -> None:
+    features = {name: True for names in LEVELS.values() for name in names}
+    assert level_of(features) == "x86-64-v4"
+    assert level_of(features | {"avx512bw": False}) == "x86-64-v3"
+    assert level_of(features | {"fma": False}) is None  # AVX-512 alone is none of them
+    assert level_of({"neon": True}) is None
+
+
+def test_what_came_along_is_for_a_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shipped_folder("x86-64-v3") is None
+    monkeypatch.setenv(PREBUILT, str(tmp_path))
+    assert shipped_folder("x86-64-v3") is None
+    (tmp_path / "x86-64-v3").mkdir()
+    assert shipped_folder("x86-64-v3") == tmp_path / "x86-64-v3"
+    assert shipped_folder(None) is None
 
 
 @pytest.mark.parametrize("which", [".nbi", ".nbc"])
