@@ -32,6 +32,8 @@ from mcbo.kernels.levels import level_of, shipped_folder
 
 LANES = 16
 """Floats in a vector."""
+MOST_PLACES = 2**31
+"""Elements of an array that has none left for ``Places`` to point at: what is larger is left to plain torch."""
 
 Floats = NDArray[np.float32]
 Function = TypeVar("Function", bound=Callable[..., Any])

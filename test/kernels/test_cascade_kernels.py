@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mcbo.core.types import Kernels, Shape
 from mcbo.geometry.cells import cover_of
-from mcbo.kernels import REFERENCE
+from mcbo.kernels import REFERENCE, simd
 from mcbo.kernels.cpu import COMPILED
 from mcbo.kernels.simd import LANES, compiled, exponential, load, store
 from mcbo.steps.mind import WholeFeatures
@@ -149,6 +149,16 @@ def test_sampling_where_there_is_no_number() -> None:
         values, seen = COMPILED.sample_known(volume, known, torch.full((1, 3, 4, 5, 6), wrong), offset=(0, 0, 0))
         assert ((values >= 0) & (values <= 1)).all()
         assert not seen.any()
+
+
+def test_what_is_too_large_for_the_indices_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, known = random_tensor(1, 1, 5, 6, 7), torch.ones(1, 1, 5, 6, 7)
+    u, first = 2 * random_tensor(1, 3, 5, 6, 7, seed=1) - 1, random_tensor(1, 3, 5, 6, 7, seed=2)
+    monkeypatch.setattr(simd, "MOST_PLACES", 5 * 6 * 7)
+    values = [k.sample_known(volume, known, u, offset=(0, 0, 0))[0] for k in (COMPILED, REFERENCE)]
+    values += [k.compose(u, first, torch.eye(3).double(), first) for k in (COMPILED, REFERENCE)]
+    values += [k.make_consistent(u, first, rounds=2, stretch=True)[0] for k in (COMPILED, REFERENCE)]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(values[::2], values[1::2], strict=True))
 
 
 @given(shape=SHAPES, reach=st.floats(0.1, 20))

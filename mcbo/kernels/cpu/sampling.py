@@ -10,6 +10,7 @@ import torch
 
 from mcbo.core.field import shape_of, stretch_factors
 from mcbo.core.types import Displacement, Features
+from mcbo.kernels import simd
 from mcbo.kernels.cpu.warping import NOTHING, below, between, channels_last, put, some, whole_numbers, with_zeros
 from mcbo.kernels.simd import (
     LANES,
@@ -25,12 +26,15 @@ from mcbo.kernels.simd import (
     store,
     total,
 )
+from mcbo.steps import consistency
 
 
 def make_consistent(
     forward: Displacement, backward: Displacement, *, rounds: int, stretch: bool
 ) -> tuple[Displacement, Displacement]:
     """Twin of ``consistency.make_consistent``."""
+    if forward.numel() >= simd.MOST_PLACES:
+        return consistency.make_consistent(forward, backward, rounds=rounds, stretch=stretch)
     factors = np.array(stretch_factors(shape_of(forward)) if stretch else (1.0, 1.0, 1.0), dtype=np.float32)
     f, b = forward[0].contiguous().numpy(), backward[0].contiguous().numpy()
     next_f, next_b = (aligned_floats(*f.shape) for _ in range(2))

@@ -10,9 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcbo.core import field
 from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement, Shape
+from mcbo.geometry import rigid
 from mcbo.geometry.cells import between_centers
+from mcbo.kernels import simd
 from mcbo.kernels.simd import (
     LANES,
     Floats,
@@ -46,6 +49,8 @@ def sample_known(
     volume: Tensor, known: Tensor, displacement: Displacement, *, offset: Shape, share: float = 0.5
 ) -> tuple[Tensor, Tensor]:
     """Twin of ``field.sample_known``."""
+    if volume[0, 0].numel() >= simd.MOST_PLACES:
+        return field.sample_known(volume, known, displacement, offset=offset, share=share)
     masks = known.shape[1]
     if masks > 1:  # one by one: each with an image of its own, or all but the first with one that nobody asks for
         parts = (
@@ -83,6 +88,8 @@ def channels_last(images: Floats) -> Floats:
 
 def compose(displacement: Displacement, linear: Displacement, matrix: Tensor, first: Displacement) -> Displacement:
     """Twin of ``rigid.compose``."""
+    if displacement.numel() >= simd.MOST_PLACES:
+        return rigid.compose(displacement, linear, matrix, first)
     result = torch.empty_like(linear, memory_format=torch.contiguous_format)
     rest = displacement - linear
     turn = matrix.to(torch.float32).contiguous().numpy()
