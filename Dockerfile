@@ -44,9 +44,9 @@ ENTRYPOINT ["python", "-m", "evaluation"]
 CMD ["grand-challenge"]
 
 FROM ${BASE_IMAGE}
-# Only /tmp and /output can be written where this runs, and the user, who may have any number, has no home. So kernels that are not
-# in the image are kept in a folder of that user alone, mode 0700, below /tmp (mcbo/kernels/caches.py). Nor is there a C compiler, which Triton
-# asks for: torch for CUDA would otherwise use Triton for some products of matrices (torch/_native).
+# Only /tmp and /output can be written where this runs, and the user, who may have any number, has no home. So kernels that are
+# not in the image are kept in a folder of that user alone, mode 0700, below /tmp (mcbo/kernels/caches.py). Nor is there a C
+# compiler, which Triton asks for: torch for CUDA would otherwise use Triton for some products of matrices (torch/_native).
 ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib \

@@ -242,7 +242,7 @@ step "another user, no home; nothing has to be compiled"
 other=$(new other)
 run "$data" "$other" --user 12345:12345 -e HOME=/nonexistent -e TMPDIR=/output --entrypoint sh -- \
   -c 'python process.py && find /output -name "*.nbc" > /output/compiled' > /dev/null
-if grep -qE "avx2|avx512f" /proc/cpuinfo && [ -s "$other/compiled" ]; then fail "compiled in the container: $(cat "$other/compiled")"; fi
+if grep -q avx2 /proc/cpuinfo && [ -s "$other/compiled" ]; then fail "compiled in the container: $(cat "$other/compiled")"; fi
 step "JSON as the argument, as Learn2Reg"
 named=$(new named); run "$data" "$named" -v "$data:/somewhere:ro" -v "$named:/else" -- "/somewhere/$json" --output /else > /dev/null
 same "$outside" "$plain" "$other" "$named"

@@ -161,9 +161,8 @@ def cascade_bytes(
     at_once = min(kernels.batch, poses, max(int(BATCH_BYTES / each), 1))
     needed = max(needed, images + at_once * each + FLOAT_BYTES * OVERVIEW_FLOATS * (1 + movings) * _cells(overview))
     if coarse and kernels.batch > 1:
-        spectra = (
-            math.prod(fast_length(n + n // 2) for n in coarse) * FLOAT_BYTES * (FEATURE_CHANNELS + 2)
-        )  # half of them, complex
+        frequencies = math.prod(fast_length(n + n // 2) for n in coarse)  # half of them, complex
+        spectra = frequencies * FLOAT_BYTES * (FEATURE_CHANNELS + 2)
         needed = max(needed, images + int(min(BATCH_BYTES, kernels.batch * SPECTRA_COPIES * spectra)))
     return needed
 
