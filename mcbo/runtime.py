@@ -21,7 +21,7 @@ from mcbo._version import __version__
 from mcbo.core.control_group import OWN, ROOT, groups_of
 from mcbo.core.errors import DeviceError, DeviceMemoryError, InputError, KernelError
 from mcbo.core.log import log
-from mcbo.core.memory import MEMORY_SHARE, available_bytes, c_library, give_back_memory
+from mcbo.core.memory import MEMORY_SHARE, available_bytes, c_library, format_gb, give_back_memory
 from mcbo.core.timing import PeakMeter
 from mcbo.core.types import Kernels
 from mcbo.io.files import shown
@@ -269,12 +269,12 @@ def within_memory(
         # Only here, since the error holds on to the tensors of the attempt.
         free, least = _freed_bytes(device), least_bytes()
         figures = (
-            f"{who}: {device} ran out of memory within a budget of {_gb(budget)}; at least {_gb(least)} are needed, "
-            f"{_gb(free)} are free now"
+            f"{who}: {device} ran out of memory within a budget of {format_gb(budget)}; "
+            f"at least {format_gb(least)} are needed, {format_gb(free)} are free now"
         )
         if not retry:
             budget = max(budget // 2, least)
-            warn(f"{figures}: trying once more within {_gb(budget)}")
+            warn(f"{figures}: trying once more within {format_gb(budget)}")
     raise DeviceMemoryError(f"{figures}: end other programs on it, or use another --device")
 
 
@@ -290,10 +290,6 @@ def _freed_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return free_bytes(device)
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
 
 
 def budget_bytes(device: torch.device, memory_gb: float | None) -> int:

@@ -63,6 +63,11 @@ def _container_free_bytes(root: Path = ROOT, own: Path = OWN) -> list[int]:
     return found
 
 
+def format_gb(count: float) -> str:
+    """Bytes in the unit of ``--memory-gb``, ``12.34 GB``; those of tiny images, ``4.8 MB``."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2g} MB"
+
+
 def check_fits(needed_bytes: int, what: str) -> None:
     """Raises ``MemoryBudgetError``, with both figures, for more than ``MEMORY_SHARE`` of what is free."""
     if needed_bytes <= MEMORY_SHARE * available_bytes():
@@ -71,7 +76,7 @@ def check_fits(needed_bytes: int, what: str) -> None:
     free = available_bytes()
     if needed_bytes > MEMORY_SHARE * free:
         raise MemoryBudgetError(
-            f"{what} takes {needed_bytes / 1e9:.2f} GB of memory, but {MEMORY_SHARE * free / 1e9:.2f} GB may be used "
+            f"{what} takes {format_gb(needed_bytes)} of memory, but {format_gb(MEMORY_SHARE * free)} may be used "
             f"({100 * MEMORY_SHARE:.0f} % of what is free): free some, or crop or downsample the image"
         )
 
@@ -97,6 +102,6 @@ def within_host_memory(who: object) -> Iterator[None]:
 def exhausted(who: object) -> MemoryBudgetError:
     """The error to raise where an allocation has failed."""
     return MemoryBudgetError(
-        f"{who}: expected enough memory, but an allocation failed with {available_bytes() / 1e9:.2f} GB free: end other "
+        f"{who}: expected enough memory, but an allocation failed with {format_gb(available_bytes())} free: end other "
         "programs, or crop or downsample the images"
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mcbo.core.errors import MemoryBudgetError
 from mcbo.core.field import format_shape
+from mcbo.core.memory import format_gb
 from mcbo.core.types import Kernels, Shape
 from mcbo.kernels.cuda.features import CHUNK_VOXELS
 from mcbo.methods.config import Level
@@ -186,8 +187,8 @@ def check_budget(shape: Shape, *, movings: int, needed: int, budget_bytes: int) 
     """Raises ``MemoryBudgetError``, which says how much would do, if a case needs more bytes than its budget."""
     if needed > budget_bytes:
         raise MemoryBudgetError(
-            f"{format_shape(shape)} voxels with {movings} moving image(s) need at least {_gb(needed)} of memory, "
-            f"but the run may use {_gb(budget_bytes)}: free some, or allow more with --memory-gb"
+            f"{format_shape(shape)} voxels with {movings} moving image(s) need at least {format_gb(needed)} of memory, "
+            f"but the run may use {format_gb(budget_bytes)}: free some, or allow more with --memory-gb"
         )
 
 
@@ -263,7 +264,3 @@ def thickest(grid: Shape, kernels: Kernels) -> int:
 def in_turn(rows: int, kernels: Kernels) -> Slabs:
     """Slabs of so many rows for solves that run in turn."""
     return Slabs(rows, lanes=kernels.lanes, is_ring=kernels.is_ring)
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"

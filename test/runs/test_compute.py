@@ -11,6 +11,7 @@ from helpers import fields, paper_config, write_phantoms
 
 import process
 from mcbo import runtime
+from mcbo.core.memory import format_gb
 from mcbo.kernels.cpu import COMPILED
 from mcbo.runs import compute
 from mcbo.runtime import within_memory
@@ -71,8 +72,9 @@ def test_a_case_is_tried_once_more_within_half_of_the_budget(
     assert gpu[1] == gpu[0] // 2
     assert len(gpu) == 3  # the second case is not concerned
     error = capsys.readouterr().err
-    assert "0001_0000.nii.gz: cuda ran out of memory within a budget of 4.00 GB; at least 0.0" in error
-    assert "GB are needed, 3.00 GB are free now: trying once more within 2.00 GB" in error
+    least = paper_config().least_bytes(SHAPE, movings=1, kernels=COMPILED)
+    assert "0001_0000.nii.gz: cuda ran out of memory within a budget of 4.00 GB; " in error
+    assert f"at least {format_gb(least)} are needed, 3.00 GB are free now: trying once more within 2.00 GB" in error
     monkeypatch.undo()
     assert process.main(arguments(data, tmp_path / "undisturbed")) == 0
     assert fields(tmp_path / "out") == fields(tmp_path / "undisturbed")
@@ -86,9 +88,9 @@ def test_a_case_that_runs_out_of_memory_twice_fails_with_figures_and_no_other_do
     assert len(gpu) == 3
     report = json.loads((tmp_path / "report.json").read_text())["cases"]
     (message,) = report["0001"]["failed"].values()
-    least = paper_config().least_bytes(SHAPE, movings=1, kernels=COMPILED) / 1e9
+    least = paper_config().least_bytes(SHAPE, movings=1, kernels=COMPILED)
     assert message.endswith(
-        f"0001_0000.nii.gz: cuda ran out of memory within a budget of 2.00 GB; at least {least:.2f} GB are needed, "
+        f"0001_0000.nii.gz: cuda ran out of memory within a budget of 2.00 GB; at least {format_gb(least)} are needed, "
         "3.00 GB are free now: end other programs on it, or use another --device"
     )
     assert message in capsys.readouterr().err
