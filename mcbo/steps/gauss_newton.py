@@ -123,7 +123,9 @@ def refine_by_gauss_newton(
         hessian = fixed.new_zeros((6, *shape_of(fixed)))
         compared = fixed_known * stays_inside(v)
         for number, modality in enumerate(modalities):
-            moved, seen = kernels.sample_known(modality.features, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
+            moved, seen = modality.features, modality.known > KNOWN_CELL_SHARE
+            if iteration:
+                moved, seen = kernels.sample_known(moved, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
             known = compared * seen
             g, (h,), distance = kernels.data_terms(fixed, moved)
             if iteration == 0:

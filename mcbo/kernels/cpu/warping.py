@@ -26,6 +26,7 @@ from mcbo.kernels.simd import (
     floats_of,
     floor_of,
     gather,
+    gather_pairs,
     greater,
     in_threads,
     inlined,
@@ -121,6 +122,7 @@ def _mark(
 ) -> None:
     """What is known of a voxel and its next neighbors: 0 nothing, 1 everything, 2 something. Some rows of all volumes."""
     height, width, depth = shape
+    sums, both = np.empty(depth + 1, all_known.dtype), np.empty(depth, all_known.dtype)
     for row in range(first, last):
         number, i = row // height, row % height
         known, below = all_known[number], (min(i + 1, height - 1) - i) * width * depth
@@ -129,14 +131,13 @@ def _mark(
             a, b = known[at : at + depth], known[at + beside : at + beside + depth]
             c, d = known[at + below : at + below + depth], known[at + below + beside : at + below + beside + depth]
             flags = all_flags[number, at : at + depth]
-            here = np.float32(a[0]) + np.float32(b[0]) + np.float32(c[0]) + np.float32(d[0])
             for k in range(depth):
-                beyond = here
-                if k + 1 < depth:
-                    beyond = np.float32(a[k + 1]) + np.float32(b[k + 1]) + np.float32(c[k + 1]) + np.float32(d[k + 1])
-                amount = here + beyond
-                flags[k] = 0 if amount == 0 else 1 if amount == 8 else 2
-                here = beyond
+                sums[k] = a[k] + b[k] + c[k] + d[k]
+            sums[depth] = sums[depth - 1]
+            for k in range(depth):
+                both[k] = sums[k] + sums[k + 1]
+            for k in range(depth):
+                flags[k] = 0 if both[k] == 0 else 1 if both[k] == 8 else 2
 
 
 @compiled
@@ -265,15 +266,19 @@ def below(x: Any, size: int) -> tuple[Any, Any, Any]:
 @inlined
 def between(volume: Floats, at: Any, height: int, width: int, depth: int, b0: Any, b1: Any, b2: Any) -> Any:
     """The trilinear interpolants between voxels and their next neighbors in a volume of this shape."""
-    step = places(1 if depth > 1 else 0)
     beside = at + places(depth if width > 1 else 0)
     beyond = places(width * depth if height > 1 else 0)
-    m00 = _mix(gather(volume, at), gather(volume, at + step), b2)
-    m01 = _mix(gather(volume, beside), gather(volume, beside + step), b2)
-    at, beside = at + beyond, beside + beyond
-    m10 = _mix(gather(volume, at), gather(volume, at + step), b2)
-    m11 = _mix(gather(volume, beside), gather(volume, beside + step), b2)
+    m00, m01 = _along_axis_2(volume, at, depth, b2), _along_axis_2(volume, beside, depth, b2)
+    m10, m11 = _along_axis_2(volume, at + beyond, depth, b2), _along_axis_2(volume, beside + beyond, depth, b2)
     return _mix(_mix(m00, m01, b1), _mix(m10, m11, b1), b0)
+
+
+@inlined
+def _along_axis_2(volume: Floats, at: Any, depth: int, share: Any) -> Any:
+    if depth == 1:
+        return gather(volume, at)
+    near, far = gather_pairs(volume, at)
+    return _mix(near, far, share)
 
 
 @compiled
