@@ -53,11 +53,12 @@ class Kernels:
         as_slab: a whole cost volume ``(K, h, w, d)`` as one slab.
         solve: ``convex.solve`` on these kernels.
         box_mean, sample_known: as in ``core.field``.
-        streamed_mind: ``(volume, radius=…, dilation=…)`` gives a ``mind.FeatureSource`` that holds no features but makes them
-            again where they are needed; None if these kernels cannot.
+        streamed_mind: as ``mind_ssc``, but gives a ``mind.FeatureSource`` that holds no features and makes them where
+            they are needed, each time again; None if these kernels cannot.
         pool, pool_known, to_voxels: as in ``geometry.cells``.
         compose, linear_displacement: as in ``geometry.rigid``.
         fill_outside: as in ``geometry.mask``.
+        cosine_transform: ``linear_solver.CosineTransform``.
         bent: ``gauss_newton.bent``, given Hessian and weight.
         stretched: ``deformable_search.stretched``, given trust and weight.
         others: as the functions of these names in ``steps``.
@@ -79,6 +80,7 @@ class Kernels:
     between_cells: Callable[..., Tensor]
     sharpness: Callable[..., Tensor]
     mind_ssc: Callable[..., Features]
+    variance_of: Callable[..., Tensor]
     pooled_mind: Callable[..., tuple[Features, Tensor]]
     streamed_mind: Callable[..., Any] | None
     pool: Callable[..., tuple[Tensor, Tensor]]
@@ -94,6 +96,7 @@ class Kernels:
     data_terms: Callable[..., tuple[Tensor, Tensor, Tensor]]
     information_of: Callable[..., Any]
     conjugate_gradient: Callable[..., Tensor]
+    cosine_transform: Callable[..., Any]
     similarities: Callable[..., Tensor]
     rigid_equations: Callable[..., tuple[Tensor, Tensor, Tensor]]
     bent: Callable[..., Callable[[Tensor], Tensor]]

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from mcbo.core.field import box_mean, sample_known
 from mcbo.core.types import Kernels, Volume
@@ -17,9 +18,9 @@ from mcbo.steps.convex import coupled_argmin, solve
 from mcbo.steps.cost_volume import cost_slabs
 from mcbo.steps.deformable_search import sharpness, stretched
 from mcbo.steps.gauss_newton import bent, data_terms, information_of
-from mcbo.steps.linear_solver import conjugate_gradient
+from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient
 from mcbo.steps.masked_search import between_cells, masked_cost
-from mcbo.steps.mind import FeatureSource, MindSettings, WholeFeatures, mind_ssc, pooled_mind
+from mcbo.steps.mind import FeatureSource, MindSettings, WholeFeatures, mind_ssc, pooled_mind, variance_of
 from mcbo.steps.rigid_refinement import rigid_equations
 from mcbo.steps.similarity import similarities
 
@@ -35,12 +36,13 @@ def in_batches(function: Callable[[Any], Result], items: Any, most: int) -> list
     return [function(items[first : first + most]) for first in range(0, len(items), most)]
 
 
-def features_source(volume: Volume, mind: MindSettings, kernels: Kernels, *, streamed: bool = True) -> FeatureSource:
-    """The features of an image, ``(1, 1, H, W, D)``: streamed, if these kernels can, or whole."""
-    settings = {"radius": mind.radius, "dilation": mind.dilation}
-    if streamed and kernels.streamed_mind is not None:
-        return cast(FeatureSource, kernels.streamed_mind(volume, **settings))
-    return WholeFeatures(kernels.mind_ssc(volume, **settings), kernels.pool_known)
+def features_source(
+    volume: Volume, mind: MindSettings, kernels: Kernels, *, streamed: bool = True, mean_variance: Tensor | None = None
+) -> FeatureSource:
+    """The features of an image, ``(1, 1, H, W, D)``: streamed, if these kernels can, or whole. See ``mind.mind_ssc``."""
+    make = (kernels.streamed_mind if streamed else None) or kernels.mind_ssc
+    features = make(volume, radius=mind.radius, dilation=mind.dilation, mean_variance=mean_variance)
+    return WholeFeatures(features, kernels.pool_known) if make is kernels.mind_ssc else cast(FeatureSource, features)
 
 
 CACHED_CELLS = 2**16
@@ -64,6 +66,7 @@ REFERENCE = Kernels(
     between_cells=between_cells,
     sharpness=sharpness,
     mind_ssc=mind_ssc,
+    variance_of=variance_of,
     pooled_mind=pooled_mind,
     streamed_mind=None,
     pool=pool,
@@ -79,6 +82,7 @@ REFERENCE = Kernels(
     data_terms=data_terms,
     information_of=information_of,
     conjugate_gradient=conjugate_gradient,
+    cosine_transform=CosineTransform,
     similarities=similarities,
     rigid_equations=rigid_equations,
     bent=bent,

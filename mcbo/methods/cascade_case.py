@@ -46,6 +46,7 @@ class CascadeCase:
     share: float
     motion: rigid.Rigid = field(default_factory=rigid.identity)
     _source: tuple[MindSettings, FeatureSource] | None = None
+    _variances: tuple[MindSettings, list[Tensor]] | None = None
     _pooled: tuple[tuple[MindSettings, int], tuple[Features, Tensor]] | None = None
 
     @property
@@ -76,18 +77,22 @@ class CascadeCase:
         """Features of the fixed and of the warped moving images on a grid of cells."""
         with self.timer.stage("features"):
             pooled, known = self._pooled_fixed(mind, spacing)
+            if self._variances is None or self._variances[0] != mind:
+                found = [self.kernels.variance_of(one, radius=mind.radius, dilation=mind.dilation) for one in self.movings]
+                self._variances = mind, found
         modalities = [
-            self._modality(moving, mask, displacement, spacing=spacing, mind=mind)
-            for moving, mask in zip(self.movings, self.masks, strict=True)
+            self._modality(*one, displacement, spacing=spacing, mind=mind)
+            for one in zip(self.movings, self.masks, self._variances[1], strict=True)
         ]
         return OnGrid(pooled, known, modalities, self.kernels)
 
     def _modality(
-        self, moving: Volume, mask: Mask, displacement: Displacement, *, spacing: int, mind: MindSettings
+        self, moving: Volume, mask: Mask, variance: Tensor, displacement: Displacement, *, spacing: int, mind: MindSettings
     ) -> Modality:
         with self.timer.stage("features"):
             warped, seen = self.kernels.sample_known(moving, mask, displacement, offset=self.offset)
-            return Modality(*features_source(warped, mind, self.kernels).pooled_known(seen, spacing))
+            source = features_source(warped, mind, self.kernels, mean_variance=variance)
+            return Modality(*source.pooled_known(seen, spacing))
 
 
 @dataclass(frozen=True)

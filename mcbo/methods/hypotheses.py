@@ -223,6 +223,10 @@ class Overview:
         self._grouping = groups[0], groups[1], groups[2]
         self.fixed, self.known = self._pool(fixed, mask)
         self.movings = [self._pool(moving, m) for moving, m in zip(movings, masks, strict=True)]
+        mind = settings.mind
+        self._variances = [
+            kernels.variance_of(moving, radius=mind.radius, dilation=mind.dilation) for moving, _ in self.movings
+        ]
         self.shape = shape_of(self.fixed)
         self.look_at(self.fixed)
         axes = cells.cell_centers(self.shape, self._grouping, device=fixed.device)
@@ -315,14 +319,18 @@ class Overview:
         known = covered > cells.KNOWN_CELL_SHARE
         return self._kernels.fill_outside(means, known, reach=self._settings.mind.reach), known.to(volume.dtype)
 
-    def _features_of(self, volume: Volume, known: Tensor) -> tuple[Features, Tensor]:
+    def _features_of(self, volume: Volume, known: Tensor, *, mean_variance: Tensor | None = None) -> tuple[Features, Tensor]:
         mind = self._settings.mind
-        return self._kernels.pooled_mind(volume, known, radius=mind.radius, dilation=mind.dilation, spacing=self._grouping)
+        options = {"radius": mind.radius, "dilation": mind.dilation, "spacing": self._grouping}
+        return self._kernels.pooled_mind(volume, known, **options, mean_variance=mean_variance)
 
     def _warped(self, motions: rigid.Rigid) -> list[Modality]:
         u = self._displacement(motions)
-        warped = (self._kernels.sample_known(moving, known, u, offset=(0, 0, 0)) for moving, known in self.movings)
-        return [Modality(*self._features_of(image, seen.to(image.dtype))) for image, seen in warped]
+        modalities = []
+        for (moving, known), variance in zip(self.movings, self._variances, strict=True):
+            warped, seen = self._kernels.sample_known(moving, known, u, offset=(0, 0, 0))
+            modalities.append(Modality(*self._features_of(warped, seen.to(warped.dtype), mean_variance=variance)))
+        return modalities
 
     def _scores(self, modalities: Sequence[Modality]) -> list[float]:
         """The highest similarity of a modality, times the root of the overlap, for each of B motions."""

@@ -6,14 +6,13 @@ is a sharp valley; where it is flat, the neighbors decide.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement, Kernels
-from mcbo.steps.linear_solver import CosineTransform, laplacian
+from mcbo.steps.linear_solver import laplacian
 from mcbo.steps.masked_search import TIE_WEIGHT
 from mcbo.steps.mind import MindSettings
 
@@ -61,7 +60,7 @@ def solve_stretched(
     """
     slab = kernels.as_slab(cost)
     u = torch.zeros((1, 3, *cost.shape[1:]), dtype=cost.dtype, device=cost.device)
-    transform = CosineTransform(shape_of(u), like=u)
+    transform = kernels.cosine_transform(shape_of(u), like=u)
     for number, weight in enumerate(coupling_weights):
         picked = kernels.coupled_argmin(
             slab,
@@ -77,7 +76,7 @@ def solve_stretched(
         u = kernels.conjugate_gradient(
             kernels.stretched(trust, stretching),
             trust * target[None],
-            partial(transform.solve, symbol=symbol),
+            transform.solver(symbol),
             rounds=CG_ROUNDS,
         )
     return u

@@ -16,7 +16,6 @@ noise in the moving image it drifts.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from torch import Tensor
 from mcbo.core.field import along_axis, box_sum, lengths, shape_of
 from mcbo.core.types import Displacement, Features, Kernels
 from mcbo.geometry.cells import KNOWN_CELL_SHARE
-from mcbo.steps.linear_solver import CosineTransform, laplacian
+from mcbo.steps.linear_solver import laplacian
 from mcbo.steps.mind import MindSettings
 
 RESIDUAL_FLOOR = 1e-3
@@ -113,7 +112,7 @@ def refine_by_gauss_newton(
     the density of information, Σ of κ²/(s·τ)·tr H over modalities, per known cell.
     """
     v = torch.zeros_like(deviation)
-    preconditioner = CosineTransform(shape_of(fixed), like=fixed)
+    preconditioner = kernels.cosine_transform(shape_of(fixed), like=fixed)
     inside = fixed_known > KNOWN_CELL_SHARE
     is_known = bool(inside.any())
     informations: list[Information] = []
@@ -143,7 +142,7 @@ def refine_by_gauss_newton(
         step = kernels.conjugate_gradient(
             kernels.bent(hessian, bending),
             right,
-            partial(preconditioner.solve, symbol=symbol),
+            preconditioner.solver(symbol),
             rounds=cg_iterations,
         )
         length = lengths(step)

@@ -1,6 +1,7 @@
 """Linear systems on a grid of cells: the Laplacian, its diagonalization, and conjugate gradients."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,6 +48,10 @@ class CosineTransform:
     def solve(self, right: Tensor, symbol: Tensor) -> Tensor:
         """Divides ``(1, 3, h, w, d)`` by a symbol in the space of cosines."""
         return self.apply(self.apply(right, inverse=False) / symbol, inverse=True)
+
+    def solver(self, symbol: Tensor) -> Callable[[Tensor], Tensor]:
+        """``solve`` with this symbol."""
+        return partial(self.solve, symbol=symbol)
 
     def apply(self, field: Tensor, *, inverse: bool) -> Tensor:
         """Cosines of ``(1, 3, h, w, d)``, or back."""

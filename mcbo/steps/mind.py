@@ -71,12 +71,13 @@ class WholeFeatures:
         return self.pool_known(self.features, mask, spacing)
 
 
-def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
+def mind_ssc(volume: Volume, *, radius: int, dilation: int, mean_variance: Tensor | None = None) -> Features:
     """MIND-SSC features of B images, each for itself.
 
     Invariant to scaling and shifting the intensities, which have to be finite. Where an image is constant within reach, all
     features are 1. Patches have ``(2·radius + 1)``³ voxels; ``dilation`` is the distance, voxels, of the six neighbors whose
-    patches are compared.
+    patches are compared. ``mean_variance``, ``(B,)`` or ``(1,)`` as ``variance_of`` gives it, is that of the images by default;
+    given, it may be that of what they were sampled from, so that it need not be found anew for every motion.
 
     Returns:
         ``(B, 12, H, W, D)`` float32 from 0 to 1.
@@ -84,7 +85,28 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
     Raises:
         ShapeError: if ``volume`` is not ``(B, 1, H, W, D)``.
     """
-    volume = scale_to_one(volume)
+    features, variance, exponents = _distances(volume, radius=radius, dilation=dilation)
+    if mean_variance is None:
+        mean = variance.mean(dim=(1, 2, 3, 4), keepdim=True)
+    else:
+        mean = torch.ldexp(mean_variance.view(-1, 1, 1, 1, 1), -2 * exponents.double()).float()
+    low, high = VARIANCE_RANGE
+    variance.clamp_(min=mean * low, max=mean * high)
+    # Only a constant image has a variance of zero; then 0/1 gives features of exp(0) = 1, not NaN.
+    variance.masked_fill_(variance == 0, 1)
+    return features.div_(variance).neg_().exp_()
+
+
+def variance_of(volume: Volume, *, radius: int, dilation: int) -> Tensor:
+    """The mean of the local variance, by which ``mind_ssc`` divides, over each image: ``(B,)`` float64, squared intensity."""
+    _, variance, exponents = _distances(volume, radius=radius, dilation=dilation)
+    return torch.ldexp(variance.mean(dim=(1, 2, 3, 4), dtype=torch.float64), 2 * exponents.flatten().double())
+
+
+def _distances(volume: Volume, *, radius: int, dilation: int) -> tuple[Features, Tensor, Tensor]:
+    """Patch distances minus their least, their mean, and the exponent e: all of the volumes times 2⁻ᵉ, at most 1."""
+    exponents = _exponents(volume)
+    volume = torch.ldexp(volume.float(), -exponents)
     padded = functional.pad(volume, [dilation] * 6, mode="replicate")
     height, width, depth = volume.shape[2:]
 
@@ -96,13 +118,7 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
     for channel, (a, b) in enumerate(PAIRS):
         features[:, channel] = _patch_mean((neighbor(a) - neighbor(b)).square_(), radius=radius)[:, 0]
     features -= features.amin(dim=1, keepdim=True)
-    variance = features.mean(dim=1, keepdim=True)
-    mean_variance = variance.mean(dim=(1, 2, 3, 4), keepdim=True)
-    low, high = VARIANCE_RANGE
-    variance.clamp_(min=mean_variance * low, max=mean_variance * high)
-    # Only a constant image has a variance of zero; then 0/1 gives features of exp(0) = 1, not NaN.
-    variance.masked_fill_(variance == 0, 1)
-    return features.div_(variance).neg_().exp_()
+    return features, features.mean(dim=1, keepdim=True), exponents
 
 
 def pooled_mind(
@@ -112,6 +128,7 @@ def pooled_mind(
     radius: int,
     dilation: int,
     spacing: cells.Spacing,
+    mean_variance: Tensor | None = None,
     mind: Callable[..., Features] = mind_ssc,
 ) -> tuple[Features, Tensor]:
     """Means of the features of B images over the known part of each cell, and how much is known of it.
@@ -119,7 +136,7 @@ def pooled_mind(
     ``known`` is ``(B, 1, H, W, D)`` from 0 to 1; ``mind`` makes the features. Returns ``(B, 12, h, w, d)``, 0 where nothing is
     known, and ``(B, 1, h, w, d)`` from 0 to 1.
     """
-    features = mind(volume, radius=radius, dilation=dilation)
+    features = mind(volume, radius=radius, dilation=dilation, mean_variance=mean_variance)
     sums = cells.pool_sums(torch.cat([features * known, known.expand(len(features), *known.shape[1:])], dim=1), spacing)
     covered = sums[:, -1:]
     return sums[:, :-1] / covered.clamp(min=1e-6), covered / math.prod(cells.per_axis(spacing))
@@ -133,10 +150,13 @@ def scale_to_one(volume: Volume) -> Volume:
     Raises:
         ShapeError: if ``volume`` is not ``(B, 1, H, W, D)``.
     """
+    return torch.ldexp(volume.float(), -_exponents(volume))
+
+
+def _exponents(volume: Volume) -> Tensor:
+    """Of the power of two that is above the largest magnitude of each volume, ``(B, 1, 1, 1, 1)`` int32."""
     check_volumes(volume)
-    volume = volume.float()
-    _, exponent = torch.frexp(volume.abs().amax(dim=(1, 2, 3, 4), keepdim=True))
-    return torch.ldexp(volume, -exponent)
+    return torch.frexp(volume.float().abs().amax(dim=(1, 2, 3, 4), keepdim=True)).exponent
 
 
 def check_volumes(volumes: Volume) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 from mcbo.core.types import Kernels, Shape
 from mcbo.geometry.cells import cover_of
 from mcbo.kernels import REFERENCE, simd
-from mcbo.kernels.cpu import COMPILED
+from mcbo.kernels.cpu import COMPILED, cosine
 from mcbo.kernels.simd import LANES, compiled, exponential, load, store
 from mcbo.steps.mind import WholeFeatures
 from mcbo.steps.rigid_refinement import RigidTerms
@@ -45,6 +46,10 @@ def shares(*shape: int, seed: int) -> Tensor:
     return (5 * random_tensor(*shape, seed=seed)).floor() / 4
 
 
+def mind_of(volumes: Tensor, options: dict[str, Any], kernels: Kernels) -> Tensor:
+    return kernels.mind_ssc(volumes, **options)
+
+
 def test_the_exponential_is_that_of_numpy() -> None:
     @compiled
     def fill(values: np.ndarray, result: np.ndarray) -> None:
@@ -64,13 +69,23 @@ def test_the_exponential_is_that_of_numpy() -> None:
 def test_features_of_several_images(shape: Shape, radius: int, dilation: int, batch: int) -> None:
     """Each scaled by itself, however large the others are."""
     volumes = random_tensor(batch, 1, *shape) * torch.tensor([1e-3, 1.0, 1e9][:batch]).view(-1, 1, 1, 1, 1)
-    agree(lambda k: k.mind_ssc(volumes, radius=radius, dilation=dilation), tolerance=TOLERANCE["device"])
+    mind = {"radius": radius, "dilation": dilation}
+    agree(lambda k: k.mind_ssc(volumes, **mind), tolerance=TOLERANCE["device"])
+    agree(lambda k: k.variance_of(volumes, **mind), tolerance=TOLERANCE["device"])
+    own = REFERENCE.variance_of(volumes, **mind)
+    for variance in (1e3 * own, own.amax(dim=0, keepdim=True)):
+        options: dict[str, Any] = {**mind, "mean_variance": variance}
+        agree(partial(mind_of, volumes, options), tolerance=TOLERANCE["device"])
 
 
 def test_features_of_large_patches_and_of_tiny_values() -> None:
     volume = random_tensor(1, 1, 9, 8, 32)
     agree(lambda k: k.mind_ssc(volume, radius=20, dilation=1), tolerance=TOLERANCE["device"])
-    agree(lambda k: k.mind_ssc(1e-39 * volume, radius=1, dilation=1), tolerance=TOLERANCE["device"])
+    tiny = 1e-39 * volume
+    agree(lambda k: k.mind_ssc(tiny, radius=1, dilation=1), tolerance=TOLERANCE["device"])
+    variance = REFERENCE.variance_of(tiny, radius=1, dilation=1)
+    assert variance > 0
+    agree(lambda k: k.mind_ssc(tiny, radius=1, dilation=1, mean_variance=variance), tolerance=TOLERANCE["device"])
 
 
 def test_one_mask_for_several_images() -> None:
@@ -90,6 +105,8 @@ def test_pooled_features(shape: Shape, radius: int, spacing: int, batch: int, se
     volumes, known = random_tensor(batch, 1, *shape, seed=seed), shares(batch, 1, *shape, seed=seed + 1)
     pooled = {"radius": radius, "dilation": 2, "spacing": (spacing, 1, min(spacing, shape[2]))}
     agree(lambda k: k.pooled_mind(volumes, known, **pooled), tolerance=TOLERANCE["device"])
+    variance = torch.tensor([20.0], dtype=torch.float64)
+    agree(lambda k: k.pooled_mind(volumes, known, **pooled, mean_variance=variance), tolerance=TOLERANCE["device"])
 
 
 @given(shape=SHAPES, radius=st.integers(1, 3), spacing=SPACINGS, seed=st.integers(0, 9))
@@ -250,6 +267,22 @@ def test_bending_and_its_solution(shape: Shape, bending: float) -> None:
         lambda k: k.conjugate_gradient(k.bent(hessian, bending), field, lambda residual: residual / 2, rounds=10),
         tolerance=TOLERANCE["device"],
     )
+
+
+@given(shape=SHAPES)
+@few(max_examples=30)
+def test_cosines_in_blocks(shape: Shape) -> None:
+    """Each size even or odd, down to 1, where there is no odd cosine."""
+    field = random_tensor(1, 3, *shape) - 0.5
+
+    def divided(kernels: Kernels) -> Tensor:
+        transform = kernels.cosine_transform(shape, like=field)
+        divide = transform.solver(transform.symbol(0.3, bending=0.6))
+        return torch.cat([divide(field), divide(2 * field)])  # twice, as what it works in is used again
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cosine, "FEW_CELLS", 0)
+        agree(divided, tolerance=1e-5)
 
 
 @given(shape=SHAPES, radius=st.integers(1, 2), rounds=st.integers(1, 2), seed=st.integers(0, 9))

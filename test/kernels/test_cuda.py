@@ -21,7 +21,6 @@ from mcbo.methods import memory_model
 from mcbo.methods.memory_model import plan
 from mcbo.runtime import select_kernels
 from mcbo.steps.gauss_newton import Information
-from mcbo.steps.linear_solver import CosineTransform
 from mcbo.steps.mind import WholeFeatures
 from mcbo.studies.phantom import make_phantom
 
@@ -78,12 +77,17 @@ def inside_cells(shape: Shape, seed: int) -> Tensor:
 @few(max_examples=6)
 def test_features(twin: Twin, shape: Shape, radius: int, dilation: int, scale: float) -> None:
     volume = scale * (random_tensor(1, 1, *shape) - 0.3)
-    twin.agree(lambda k, v: k.mind_ssc(v, radius=radius, dilation=dilation), volume, tolerance=TOLERANCE["device"])
+    mind = {"radius": radius, "dilation": dilation}
+    twin.agree(lambda k, v: k.mind_ssc(v, **mind), volume, tolerance=TOLERANCE["device"])
+    variance = 1e3 * REFERENCE.variance_of(volume, **mind)
+    twin.agree(lambda k, v, m: k.mind_ssc(v, **mind, mean_variance=m), volume, variance, tolerance=TOLERANCE["device"])
 
 
 def test_features_of_a_batch_are_those_of_each(twin: Twin) -> None:
     volumes = random_tensor(3, 1, 5, 17, 35) * torch.tensor([1.0, 1e-3, 40.0]).view(3, 1, 1, 1, 1)
     together = twin.kernels.mind_ssc(volumes.to(twin.device), radius=1, dilation=1)
+    variances = twin.kernels.variance_of(volumes.to(twin.device), radius=1, dilation=1).cpu()
+    assert torch.allclose(variances, REFERENCE.variance_of(volumes, radius=1, dilation=1), rtol=TOLERANCE["device"])
     for volume, found in zip(volumes, together, strict=True):
         assert torch.allclose(found.cpu(), REFERENCE.mind_ssc(volume[None], radius=1, dilation=1)[0], atol=TOLERANCE["device"])
 
@@ -110,8 +114,13 @@ def test_streamed_features_are_the_whole_ones(
     whole = WholeFeatures(twin.kernels.mind_ssc(volume, **mind), twin.kernels.pool_known)
     assert twin.kernels.streamed_mind is not None
     streamed = twin.kernels.streamed_mind(volume, **mind)
+    assert torch.allclose(streamed.mean_variance, twin.kernels.variance_of(volume, **mind), rtol=1e-6)
+    given = {"mean_variance": 1e3 * streamed.mean_variance}
+    box = ((0, shape[0]), (0, shape[1]), (0, shape[2]))
+    found = twin.kernels.streamed_mind(volume, **mind, **given).pooled(box, 1)
+    assert torch.allclose(found, twin.kernels.mind_ssc(volume, **mind, **given), atol=1e-6)
     i, j, k = ((size // 5, size - size // 7) for size in shape)
-    for part in (((0, shape[0]), (0, shape[1]), (0, shape[2])), (i, j, k)):
+    for part in (box, (i, j, k)):
         found, expected = (source.pooled(part, spacing) for source in (streamed, whole))
         assert found.shape == expected.shape
         assert torch.allclose(found, expected, atol=1e-6)
@@ -249,10 +258,10 @@ def test_linear_systems(twin: Twin, shape: Shape, is_bent: bool) -> None:
     hessian = torch.cat([0.5 + random_tensor(6, *shape)[:1]] * 6) * torch.tensor([1, 0.1, 0.1, 1, 0.1, 1]).view(6, 1, 1, 1)
 
     def solved(kernels: Kernels, hessian: Tensor, trust: Tensor, right: Tensor) -> Tensor:
-        transform = CosineTransform(shape, like=trust)
+        transform = kernels.cosine_transform(shape, like=trust)
         product = kernels.bent(hessian, 0.5) if is_bent else kernels.stretched(trust, 0.5)
         symbol = transform.symbol(0.5, bending=0.5) if is_bent else transform.symbol(0.5, stretching=0.5)
-        precondition = partial(transform.solve, symbol=symbol)
+        precondition = transform.solver(symbol)
         return torch.stack([product(right), kernels.conjugate_gradient(product, right, precondition, rounds=3)])
 
     trust = 0.1 + random_tensor(1, 3, *shape, seed=1)

@@ -24,8 +24,8 @@ from mcbo.kernels.cuda.binaries import CACHE, PREBUILT
 from mcbo.kernels.cuda.launch import Launch, Module
 from mcbo.runtime import select_kernels
 
-CHECKS = 2
-"""How often the self-check launches the only kernel there is here: for whole features, and for pooled ones."""
+CHECKS = 3
+"""How often the self-check launches the only kernel there is here: for features whole, scaled by a variance, and pooled."""
 GPU = torch.device("cuda", 0)
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHED = replace(REFERENCE, name="cuda")

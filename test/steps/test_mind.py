@@ -6,7 +6,7 @@ import torch
 from helpers import TOLERANCE, random_tensor
 
 from mcbo.core.errors import ShapeError
-from mcbo.steps.mind import PAIRS, mind_ssc
+from mcbo.steps.mind import PAIRS, mind_ssc, variance_of
 
 SHAPE = (9, 11, 13)
 
@@ -43,6 +43,21 @@ def test_scale_offset_and_sign_do_not_matter(scale: float, offset: float) -> Non
     assert torch.allclose(
         mind_ssc(volume, radius=1, dilation=2), mind_ssc(scale * volume + offset, radius=1, dilation=2), atol=2e-3
     )
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 3e9])
+def test_the_variance_of_another_image_decides_what_counts_as_noise(scale: float, device: torch.device) -> None:
+    """An image whose own variance is far below that of another: its distances count in a thousandth of the other's."""
+    volume = (scale * random_tensor(2, 1, *SHAPE)).to(device)
+    own = variance_of(volume, radius=1, dilation=2)
+    assert own.dtype == torch.float64
+    assert torch.allclose(own, scale**2 * variance_of(volume / scale, radius=1, dilation=2), rtol=1e-5)
+    default = mind_ssc(volume, radius=1, dilation=2)
+    assert torch.allclose(default, mind_ssc(volume, radius=1, dilation=2, mean_variance=own), atol=TOLERANCE["rounding"])
+    once, twice = (mind_ssc(volume, radius=1, dilation=2, mean_variance=k * own).log() for k in (1e5, 2e5))
+    assert torch.allclose(once, 2 * twice, atol=1e-6)
+    distances = -once * 100  # in units of its own variance
+    assert torch.allclose(distances.mean(dim=(1, 2, 3, 4)), torch.ones(2, device=device), rtol=1e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -7.5, 1e30])

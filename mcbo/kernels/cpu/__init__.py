@@ -5,7 +5,8 @@ from functools import partial
 
 from mcbo.kernels import REFERENCE
 from mcbo.kernels.cpu.correlation import as_slab, cost_slabs, coupled_argmin
-from mcbo.kernels.cpu.features import StreamedFeatures, mind_ssc, pooled_mind
+from mcbo.kernels.cpu.cosine import CosineTransform
+from mcbo.kernels.cpu.features import StreamedFeatures, mind_ssc, pooled_mind, variance_of
 from mcbo.kernels.cpu.mask import fill_outside
 from mcbo.kernels.cpu.pooling import pool
 from mcbo.kernels.cpu.sampling import gradient_of, make_consistent
@@ -29,6 +30,7 @@ COMPILED = replace(
     as_slab=as_slab,
     solve=partial(solve, cost_slabs=cost_slabs, coupled_argmin=coupled_argmin),
     mind_ssc=mind_ssc,
+    variance_of=variance_of,
     pooled_mind=pooled_mind,
     streamed_mind=StreamedFeatures,
     make_consistent=make_consistent,
@@ -39,6 +41,7 @@ COMPILED = replace(
     rigid_equations=rigid_equations,
     bent=bent,
     conjugate_gradient=conjugate_gradient,
+    cosine_transform=CosineTransform,
     masked_cost=masked_cost,
     between_cells=between_cells,
     sharpness=sharpness,

@@ -44,23 +44,30 @@ _WEIGHT, _KNOWN = _CHANNELS, _CHANNELS + 1
 """Where sums over cells have the weights of voxels, and what is known of them, after the channels."""
 
 
-def mind_ssc(volume: Volume, *, radius: int, dilation: int) -> Features:
+def mind_ssc(volume: Volume, *, radius: int, dilation: int, mean_variance: Tensor | None = None) -> Features:
     """Twin of ``mind.mind_ssc``."""
-    return _Images(volume, radius=radius, dilation=dilation).whole()
+    return _Images(volume, radius=radius, dilation=dilation, mean_variance=mean_variance).whole()
 
 
-def pooled_mind(volume: Volume, known: Tensor, *, radius: int, dilation: int, spacing: Spacing) -> tuple[Features, Tensor]:
+def variance_of(volume: Volume, *, radius: int, dilation: int) -> Tensor:
+    """Twin of ``mind.variance_of``."""
+    return torch.from_numpy(_Images(volume, radius=radius, dilation=dilation).mean_variances)
+
+
+def pooled_mind(
+    volume: Volume, known: Tensor, *, radius: int, dilation: int, spacing: Spacing, mean_variance: Tensor | None = None
+) -> tuple[Features, Tensor]:
     """Twin of ``mind.pooled_mind``."""
-    images = _Images(volume, radius=radius, dilation=dilation)
+    images = _Images(volume, radius=radius, dilation=dilation, mean_variance=mean_variance)
     return images.over(cover_of(shape_of(volume), spacing), known, 0.0)
 
 
 class StreamedFeatures:
     """The features of an image, ``(1, 1, H, W, D)``, made whenever they are asked for: as ``mind.WholeFeatures``."""
 
-    def __init__(self, volume: Volume, *, radius: int, dilation: int) -> None:
+    def __init__(self, volume: Volume, *, radius: int, dilation: int, mean_variance: Tensor | None = None) -> None:
         check_volume(volume)
-        self._images = _Images(volume, radius=radius, dilation=dilation)
+        self._images = _Images(volume, radius=radius, dilation=dilation, mean_variance=mean_variance)
 
     def pooled(self, box: Box, spacing: int) -> Features:
         counts = [(end - begin) // spacing for begin, end in box]
@@ -75,7 +82,7 @@ class StreamedFeatures:
 class _Images:
     """B images, ``(B, 1, H, W, D)``, each with a border and scaled as by ``mind.scale_to_one``; and bounds of its variance."""
 
-    def __init__(self, volumes: Volume, *, radius: int, dilation: int) -> None:
+    def __init__(self, volumes: Volume, *, radius: int, dilation: int, mean_variance: Tensor | None = None) -> None:
         check_volumes(volumes)
         height, width, depth = shape_of(volumes)
         self._shape, self._count = (height, width, depth), len(volumes)
@@ -89,10 +96,13 @@ class _Images:
         steps = np.array([self._padded[0] * self._padded[1], self._padded[1], 1])
         self._offsets = (dilation * (1 + _PAIRS)) @ steps
         self._sizes = np.array([height, width, depth, *steps[:2], radius])
-        sums = np.empty((self._count, -(-height // _ROWS)))
-        in_threads(_sum_variance, sums.size, self._images, self._sizes, self._offsets, sums)
-        means = sums.sum(axis=1) / (height * width * depth)
-        self._bounds = (means[:, None] * np.array(VARIANCE_RANGE)).astype(np.float32)
+        if mean_variance is None:
+            sums = np.empty((self._count, -(-height // _ROWS)))
+            in_threads(_sum_variance, sums.size, self._images, self._sizes, self._offsets, sums)
+            self.mean_variances = sums.sum(axis=1) / (height * width * depth) / scales**2
+        else:
+            self.mean_variances = np.broadcast_to(mean_variance.numpy(), self._count)
+        self._bounds = (np.outer(self.mean_variances * scales**2, VARIANCE_RANGE)).astype(np.float32)
 
     def whole(self) -> Features:
         """All features, ``(B, C, H, W, D)``."""

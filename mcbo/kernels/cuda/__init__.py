@@ -42,6 +42,7 @@ def make_kernels(launch: Launch) -> Kernels:
         between_cells=partial(search.between_cells, launch),
         sharpness=partial(search.sharpness, launch),
         mind_ssc=partial(features.mind_ssc, launch),
+        variance_of=partial(features.variance_of, launch),
         pooled_mind=partial(pooled_mind, mind=partial(features.mind_ssc, launch)),
         streamed_mind=partial(features.StreamedFeatures, launch),
         pool_known=partial(fields.pool_known, launch),

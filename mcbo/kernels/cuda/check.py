@@ -5,7 +5,6 @@ A compiler, a driver or a GPU that nobody has tried may be wrong without an erro
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Self
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor
 from mcbo.core.errors import KernelError
 from mcbo.core.types import CostSlab, Displacement, Features, Kernels, Shape, Volume
 from mcbo.kernels import REFERENCE, features_source
-from mcbo.steps.linear_solver import CosineTransform
 from mcbo.steps.mind import MindSettings
 from mcbo.steps.rigid_refinement import RigidTerms
 
@@ -132,6 +130,13 @@ def _off_the_borders(*, seed: int) -> Displacement:
 
 def _mind_ssc(kernels: Kernels, sample: Sample) -> Tensor:
     return kernels.mind_ssc(sample.volume, radius=1, dilation=2)
+
+
+def _variance_of(kernels: Kernels, sample: Sample) -> Tensor:
+    """The variance, and the features of another image that are scaled by it."""
+    variance = kernels.variance_of(sample.volume, radius=1, dilation=2)
+    features = kernels.mind_ssc(sample.volume.flip(2), radius=1, dilation=2, mean_variance=1e3 * variance)
+    return torch.cat([variance.float() / sample.volume.square().mean(), features.flatten()])
 
 
 def _coupled_argmin(kernels: Kernels, sample: Sample) -> Tensor:
@@ -257,13 +262,13 @@ def _linear_system(kernels: Kernels, sample: Sample) -> Tensor:
     """Solved for as many iterations as it takes to compare products, preconditioner and steps, not to converge."""
     _, (hessian,), _ = REFERENCE.data_terms(sample.fixed, sample.moving)
     trust = 0.1 + sample.forward.abs()
-    transform = CosineTransform(SHAPE, like=trust)
+    transform = kernels.cosine_transform(SHAPE, like=trust)
     found = []
     for product, symbol in (
         (kernels.bent(hessian, 0.5), transform.symbol(0.5, bending=0.5)),
         (kernels.stretched(trust, 0.5), transform.symbol(0.5, stretching=0.5)),
     ):
-        precondition = partial(transform.solve, symbol=symbol)
+        precondition = transform.solver(symbol)
         found += [product(sample.backward), kernels.conjugate_gradient(product, sample.backward, precondition, rounds=4)]
     return _joined(*found)
 
@@ -275,6 +280,7 @@ def _joined(*tensors: Tensor) -> Tensor:
 
 TWINS = (
     Twin("mind_ssc", _mind_ssc, ROUNDING),
+    Twin("variance_of", _variance_of, ROUNDING),
     Twin("streamed_mind", _streamed_mind, ROUNDING),
     Twin("pooled_mind", _pooled_mind, ROUNDING),
     Twin("pool_known", _pool_known, ROUNDING),
@@ -292,6 +298,6 @@ TWINS = (
     Twin("data_terms", _data_terms, ROUNDING),
     Twin("information_of", _information_of, ROUNDING),
     Twin("similarities, rigid_equations", _rigid_motion, ROUNDING),
-    Twin("bent, stretched, conjugate_gradient", _linear_system, ROUNDING),
+    Twin("bent, stretched, cosine_transform, conjugate_gradient", _linear_system, ROUNDING),
 )
 """In the order in which they are checked: what one needs of another comes after it."""

@@ -27,14 +27,24 @@ def module_of(radius: int) -> Module:
     return Module("features.cu", (("RADIUS", radius),))
 
 
-def mind_ssc(launch: Launch, volume: Volume, *, radius: int, dilation: int) -> Features:
+def mind_ssc(launch: Launch, volume: Volume, *, radius: int, dilation: int, mean_variance: Tensor | None = None) -> Features:
     """Twin of ``mind.mind_ssc``."""
     check_volumes(volume)
     volume = volume.float().contiguous()
     whole = (0, 0, 0), shape_of(volume)
-    features, sums = _distances(launch, volume, _scales(volume), whole, radius=radius, dilation=dilation)
-    means = (sums.sum(dim=1) / volume[0].numel()).float()
+    scales = _scales(volume)
+    features, sums = _distances(launch, volume, scales, whole, radius=radius, dilation=dilation)
+    if mean_variance is None:
+        means = (sums.sum(dim=1) / volume[0].numel()).float()
+    else:
+        means = (mean_variance * scales.double().square()).float()
     return _exponentiated(launch, features, means, radius=radius)
+
+
+def variance_of(launch: Launch, volume: Volume, *, radius: int, dilation: int) -> Tensor:
+    """Twin of ``mind.variance_of``."""
+    images = (StreamedFeatures(launch, one[None], radius=radius, dilation=dilation) for one in volume)
+    return torch.cat([image.mean_variance for image in images])
 
 
 class StreamedFeatures:
@@ -43,18 +53,24 @@ class StreamedFeatures:
     They are twelve times as large as the image, which is what a GPU has to hold instead.
     """
 
-    def __init__(self, launch: Launch, volume: Volume, *, radius: int, dilation: int) -> None:
+    def __init__(
+        self, launch: Launch, volume: Volume, *, radius: int, dilation: int, mean_variance: Tensor | None = None
+    ) -> None:
         check_volume(volume)
         self._launch, self._volume = launch, volume.float().contiguous()
         self._shape = shape_of(volume)
         self._scales = _scales(self._volume)
         self._distances = partial(_distances, launch, self._volume, self._scales, radius=radius, dilation=dilation)
         self._radius = radius
-        total = torch.zeros(1, dtype=torch.float64, device=volume.device)
-        height, width, depth = self._shape
-        for first, last in self._chunks(0, height, width * depth, 1):
-            total += self._distances(((first, 0, 0), (last - first, width, depth)))[1].sum(dim=1)
-        self._means = (total / volume[0].numel()).float()
+        squares = self._scales.double().square()
+        if mean_variance is None:
+            total = torch.zeros(1, dtype=torch.float64, device=volume.device)
+            height, width, depth = self._shape
+            for first, last in self._chunks(0, height, width * depth, 1):
+                total += self._distances(((first, 0, 0), (last - first, width, depth)))[1].sum(dim=1)
+            mean_variance = total / volume[0].numel() / squares
+        self.mean_variance = mean_variance
+        self._means = (mean_variance * squares).float()
 
     def pooled(self, box: Box, spacing: int) -> Features:
         (i, _), (j, j_end), (k, k_end) = box
