@@ -11,6 +11,7 @@ waits once for the scores of a batch. Where ``Kernels.batch`` is 1, each pose is
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -119,6 +120,8 @@ class Coarse:
         self._image, self._known = self._pool(fixed, mask)
         pooled = [self._pool(moving, m) for moving, m in zip(movings, masks, strict=True)]
         self._movings, self._seen = (torch.cat(volumes, dim=1) for volumes in zip(*pooled, strict=True))
+        variances = [kernels.variance_of(moving, radius=MIND_RADIUS, dilation=MIND_DILATION) for moving, _ in pooled]
+        self._variances = torch.cat(variances)
         self._fixed = self._features(self._image).repeat(1, len(movings), 1, 1, 1)
         self._shape = shape_of(self._image)
         self._full = max(float(torch.cat([self._known, self._seen], dim=1).sum(dim=(2, 3, 4)).amin()), 1.0)
@@ -143,10 +146,8 @@ class Coarse:
         known = covered > cells.KNOWN_CELL_SHARE
         return self._kernels.fill_outside(means, known, reach=MIND_RADIUS + MIND_DILATION), known.to(volume.dtype)
 
-    def _features(self, volumes: Volume) -> Features:
-        """MIND-SSC features of any number of volumes, ``(N, 1, h, w, d)``."""
-        parts = torch.split(volumes, self._kernels.batch)
-        return torch.cat([self._kernels.mind_ssc(part, radius=MIND_RADIUS, dilation=MIND_DILATION) for part in parts])
+    def _features(self, volume: Volume) -> Features:
+        return self._kernels.mind_ssc(volume, radius=MIND_RADIUS, dilation=MIND_DILATION)
 
     def _in_batches(self, function: Callable[[Sequence[Pose]], Tensor], poses: Sequence[Pose], *, bytes_each: float) -> Tensor:
         """Results of as many poses at once as the kernels want and ``BATCH_BYTES`` allows, joined along the last dimension."""
@@ -165,7 +166,11 @@ class Coarse:
             motions, self._shape, offset=(0, 0, 0), spacing_mm=self.cell_mm, like=self._fixed, linear=linear
         )
         images, seen = self._kernels.sample_known(self._movings, self._seen, u, offset=(0, 0, 0))
-        features = self._features(images.flatten(0, 1).unsqueeze(1)).view(len(poses), -1, *self._shape)
+        images, variances = images.flatten(0, 1).unsqueeze(1), self._variances.repeat(len(poses))
+        parts = zip(torch.split(images, self._kernels.batch), torch.split(variances, self._kernels.batch), strict=True)
+        mind = partial(self._kernels.mind_ssc, radius=MIND_RADIUS, dilation=MIND_DILATION)
+        features = torch.cat([mind(part, mean_variance=variance) for part, variance in parts])
+        features = features.view(len(poses), -1, *self._shape)
         return features, seen.all(dim=1, keepdim=True).to(images.dtype)
 
     def scores(self, poses: Sequence[Pose], *, min_overlap: float) -> list[float]:
@@ -231,7 +236,10 @@ class Coarse:
 
         def best_shifts(template: Tensor, spectra: Tensor) -> Tensor:
             """The best score of each rotation, and its place, ``(2, B)`` float64."""
-            shared = correlation((template[:, :-2] * spectra[:, :-2]).sum(dim=1))
+            products = torch.zeros_like(spectra[:, 0])
+            for channel in range(len(PAIRS)):  # one by one: their products, as large as all spectra, would leave the caches
+                products.addcmul_(template[:, channel], spectra[:, channel])
+            shared = correlation(products)
             energy = correlation(template[:, -1] * spectra[:, -2] + template[:, -2] * spectra[:, -1])
             overlap = (correlation(template[:, -2] * spectra[:, -2]) / self._full).clamp(0, 1)
             score = 2 * shared / energy.clamp(min=1e-3) * overlap.sqrt() - _TIE_PER_MM2 * far

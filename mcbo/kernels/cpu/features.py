@@ -209,13 +209,14 @@ def _fill_features(
                 ready += 1
             for i in range(high - low):
                 _sum_along_axis_1(sizes, ring, i, j, lines)
-                for z in range(0, depth, LANES):
+                for start in range(0, depth, LANES):
+                    z = max(min(start, depth - LANES), 0)  # whole vectors where there is one, some of it made twice
                     scale = _scale_of(_finish(sizes, lines, z, block), bounds[number // groups])
                     least = load(block, _CHANNELS * LANES)
                     at = ((low + i) * width + j) * depth + z
                     for channel in range(_CHANNELS):
                         one = exponential((load(block, channel * LANES) - least) * scale)
-                        if z + LANES <= depth:
+                        if depth >= LANES:
                             store(result, channel * height * width * depth + at, one)
                         else:
                             store(block, channel * LANES, one)
