@@ -64,8 +64,8 @@ def _container_free_bytes(root: Path = ROOT, own: Path = OWN) -> list[int]:
 
 
 def format_gb(count: float) -> str:
-    """Bytes in the unit of ``--memory-gb``, ``12.34 GB``; those of tiny images, ``4.8 MB``."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2g} MB"
+    """Bytes in the unit of ``--memory-gb``, ``12.34 GB``; below 0.1 GB, ``4.81 MB``."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
 
 
 def check_fits(needed_bytes: int, what: str) -> None:

@@ -53,12 +53,12 @@ class Kernels:
         as_slab: a whole cost volume ``(K, h, w, d)`` as one slab.
         solve: ``convex.solve`` on these kernels.
         box_mean, sample_known: as in ``core.field``.
-        streamed_mind: as ``mind_ssc``, but gives a ``mind.FeatureSource`` that holds no features and makes them where
-            they are needed, each time again; None if these kernels cannot.
+        streamed_mind: as ``mind_ssc``, but gives a ``mind.FeatureSource`` that holds no features and makes them anew each time;
+            None if these kernels cannot.
         pool, pool_known, to_voxels: as in ``geometry.cells``.
         compose, linear_displacement: as in ``geometry.rigid``.
         fill_outside: as in ``geometry.mask``.
-        cosine_transform: ``linear_solver.CosineTransform``.
+        cosine_transform: ``linear_solver.CosineTransform``, whose ``solver`` may serve one caller at a time.
         bent: ``gauss_newton.bent``, given Hessian and weight.
         stretched: ``deformable_search.stretched``, given trust and weight.
         others: as the functions of these names in ``steps``.

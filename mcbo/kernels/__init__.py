@@ -40,9 +40,10 @@ def features_source(
     volume: Volume, mind: MindSettings, kernels: Kernels, *, streamed: bool = True, mean_variance: Tensor | None = None
 ) -> FeatureSource:
     """The features of an image, ``(1, 1, H, W, D)``: streamed, if these kernels can, or whole. See ``mind.mind_ssc``."""
-    make = (kernels.streamed_mind if streamed else None) or kernels.mind_ssc
-    features = make(volume, radius=mind.radius, dilation=mind.dilation, mean_variance=mean_variance)
-    return WholeFeatures(features, kernels.pool_known) if make is kernels.mind_ssc else cast(FeatureSource, features)
+    options = {"radius": mind.radius, "dilation": mind.dilation, "mean_variance": mean_variance}
+    if streamed and kernels.streamed_mind is not None:
+        return cast(FeatureSource, kernels.streamed_mind(volume, **options))
+    return WholeFeatures(kernels.mind_ssc(volume, **options), kernels.pool_known)
 
 
 CACHED_CELLS = 2**16

@@ -49,6 +49,11 @@ def temporary_folder(name: str) -> Path:
         raise OutputError(f"TMPDIR: {error.strerror or error}") from error
 
 
+def is_open(folder: Path) -> bool:
+    """Whether others than its owner may write to a folder."""
+    return bool(folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
 @cache
 def kernel_folder(sources: Path, chosen: str) -> Path | None:
     """Where the compiled functions of the files in a folder are kept; None, and a warning, if that is nowhere.
@@ -72,7 +77,7 @@ def kernel_folder(sources: Path, chosen: str) -> Path | None:
         if chosen and problems:
             complain("chosen", "NUMBA_CACHE_DIR is not used, but %s: %s", folder, problems[0])
         return folder
-    complain("nowhere", "compiled kernels are not kept, so that every run compiles them anew: %s", "; ".join(problems))
+    complain("nowhere", "compiled kernels are not kept, so that every run compiles anew what it needs: %s", "; ".join(problems))
     return None
 
 
@@ -107,7 +112,7 @@ class KernelFiles:
     """The files of a compiled function, in place of numba's own, which are taken for whole: an index, and one for each key.
 
     Args:
-        folder: ``kernel_folder``.
+        folder: ``kernel_folder``; without one, nothing is saved.
         name: of the function, unique in the folder.
         stamp: of what the code was compiled from; files with another one count as absent.
         dump: numba's, for what pickle alone cannot do.
@@ -115,7 +120,7 @@ class KernelFiles:
     """
 
     def __init__(
-        self, folder: Path, name: str, stamp: str, dump: Callable[[object], bytes], *, shipped: Path | None = None
+        self, folder: Path | None, name: str, stamp: str, dump: Callable[[object], bytes], *, shipped: Path | None = None
     ) -> None:
         self._folder, self._name, self._stamp, self._dump = folder, name, stamp, dump
         self._shipped = None if shipped is None else KernelFiles(shipped, name, stamp, dump)
@@ -131,15 +136,18 @@ class KernelFiles:
 
     def save(self, key: object, data: object) -> None:
         """Saves what ``load`` returns for an equal key; raises ``OSError``."""
+        if self._folder is None:
+            return
         index = self._index()
         if key not in index:
             index[key] = f"{self._name}.{len(index) + 1}.nbc"
-            self._write(self._index_name, (self._stamp, None, index))
-        self._write(index[key], (self._stamp, key, data))
+            self._write(self._folder, self._index_name, (self._stamp, None, index))
+        self._write(self._folder, index[key], (self._stamp, key, data))
 
     def flush(self) -> None:
         """Forgets everything."""
-        self._write(self._index_name, (self._stamp, None, {}))
+        if self._folder is not None:
+            self._write(self._folder, self._index_name, (self._stamp, None, {}))
 
     @property
     def _index_name(self) -> str:
@@ -150,6 +158,8 @@ class KernelFiles:
         return index if stamp == self._stamp else {}
 
     def _read(self, name: str) -> tuple[str, object, Any] | None:
+        if self._folder is None:
+            return None
         try:
             whole = (self._folder / name).read_bytes()
         except FileNotFoundError:
@@ -160,11 +170,11 @@ class KernelFiles:
         complain("damaged", "%s: expected a compiled kernel, found a damaged file: compiled anew", self._folder / name)
         return None
 
-    def _write(self, name: str, data: object) -> None:
-        partial = self._folder / f"{name}.{secrets.token_hex(8)}"
+    def _write(self, folder: Path, name: str, data: object) -> None:
+        partial = folder / f"{name}.{secrets.token_hex(8)}"
         try:
             partial.write_bytes(sealed(self._dump(data)))
-            partial.replace(self._folder / name)
+            partial.replace(folder / name)
         except OSError:
             with suppress(OSError):
                 partial.unlink()

@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from mcbo.kernels.caches import complain, is_open
+
 PREBUILT = "MCBO_CPU_PREBUILT"
 LEVELS = {
     "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
@@ -26,7 +28,15 @@ def level_of(features: Mapping[str, bool]) -> str | None:
 
 
 def shipped_folder(level: str | None) -> Path | None:
-    """Where kernels compiled ahead of time for a level are, if they are where the user, or the image, says."""
+    """Where kernels compiled ahead of time for a level are, if they are where the user, or the image, says.
+
+    That may belong to another user, as in an image; but it is not used, and a warning says so, if others may write there.
+    """
     chosen = os.environ.get(PREBUILT)
     folder = Path(chosen or "", level or "").absolute()
-    return folder if chosen and level and folder.is_dir() else None
+    if not (chosen and level and folder.is_dir()):
+        return None
+    if is_open(folder):
+        complain(PREBUILT, "%s is not used: expected a folder that only its owner may write to, found %s", PREBUILT, folder)
+        return None
+    return folder

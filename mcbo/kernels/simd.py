@@ -76,11 +76,11 @@ def _compiled(function: Function, **options: bool) -> Function:
     compiler: Any = njit  # whose types do not know `_nrt`
     dispatcher = compiler(nogil=True, forceinline=True, **options)(function)
     try:
-        folder = kernel_folder(Path(inspect.getfile(function)).parent, _settings.CACHE_DIR) or _SHIPPED
-        if folder is not None:
+        folder = kernel_folder(Path(inspect.getfile(function)).parent, _settings.CACHE_DIR)
+        if folder or _SHIPPED:
             dispatcher._cache = _Cache(function, folder)
     except Exception as error:  # of another numba, or of its settings
-        complain("make", "compiled kernels are not kept, so that every run compiles them anew: %s", error)
+        complain("make", "compiled kernels are not kept, so that every run compiles anew what it needs: %s", error)
     return cast(Function, dispatcher)
 
 
@@ -104,12 +104,12 @@ class _Cache(caching.FunctionCache):
 
     _impl_class = _Implementation
 
-    def __init__(self, function: Any, folder: Path) -> None:
+    def __init__(self, function: Any, folder: Path | None) -> None:
         super().__init__(function)  # type: ignore[no-untyped-call]
         source = Path(inspect.getfile(function))
         version = (numba_version, stamp_of(Path(__file__).parent), stamp_of(source.parent))
         name = f"mcbo-{source.parent.name}-{self._impl.filename_base}"  # numba's own files may lie there, too
-        self._cache_path = folder
+        self._cache_path = folder or _SHIPPED
         self._cache_file: Any = KernelFiles(folder, name, repr(version), dumps, shipped=_SHIPPED)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -46,7 +46,7 @@ class CascadeCase:
     share: float
     motion: rigid.Rigid = field(default_factory=rigid.identity)
     _source: tuple[MindSettings, FeatureSource] | None = None
-    _variances: tuple[MindSettings, list[Tensor]] | None = None
+    _variances: tuple[MindSettings, dict[int, Tensor]] | None = None
     _pooled: tuple[tuple[MindSettings, int], tuple[Features, Tensor]] | None = None
 
     @property
@@ -77,22 +77,27 @@ class CascadeCase:
         """Features of the fixed and of the warped moving images on a grid of cells."""
         with self.timer.stage("features"):
             pooled, known = self._pooled_fixed(mind, spacing)
-            if self._variances is None or self._variances[0] != mind:
-                found = [self.kernels.variance_of(one, radius=mind.radius, dilation=mind.dilation) for one in self.movings]
-                self._variances = mind, found
-        modalities = [
-            self._modality(*one, displacement, spacing=spacing, mind=mind)
-            for one in zip(self.movings, self.masks, self._variances[1], strict=True)
-        ]
+        modalities = [self._modality(number, displacement, spacing=spacing, mind=mind) for number in range(len(self.movings))]
         return OnGrid(pooled, known, modalities, self.kernels)
 
-    def _modality(
-        self, moving: Volume, mask: Mask, variance: Tensor, displacement: Displacement, *, spacing: int, mind: MindSettings
-    ) -> Modality:
+    def _modality(self, number: int, displacement: Displacement, *, spacing: int, mind: MindSettings) -> Modality:
         with self.timer.stage("features"):
+            moving, mask = self.movings[number], self.masks[number]
             warped, seen = self.kernels.sample_known(moving, mask, displacement, offset=self.offset)
-            source = features_source(warped, mind, self.kernels, mean_variance=variance)
+            source = features_source(warped, mind, self.kernels, mean_variance=self._variance(number, warped, mind))
             return Modality(*source.pooled_known(seen, spacing))
+
+    def _variance(self, number: int, warped: Volume, mind: MindSettings) -> Tensor:
+        """Of a moving image, as it was first warped for features of this scale: other motions hardly change it.
+
+        The whole moving image would not do: what is bright outside the box would make all that is inside count as flat.
+        """
+        if self._variances is None or self._variances[0] != mind:
+            self._variances = mind, {}
+        found = self._variances[1]
+        if number not in found:
+            found[number] = self.kernels.variance_of(warped, radius=mind.radius, dilation=mind.dilation)
+        return found[number]
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def refine_by_gauss_newton(
         compared = fixed_known * stays_inside(v)
         for number, modality in enumerate(modalities):
             moved, seen = modality.features, modality.known > KNOWN_CELL_SHARE
-            if iteration:
+            if iteration:  # before the first step, v is 0
                 moved, seen = kernels.sample_known(moved, modality.known, v, offset=(0, 0, 0), share=KNOWN_CELL_SHARE)
             known = compared * seen
             g, (h,), distance = kernels.data_terms(fixed, moved)

@@ -76,8 +76,8 @@ def mind_ssc(volume: Volume, *, radius: int, dilation: int, mean_variance: Tenso
 
     Invariant to scaling and shifting the intensities, which have to be finite. Where an image is constant within reach, all
     features are 1. Patches have ``(2·radius + 1)``³ voxels; ``dilation`` is the distance, voxels, of the six neighbors whose
-    patches are compared. ``mean_variance``, ``(B,)`` or ``(1,)`` as ``variance_of`` gives it, is that of the images by default;
-    given, it may be that of what they were sampled from, so that it need not be found anew for every motion.
+    patches are compared. By default, the local variance is clamped by its mean over each image; ``mean_variance``, ``(B,)`` or
+    ``(1,)``, is used instead if given: ``variance_of`` another image, as that of the same image under another motion.
 
     Returns:
         ``(B, 12, H, W, D)`` float32 from 0 to 1.
@@ -104,7 +104,7 @@ def variance_of(volume: Volume, *, radius: int, dilation: int) -> Tensor:
 
 
 def _distances(volume: Volume, *, radius: int, dilation: int) -> tuple[Features, Tensor, Tensor]:
-    """Patch distances minus their least, their mean, and the exponent e: all of the volumes times 2⁻ᵉ, at most 1."""
+    """Of each image, scaled by 2⁻ᵉ to at most 1: patch distances minus their least, their mean over channels, and e."""
     exponents = _exponents(volume)
     volume = torch.ldexp(volume.float(), -exponents)
     padded = functional.pad(volume, [dilation] * 6, mode="replicate")

@@ -93,6 +93,9 @@ def build(output: Path) -> int:
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(compile_for, LEVELS))
+    for level in LEVELS:
+        if not any((output / level).glob("*.nbc")):
+            raise SystemExit(f"{output / level}: expected kernels, found none; numba kept them elsewhere")
     return sum(path.stat().st_size for path in output.glob("*/*"))
 
 

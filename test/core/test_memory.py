@@ -13,7 +13,7 @@ import typer
 from mcbo.cli.program import run_app
 from mcbo.core import memory
 from mcbo.core.errors import MemoryBudgetError
-from mcbo.core.memory import available_bytes, check_fits, within_host_memory
+from mcbo.core.memory import available_bytes, check_fits, format_gb, within_host_memory
 
 TORCH = (
     "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
@@ -25,6 +25,14 @@ def test_more_than_a_share_of_what_is_free_is_refused(monkeypatch: pytest.Monkey
     check_fits(3 * 10**9, "an image")
     with pytest.raises(MemoryBudgetError, match=r"an image takes 3\.10 GB of memory, but 3\.00 GB may be used \(75 %"):
         check_fits(3_100_000_000, "an image")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(10_000, "0.01 MB"), (7_731_000, "7.73 MB"), (99_990_000, "99.99 MB"), (100_000_000, "0.10 GB"), (12.345e9, "12.35 GB")],
+)
+def test_memory_is_told_in_a_unit_that_shows_it(count: float, text: str) -> None:
+    assert format_gb(count) == text
 
 
 def test_the_limit_of_a_container_counts_but_not_what_it_read_from_files(tmp_path: Path) -> None:

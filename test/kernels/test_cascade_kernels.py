@@ -159,6 +159,16 @@ def test_sampling(shape: Shape, onto: Shape, channels: int, flags: int, reach: f
         assert (ours[1] != theirs[1]).float().mean() < 0.01  # where it is 0.4 to rounding
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_any_whole_number_but_0_in_a_mask_is_known(dtype: torch.dtype) -> None:
+    volume, u = random_tensor(1, 1, 5, 6, 19), random_tensor(1, 3, 5, 6, 19, seed=1)
+    known = random_tensor(1, 1, 5, 6, 19, seed=2) > 0.3
+    values, seen = COMPILED.sample_known(volume, 64 * known.to(dtype), u, offset=(0, 0, 0))
+    expected, where = REFERENCE.sample_known(volume, known, u, offset=(0, 0, 0))
+    assert torch.allclose(values, expected, atol=1e-6)
+    assert torch.equal(seen, where)
+
+
 def test_sampling_where_there_is_no_number() -> None:
     """No displacement may read beyond the volume."""
     volume, known = random_tensor(1, 1, 5, 6, 7), torch.ones(1, 1, 5, 6, 7, dtype=torch.bool)

@@ -120,6 +120,34 @@ def test_what_came_along_is_for_a_level(tmp_path: Path, monkeypatch: pytest.Monk
     assert shipped_folder(None) is None
 
 
+def test_what_came_along_is_not_used_if_others_may_write_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(caches.complain, "_said", set())
+    monkeypatch.setenv(PREBUILT, str(tmp_path))
+    (tmp_path / "x86-64-v3").mkdir()
+    for mode in (0o775, 0o757):
+        (tmp_path / "x86-64-v3").chmod(mode)
+        assert shipped_folder("x86-64-v3") is None
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert record.message == (
+        f"{PREBUILT} is not used: expected a folder that only its owner may write to, found {tmp_path / 'x86-64-v3'}"
+    )
+
+
+def test_nothing_is_added_to_what_came_along_where_no_folder_can_be_written_to(
+    cache: Path, functions: Callable[[], list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hits(functions())
+    shipped = cache.rename(tmp_path / "shipped")
+    next(shipped.glob("*thrice*.nbc")).unlink()
+    before = sorted(shipped.iterdir())
+    monkeypatch.setattr(simd, "_SHIPPED", shipped)
+    monkeypatch.setattr(caches, "_takes_files", lambda _: False)
+    assert [hits(functions()), hits(functions())] == [1, 1]
+    assert sorted(shipped.iterdir()) == before
+
+
 @pytest.mark.parametrize("which", [".nbi", ".nbc"])
 @pytest.mark.parametrize("kind", BREAKS)
 def test_a_damaged_cache_is_made_anew(
@@ -203,7 +231,7 @@ def test_without_a_cache_the_run_goes_on(
     assert [hits(functions()) for _ in range(2)] == [0, 0]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.message.startswith("compiled kernels are not kept, so that every run compiles them anew: ")
+    assert record.message.startswith("compiled kernels are not kept, so that every run compiles anew what it needs: ")
     assert not list(cache.iterdir())
 
 

@@ -8,11 +8,15 @@ from torch import Tensor
 from mcbo.core.errors import InputError
 from mcbo.core.field import warp
 from mcbo.core.timing import StageTimer
-from mcbo.core.types import Displacement, Judgement, Triple
+from mcbo.core.types import Displacement, Judgement, Kernels, Masks, Triple
+from mcbo.kernels import REFERENCE
+from mcbo.kernels.cpu import COMPILED
 from mcbo.methods.cascade import CascadeConfig, register_cascade
+from mcbo.methods.cascade_case import prepare
 from mcbo.methods.config import Group
 from mcbo.methods.presets import find_config
 from mcbo.runtime import select_kernels
+from mcbo.steps.mind import MindSettings
 from mcbo.studies.phantom import Phantom, make_phantom
 
 SHAPE = (64, 60, 68)
@@ -39,6 +43,36 @@ def head() -> Phantom:
 @pytest.fixture(scope="module")
 def found(head: Phantom) -> Displacement:
     return run(head.fixed, head.cet1)[0]
+
+
+@pytest.mark.parametrize("kernels", [REFERENCE, COMPILED], ids=["torch", "numba"])
+def test_what_is_bright_beyond_the_box_changes_no_features(head: Phantom, kernels: Kernels) -> None:
+    """Nor do those of one scale depend on another's."""
+    mask = torch.zeros_like(head.fixed, dtype=torch.bool)
+    mask[..., 2:26, 10:40, 10:40] = True
+    everywhere = torch.ones_like(mask)
+    bright = head.cet1.clone()
+    bright[..., 58:61, 50:53, 60:63] = 1000 * head.cet1.max()
+    found = []
+    for moving in (head.cet1, bright):
+        case = prepare(
+            head.fixed,
+            [moving],
+            Masks(mask, (everywhere,)),
+            spacing_mm=(1.0, 1.0, 1.0),
+            margin=6,
+            reach=3,
+            kernels=kernels,
+            timer=StageTimer(),
+            share=0.0,
+        )
+        scales = (MindSettings(radius=1, dilation=1), MindSettings(radius=2, dilation=2), MindSettings(radius=1, dilation=1))
+        still = case.rigid_displacement()
+        found.append([case.on_grid(still, spacing=2, mind=mind).modalities[0].features for mind in scales])
+    for plain, beside in zip(*found, strict=True):
+        assert torch.allclose(plain, beside, atol=1e-5)
+    assert torch.allclose(found[0][0], found[0][2], atol=1e-6)
+    assert not torch.allclose(found[0][0], found[0][1], atol=1e-2)
 
 
 def inside(field: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def test_scale_offset_and_sign_do_not_matter(scale: float, offset: float) -> Non
 
 @pytest.mark.parametrize("scale", [1e-25, 1.0, 3e9])
 def test_the_variance_of_another_image_decides_what_counts_as_noise(scale: float, device: torch.device) -> None:
-    """An image whose own variance is far below that of another: its distances count in a thousandth of the other's."""
+    """With a mean variance so large that the lower bound holds everywhere, features are exp(−distance / (0.001 · mean))."""
     volume = (scale * random_tensor(2, 1, *SHAPE)).to(device)
     own = variance_of(volume, radius=1, dilation=2)
     assert own.dtype == torch.float64

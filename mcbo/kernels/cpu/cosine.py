@@ -20,13 +20,14 @@ from mcbo.kernels.simd import Floats, aligned_floats, compiled, in_threads, side
 from mcbo.steps import linear_solver
 
 FEW_CELLS = 2**18
-"""Up to so many, whole matrices take no longer: 64×54×60 cells 9.2 ms and 9.6 in blocks, 86³ 46 and 32 (AMD EPYC, one core)."""
+"""Up to so many, blocks are no faster than whole matrices: 9.6 and 9.2 ms for 64×54×60 cells, 32 and 46 for 86³ (AMD EPYC, one
+core, 2026-11-29)."""
 _BLOCKS = tuple(itertools.product((0, 1), repeat=3))
 """Whether a block has the odd numbers of cosines, along axes 0, 1, 2."""
 
 
 class CosineTransform(linear_solver.CosineTransform):
-    """As its base class; divides faster."""
+    """As its base class, for float32; divides faster. What ``solver`` returns keeps a work space: for one caller at a time."""
 
     def __init__(self, shape: Shape, *, like: Tensor) -> None:
         super().__init__(shape, like=like)
@@ -44,11 +45,11 @@ class CosineTransform(linear_solver.CosineTransform):
             return super().solver(symbol)
         symbols = [symbol[a::2, b::2, c::2].contiguous() for a, b, c in _BLOCKS]
         folded, scratch = aligned_floats(3 * symbol.numel()), aligned_floats(3 * symbol.numel())  # once: new pages take time
-        blocks, others = self._blocks_of(folded), self._blocks_of(scratch)
+        blocks, scratches = self._blocks_of(folded), self._blocks_of(scratch)
 
         def divide(numbers: range) -> range:
             for number in numbers:
-                self._divide(number, blocks[number], others[number], symbols[number])
+                self._divide(number, blocks[number], scratches[number], symbols[number])
             return numbers
 
         def solve(right: Displacement) -> Displacement:
@@ -70,14 +71,14 @@ class CosineTransform(linear_solver.CosineTransform):
         if 0 in block.shape:
             return
         first, second, third = (half[odd] for half, odd in zip(self._halves, _BLOCKS[number], strict=True))
-        second, back = second.expand(3 * height, width, width), second.T.expand(3 * height, width, width)
+        planes_of = (3 * height, width, width)
         lines, planes, whole = (-1, depth), (-1, width, depth), (3, height, -1)
         torch.mm(block.view(lines), third.T, out=scratch.view(lines))
-        torch.bmm(second, scratch.view(planes), out=block.view(planes))
+        torch.bmm(second.expand(planes_of), scratch.view(planes), out=block.view(planes))
         torch.bmm(first.expand(3, height, height), block.view(whole), out=scratch.view(whole))
         scratch.div_(symbol)
         torch.bmm(first.T.expand(3, height, height), scratch.view(whole), out=block.view(whole))
-        torch.bmm(back, block.view(planes), out=scratch.view(planes))
+        torch.bmm(second.T.expand(planes_of), block.view(planes), out=scratch.view(planes))
         torch.mm(scratch.view(lines), third, out=block.view(lines))
 
 
@@ -86,7 +87,8 @@ def _fold(values: Floats, starts: NDArray[np.int64], folded: Floats, first: int,
     """Sums and differences of ``(3, h, w, d)`` and its mirror images: to the blocks, which begin at ``starts``.
 
     A row, of some counted through all components, goes with its mirror image. A row, column or voxel that is its own mirror
-    image counts once in a sum, and in no difference.
+    image counts once in a sum, and in no difference. Of the four lines, s is even along axes 0 and 1, t odd along axis 1, u
+    along axis 0, v along both.
     """
     _, height, width, depth = values.shape
     lines = np.zeros((4, depth), np.float32)
@@ -153,9 +155,10 @@ def _unfold(folded: Floats, starts: NDArray[np.int64], values: Floats, first: in
 def _halves_of(
     number: int, component: int, i: int, j: int, shape: tuple[int, int, int], starts: NDArray[np.int64], folded: Floats
 ) -> tuple[Floats, Floats]:
-    """A line of the blocks that are even and odd along axis 2; empty where the line is its own mirror image and these are odd.
+    """Line (i, j) of two blocks, the one that is even along axis 2 and the one that is odd.
 
-    ``number`` is 0 to 3: twice whether they are odd along axis 0, plus whether they are along axis 1.
+    ``number`` is that of the four lines of ``_fold``: 2 if the blocks are odd along axis 0, plus 1 if they are along axis 1.
+    Odd blocks lack the middle row or column of an odd size; then, both lines are empty.
     """
     height, width, depth = shape
     rows, columns = (height + 1 - number // 2) // 2, (width + 1 - number % 2) // 2

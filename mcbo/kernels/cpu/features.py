@@ -80,7 +80,7 @@ class StreamedFeatures:
 
 
 class _Images:
-    """B images, ``(B, 1, H, W, D)``, each with a border and scaled as by ``mind.scale_to_one``; and bounds of its variance."""
+    """B images, ``(B, 1, H, W, D)``, with a border and scaled as by ``mind.scale_to_one``; and bounds of their variances."""
 
     def __init__(self, volumes: Volume, *, radius: int, dilation: int, mean_variance: Tensor | None = None) -> None:
         check_volumes(volumes)
@@ -102,7 +102,8 @@ class _Images:
             self.mean_variances = sums.sum(axis=1) / (height * width * depth) / scales**2
         else:
             self.mean_variances = np.broadcast_to(mean_variance.numpy(), self._count)
-        self._bounds = (np.outer(self.mean_variances * scales**2, VARIANCE_RANGE)).astype(np.float32)
+        with np.errstate(over="ignore"):  # infinite for an image that is nothing beside the one whose variance is given
+            self._bounds = np.outer(self.mean_variances * scales**2, VARIANCE_RANGE).astype(np.float32)
 
     def whole(self) -> Features:
         """All features, ``(B, C, H, W, D)``."""

@@ -67,6 +67,8 @@ def sample_known(
     shape, batch = shape_of(displacement), len(displacement)
     values = torch.empty((batch, volume.shape[1], *shape))
     seen = torch.empty((batch, 1, *shape), dtype=torch.bool)
+    if not known.is_floating_point():
+        known = known.bool()
     there = known.contiguous().view(len(known), -1).numpy()
     if known.dtype == torch.bool:  # three bytes are read with the last one
         there = np.pad(there.view(np.uint8), ((0, 0), (0, 3)))
@@ -122,7 +124,7 @@ def _mark(
 ) -> None:
     """What is known of a voxel and its next neighbors: 0 nothing, 1 everything, 2 something. Some rows of all volumes."""
     height, width, depth = shape
-    sums, both = np.empty(depth + 1, all_known.dtype), np.empty(depth, all_known.dtype)
+    sums, pairs = np.empty(depth + 1, all_known.dtype), np.empty(depth, all_known.dtype)
     for row in range(first, last):
         number, i = row // height, row % height
         known, below = all_known[number], (min(i + 1, height - 1) - i) * width * depth
@@ -135,9 +137,9 @@ def _mark(
                 sums[k] = a[k] + b[k] + c[k] + d[k]
             sums[depth] = sums[depth - 1]
             for k in range(depth):
-                both[k] = sums[k] + sums[k + 1]
+                pairs[k] = sums[k] + sums[k + 1]
             for k in range(depth):
-                flags[k] = 0 if both[k] == 0 else 1 if both[k] == 8 else 2
+                flags[k] = 0 if pairs[k] == 0 else 1 if pairs[k] == 8 else 2
 
 
 @compiled
