@@ -165,7 +165,8 @@ def import_(
         found = read_foreign(transform, fixed, moving=its_moving, vectors=vectors)
         displacement, grid = found or read_transform(transform, fixed)
     if (volume := _volume_kept(displacement)) <= 0:
-        say(f"WARNING: {transform}: it mirrors or flattens the image (volume × {volume:.3g}): is it the right file?", err=True)
+        times = f"{round(volume, 6) + 0.0:g}"  # no "-0", which some processors find
+        say(f"WARNING: {transform}: it mirrors or flattens the image (volume × {times}): is it the right file?", err=True)
     write_displacement(output, displacement, grid.affine, grid.unit)
     say(str(output))
 

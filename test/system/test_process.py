@@ -517,7 +517,7 @@ def test_a_memory_limit_that_is_too_small_names_both_figures(
     arguments = [str(data), "--output", str(tmp_path), "--case", "0099", "--memory-gb", "0.0001"]
     assert process.main(arguments) == process.BAD_INPUT
     assert re.search(
-        r"0099_0000\.nii\.gz: 14×12×17 voxels .* need at least 0\.\d+ GB of memory, but the run may use 0\.00 GB",
+        r"0099_0000\.nii\.gz: 14×12×17 voxels .* need at least [\d.]+ MB of memory, but the run may use 0\.10 MB",
         capsys.readouterr().err,
     )
 
