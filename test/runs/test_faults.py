@@ -25,6 +25,7 @@ import torch
 from helpers import fields, paper_config, write_nifti, write_phantoms
 
 import process
+from mcbo.core.memory import format_gb
 from mcbo.io import files
 from mcbo.io.files import digest
 from mcbo.io.nifti import read_displacement
@@ -222,7 +223,7 @@ def test_memory_for_half_of_a_case_refuses_it_and_no_other(
     assert process.main([*arguments(data, out), "--memory-gb", f"{half / 1e9}"]) == process.SOME_FAILED
     error = capsys.readouterr().err
     assert "0002_0000.nii.gz: 64×60×68 voxels with 1 moving image(s) need at least" in error
-    assert f"but the run may use {half / 1e9:.2f} GB" in error
+    assert f"but the run may use {format_gb(half)}" in error
     assert fields(out) == {name: value for name, value in truth.items() if "0002" not in name}
 
 
