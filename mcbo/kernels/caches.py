@@ -21,6 +21,11 @@ from mcbo.core.log import log
 _SEAL_BYTES = hashlib.sha256().digest_size
 
 
+def is_open(found: os.stat_result) -> bool:
+    """Whether others than its owner may write to what has this status."""
+    return bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
 def own_folder(folder: Path) -> Path:
     """Makes a folder with mode 0700, if need be.
 
@@ -33,7 +38,7 @@ def own_folder(folder: Path) -> Path:
         found = folder.lstat()
     except (OSError, ValueError) as error:
         raise OutputError(f"{folder}: {getattr(error, 'strerror', None) or error}") from error
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == user and not is_open(found):
         return folder
     raise OutputError(
         f"{folder}: expected a folder of user {user} that nobody else may write to, found {stat.filemode(found.st_mode)} "
@@ -47,11 +52,6 @@ def temporary_folder(name: str) -> Path:
         return Path(tempfile.gettempdir(), f"{name}-{os.getuid()}")
     except OSError as error:
         raise OutputError(f"TMPDIR: {error.strerror or error}") from error
-
-
-def is_open(folder: Path) -> bool:
-    """Whether others than its owner may write to a folder."""
-    return bool(folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 @cache

@@ -36,7 +36,7 @@ def shipped_folder(level: str | None) -> Path | None:
     folder = Path(chosen or "", level or "").absolute()
     if not (chosen and level and folder.is_dir()):
         return None
-    if is_open(folder):
+    if is_open(folder.stat()):
         complain(PREBUILT, "%s is not used: expected a folder that only its owner may write to, found %s", PREBUILT, folder)
         return None
     return folder

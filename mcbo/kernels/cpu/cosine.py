@@ -8,7 +8,6 @@ axes that makes eight blocks of an eighth of the size; each is worked on from be
 import itertools
 import math
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -62,7 +61,7 @@ class CosineTransform(linear_solver.CosineTransform):
         return solve
 
     def _blocks_of(self, folded: Floats) -> list[Tensor]:
-        parts = (torch.from_numpy(folded[begin:end]) for begin, end in pairwise(self._starts))
+        parts = (torch.from_numpy(folded[begin:end]) for begin, end in itertools.pairwise(self._starts))
         return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
     def _divide(self, number: int, block: Tensor, scratch: Tensor, symbol: Tensor) -> None:
