@@ -84,18 +84,21 @@ class CascadeCase:
         with self.timer.stage("features"):
             moving, mask = self.movings[number], self.masks[number]
             warped, seen = self.kernels.sample_known(moving, mask, displacement, offset=self.offset)
-            source = features_source(warped, mind, self.kernels, mean_variance=self._variance(number, warped, mind))
+            source = features_source(warped, mind, self.kernels, mean_variance=self._variance(number, mind))
             return Modality(*source.pooled_known(seen, spacing))
 
-    def _variance(self, number: int, warped: Volume, mind: MindSettings) -> Tensor:
-        """Of a moving image, as it was first warped for features of this scale: other motions hardly change it.
+    def _variance(self, number: int, mind: MindSettings) -> Tensor:
+        """Of what the box shows of a moving image under the rigid motion so far: others hardly change it, so it is kept.
 
-        The whole moving image would not do: what is bright outside the box would make all that is inside count as flat.
+        The whole moving image would not do: what is bright outside the box would make all that is inside count as flat. Nor
+        would any displacement that is asked about: under none, the box may show nothing of the moving image.
         """
         if self._variances is None or self._variances[0] != mind:
             self._variances = mind, {}
         found = self._variances[1]
         if number not in found:
+            moving, mask = self.movings[number], self.masks[number]
+            warped, _ = self.kernels.sample_known(moving, mask, self.rigid_displacement(), offset=self.offset)
             found[number] = self.kernels.variance_of(warped, radius=mind.radius, dilation=mind.dilation)
         return found[number]
 

@@ -1,5 +1,7 @@
 """The cascade as a whole, on phantoms with known truth."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import cascade_config, mean_length
@@ -12,7 +14,7 @@ from mcbo.core.types import Displacement, Judgement, Kernels, Masks, Triple
 from mcbo.kernels import REFERENCE
 from mcbo.kernels.cpu import COMPILED
 from mcbo.methods.cascade import CascadeConfig, register_cascade
-from mcbo.methods.cascade_case import prepare
+from mcbo.methods.cascade_case import CascadeCase, prepare
 from mcbo.methods.config import Group
 from mcbo.methods.presets import find_config
 from mcbo.runtime import select_kernels
@@ -45,27 +47,49 @@ def found(head: Phantom) -> Displacement:
     return run(head.fixed, head.cet1)[0]
 
 
+def case_of(fixed: Tensor, moving: Tensor, mask: Tensor, kernels: Kernels) -> CascadeCase:
+    return prepare(
+        fixed,
+        [moving],
+        Masks(mask, (torch.ones_like(mask),)),
+        spacing_mm=(1.0, 1.0, 1.0),
+        margin=6,
+        reach=3,
+        kernels=kernels,
+        timer=StageTimer(),
+        share=0.0,
+    )
+
+
+@pytest.mark.parametrize("kernels", [REFERENCE, COMPILED], ids=["torch", "numba"])
+def test_what_is_asked_about_first_changes_no_features(head: Phantom, kernels: Kernels) -> None:
+    """Not even no motion, where the moving image shows nothing but one value."""
+    mask = torch.zeros_like(head.fixed, dtype=torch.bool)
+    mask[..., 8:24, 20:40, 20:40] = True
+    far = torch.full_like(head.cet1, 0.5)
+    far[..., 32:, :, :] = head.cet1[..., 32:, :, :]
+    found = []
+    for is_asked in (False, True):
+        case = case_of(head.fixed, far, mask, kernels)
+        case.motion = replace(case.motion, translation=torch.tensor([32.0, 0.0, 0.0], dtype=torch.float64))
+        moved = case.rigid_displacement()
+        if is_asked:
+            case.on_grid(torch.zeros_like(moved), spacing=2, mind=MindSettings(radius=1, dilation=1))
+        found.append(case.on_grid(moved, spacing=2, mind=MindSettings(radius=1, dilation=1)).modalities[0].features)
+    assert torch.equal(*found)
+    assert found[0].std() > 0.1
+
+
 @pytest.mark.parametrize("kernels", [REFERENCE, COMPILED], ids=["torch", "numba"])
 def test_what_is_bright_beyond_the_box_changes_no_features(head: Phantom, kernels: Kernels) -> None:
     """Nor do those of one scale depend on another's."""
     mask = torch.zeros_like(head.fixed, dtype=torch.bool)
     mask[..., 2:26, 10:40, 10:40] = True
-    everywhere = torch.ones_like(mask)
     bright = head.cet1.clone()
     bright[..., 58:61, 50:53, 60:63] = 1000 * head.cet1.max()
     found = []
     for moving in (head.cet1, bright):
-        case = prepare(
-            head.fixed,
-            [moving],
-            Masks(mask, (everywhere,)),
-            spacing_mm=(1.0, 1.0, 1.0),
-            margin=6,
-            reach=3,
-            kernels=kernels,
-            timer=StageTimer(),
-            share=0.0,
-        )
+        case = case_of(head.fixed, moving, mask, kernels)
         scales = (MindSettings(radius=1, dilation=1), MindSettings(radius=2, dilation=2), MindSettings(radius=1, dilation=1))
         still = case.rigid_displacement()
         found.append([case.on_grid(still, spacing=2, mind=mind).modalities[0].features for mind in scales])
