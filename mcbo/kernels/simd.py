@@ -126,8 +126,21 @@ class _Cache(caching.FunctionCache):
             complain("save", "%s: compiled kernels cannot be kept: %s", self._cache_path, error)
 
 
-PARTS = 4
-"""Parts of a range per thread: whoever is done with one takes the next, as some take longer and some cores are busy."""
+FINEST = 16
+"""Of a range, the least that a thread takes at once: a part of this number per thread."""
+
+
+def parts_of(count: int, threads: int, *, least: int, most: int) -> list[tuple[int, int]]:
+    """Parts of ``range(count)``, begin and end, of ``least`` to ``most``: half a thread's share of what is left.
+
+    Whoever is done with one takes the next, as some take longer and some cores are busy. The last are small, to end together.
+    """
+    parts, begin = [], 0
+    while begin < count:
+        end = min(begin + min(max((count - begin) // (2 * threads), least), most), count)
+        parts.append((begin, end))
+        begin = end
+    return parts
 
 
 def in_threads(function: Callable[..., None], count: int, *arguments: object) -> None:
@@ -136,12 +149,12 @@ def in_threads(function: Callable[..., None], count: int, *arguments: object) ->
     What is computed may not depend on how the range was cut.
     """
     threads = max(1, min(torch.get_num_threads(), count))
-    parts = min(PARTS * threads, count) if threads > 1 else 1
-    numbers = iter(range(parts))  # Python's lock makes it safe to share
+    cut = parts_of(count, threads, least=-(-count // (FINEST * threads)), most=count) if threads > 1 else [(0, count)]
+    parts = iter(cut)  # Python's lock makes it safe to share
 
     def work() -> None:
-        for part in numbers:
-            function(*arguments, count * part // parts, count * (part + 1) // parts)
+        for first, last in parts:
+            function(*arguments, first, last)
 
     others = [_pool().submit(work) for _ in range(1, threads)]
     try:
@@ -167,14 +180,22 @@ def side_by_side(function: Callable[[Any], Result], items: Any, most: int) -> li
     count = min(threads, len(items), most)
     if count < 2:
         return in_batches(function, items, most)
-    rounds = -(-len(items) // (most // count * count))
-    edges = [len(items) * part // (count * rounds) for part in range(count * rounds + 1)]
-    batches = [items[first:last] for first, last in pairwise(edges) if first < last]
+    batches = [items[first:last] for first, last in parts_of(len(items), count, least=1, most=most // count)]
     with _MAKING_GROUPS:  # two callers at once would take each other's temporary setting for torch's own
         groups = _groups(threads, count)
-    calls = [groups[number % count].submit(function, batch) for number, batch in enumerate(batches)]
+    results: list[Any] = [None] * len(batches)
+    waiting = iter(enumerate(batches))
+    evenly = threads % count == 0  # else a batch must always have the same number of threads, as torch's sums depend on it
+
+    def work(group: int) -> None:
+        for number, batch in waiting if evenly else [*enumerate(batches)][group::count]:
+            results[number] = function(batch)
+
+    calls = [group.submit(work, number) for number, group in enumerate(groups)]
     wait(calls)  # for all, even if one fails
-    return [call.result() for call in calls]
+    for call in calls:
+        call.result()
+    return results
 
 
 @cache

@@ -226,9 +226,10 @@ class CascadeConfig(Preset):
         fixed, group = scale_to_one(fixed), replace(group, movings=[scale_to_one(moving) for moving in group.movings])
         case = _case_of(fixed, group, self, spacing_mm=spacing_mm, kernels=kernels, timer=timer, share=0.0)
         box = tuple(slice(begin, begin + size) for begin, size in zip(case.offset, case.shape, strict=True))
+        case.result = displacement[(slice(None), slice(None), *box)].contiguous()
         found = bound_errors(
             case,
-            displacement[(slice(None), slice(None), *box)].contiguous(),
+            case.result,
             judgement,
             settings=self.uncertainty,
             bending=self.refinement.bending,

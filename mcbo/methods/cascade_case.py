@@ -16,6 +16,15 @@ from mcbo.steps.gauss_newton import Modality
 from mcbo.steps.mind import FeatureSource, MindSettings
 
 
+@dataclass(frozen=True)
+class _View:
+    """What was warped under a rigid motion: its displacement, and each moving image with what is known of it."""
+
+    motion: rigid.Rigid
+    displacement: Displacement
+    warped: dict[int, tuple[Volume, Mask]] = field(default_factory=dict)
+
+
 @dataclass
 class CascadeCase:
     """A case within the box around the fixed image's field of view, and the motion found so far.
@@ -32,6 +41,7 @@ class CascadeCase:
         timer: measures the stages.
         share: of the case's work in a stage, for the progress shown.
         motion: the rigid motion so far.
+        result: ``(1, 3, h, w, d)`` voxels, if there is one already, instead of a motion.
     """
 
     fixed: Volume
@@ -45,6 +55,8 @@ class CascadeCase:
     timer: StageTimer
     share: float
     motion: rigid.Rigid = field(default_factory=rigid.identity)
+    result: Displacement | None = None
+    _view: _View | None = None
     _source: tuple[MindSettings, FeatureSource] | None = None
     _variances: tuple[MindSettings, dict[int, Tensor]] | None = None
     _pooled: tuple[tuple[MindSettings, int], tuple[Features, Tensor]] | None = None
@@ -54,15 +66,19 @@ class CascadeCase:
         return shape_of(self.fixed)
 
     def rigid_displacement(self) -> Displacement:
-        """The motion so far, ``(1, 3, h, w, d)`` voxels."""
-        return rigid.to_displacement(
-            self.motion,
-            self.shape,
-            offset=self.offset,
-            spacing_mm=self.spacing_mm,
-            like=self.fixed,
-            linear=self.kernels.linear_displacement,
-        )
+        """The motion so far, ``(1, 3, h, w, d)`` voxels; kept until there is another, and not to be written to."""
+        if self._view is None or self._view.motion is not self.motion:
+            self._view = None  # before memory is needed for the next
+            displacement = rigid.to_displacement(
+                self.motion,
+                self.shape,
+                offset=self.offset,
+                spacing_mm=self.spacing_mm,
+                like=self.fixed,
+                linear=self.kernels.linear_displacement,
+            )
+            self._view = _View(self.motion, displacement)
+        return self._view.displacement
 
     def _pooled_fixed(self, mind: MindSettings, spacing: int) -> tuple[Features, Tensor]:
         """The fixed image's features on a grid of cells, and what is known there; those of the last scale and grid are kept."""
@@ -82,13 +98,20 @@ class CascadeCase:
 
     def _modality(self, number: int, displacement: Displacement, *, spacing: int, mind: MindSettings) -> Modality:
         with self.timer.stage("features"):
-            moving, mask = self.movings[number], self.masks[number]
-            warped, seen = self.kernels.sample_known(moving, mask, displacement, offset=self.offset)
+            warped, seen = self._warped(number, displacement)
             source = features_source(warped, mind, self.kernels, mean_variance=self._variance(number, mind))
             return Modality(*source.pooled_known(seen, spacing))
 
+    def _warped(self, number: int, displacement: Displacement) -> tuple[Volume, Mask]:
+        """A moving image and what is known of it, ``(1, 1, h, w, d)``; under the rigid motion so far, they are kept."""
+        kept = self._view.warped if self._view and displacement is self._view.displacement else {}
+        if number not in kept:
+            moving, mask = self.movings[number], self.masks[number]
+            kept[number] = self.kernels.sample_known(moving, mask, displacement, offset=self.offset)
+        return kept[number]
+
     def _variance(self, number: int, mind: MindSettings) -> Tensor:
-        """Of what the box shows of a moving image under the rigid motion so far: others hardly change it, so it is kept.
+        """Of what the box shows of a moving image under the motion so far, or the result: others hardly change it.
 
         The whole moving image would not do: what is bright outside the box would make all that is inside count as flat. Nor
         would any displacement that is asked about: under none, the box may show nothing of the moving image.
@@ -97,8 +120,7 @@ class CascadeCase:
             self._variances = mind, {}
         found = self._variances[1]
         if number not in found:
-            moving, mask = self.movings[number], self.masks[number]
-            warped, _ = self.kernels.sample_known(moving, mask, self.rigid_displacement(), offset=self.offset)
+            warped, _ = self._warped(number, self.rigid_displacement() if self.result is None else self.result)
             found[number] = self.kernels.variance_of(warped, radius=mind.radius, dilation=mind.dilation)
         return found[number]
 

@@ -167,10 +167,8 @@ class Coarse:
         )
         images, seen = self._kernels.sample_known(self._movings, self._seen, u, offset=(0, 0, 0))
         images, variances = images.flatten(0, 1).unsqueeze(1), self._variances.repeat(len(poses))
-        parts = zip(torch.split(images, self._kernels.batch), torch.split(variances, self._kernels.batch), strict=True)
         mind = partial(self._kernels.mind_ssc, radius=MIND_RADIUS, dilation=MIND_DILATION)
-        features = torch.cat([mind(part, mean_variance=variance) for part, variance in parts])
-        features = features.view(len(poses), -1, *self._shape)
+        features = mind(images, mean_variance=variances).view(len(poses), -1, *self._shape)
         return features, seen.all(dim=1, keepdim=True).to(images.dtype)
 
     def scores(self, poses: Sequence[Pose], *, min_overlap: float) -> list[float]:

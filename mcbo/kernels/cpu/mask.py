@@ -19,10 +19,10 @@ def fill_outside(volume: Volume, mask: Mask, *, reach: int) -> Volume:
     count = int(counts.sum())
     if count in (0, image.size):
         return volume
-    filled, layers = np.empty_like(image), known.copy()
-    in_threads(_keep_known, rows, image, known, np.float32(sums.sum() / count), filled)
+    filled, layers, grown = np.empty_like(image), known.copy(), np.empty(image.shape[:2], np.uint8)
+    in_threads(_keep_known, rows, image, known, np.float32(sums.sum() / count), filled, grown)
     for layer in range(1, reach + 1):
-        in_threads(_add_layer, rows, filled, layers, np.uint8(layer))
+        in_threads(_add_layer, rows, filled, layers, grown, np.uint8(layer))
     return torch.from_numpy(filled)[None, None]
 
 
@@ -44,40 +44,54 @@ def _sum_known(
 
 
 @compiled
-def _keep_known(image: Floats, known: NDArray[np.uint8], outside: float, filled: Floats, first: int, last: int) -> None:
-    """The image where it is known, and one value elsewhere."""
+def _keep_known(
+    image: Floats, known: NDArray[np.uint8], outside: float, filled: Floats, grown: NDArray[np.uint8], first: int, last: int
+) -> None:
+    """The image where it is known, and one value elsewhere; and which lines have something known."""
     for i in range(first, last):
         for j in range(image.shape[1]):
             line, flags, target = image[i, j], known[i, j], filled[i, j]
+            some = np.uint8(0)
             for k in range(len(line)):
                 target[k] = line[k] if flags[k] else outside
+                some |= flags[k]
+            grown[i, j] = some
 
 
 @compiled
-def _add_layer(filled: Floats, layers: NDArray[np.uint8], layer: int, first: int, last: int) -> None:
+def _add_layer(
+    filled: Floats, layers: NDArray[np.uint8], grown: NDArray[np.uint8], layer: int, first: int, last: int
+) -> None:
     """The mean of the neighbors in earlier layers, for each voxel in none that has some: the rows ``[first, last)``.
 
-    ``layers`` counts from 1, what is known, and is 0 where a voxel is in none yet.
+    ``layers`` counts from 1, what is known, and is 0 where a voxel is in none yet. ``grown`` has the last layer that a line
+    along axis 2 has voxels in: beside lines that have not grown, there is nothing to add. (Another thread may have added to one
+    in this layer. Then, it is looked for in vain.)
     """
     height, width, depth = layers.shape
-    near = np.empty(depth + 2, np.uint8)
+    sums, counts = np.empty(depth + 2, np.float32), np.empty(depth + 2, np.float32)
     for i in range(first, last):
         for j in range(width):
             line = layers[i, j]
-            near[:] = 0
+            none = False
+            for k in range(depth):
+                none |= line[k] == 0
+            beside = np.uint8(0)
             for p in range(max(i - 1, 0), min(i + 2, height)):
                 for q in range(max(j - 1, 0), min(j + 2, width)):
-                    other = layers[p, q]
+                    beside = max(beside, grown[p, q])
+            if beside < layer or not none:
+                continue
+            sums[:], counts[:] = 0, 0
+            for p in range(max(i - 1, 0), min(i + 2, height)):
+                for q in range(max(j - 1, 0), min(j + 2, width)):
+                    other, values = layers[p, q], filled[p, q]
                     for k in range(depth):
-                        near[k + 1] |= np.uint8(other[k] > 0) & np.uint8(other[k] <= layer)
+                        counted = np.float32(np.uint8(other[k] > 0) & np.uint8(other[k] <= layer))
+                        sums[k + 1] += counted * values[k]
+                        counts[k + 1] += counted
             for k in range(depth):
-                if line[k] == 0 and (near[k] | near[k + 1] | near[k + 2]):
-                    amount, count = np.float32(0), np.float32(0)
-                    for p in range(max(i - 1, 0), min(i + 2, height)):
-                        for q in range(max(j - 1, 0), min(j + 2, width)):
-                            for r in range(max(k - 1, 0), min(k + 2, depth)):
-                                if 0 < layers[p, q, r] <= layer:
-                                    amount += filled[p, q, r]
-                                    count += np.float32(1)
-                    filled[i, j, k] = amount / count
-                    line[k] = layer + 1
+                count = counts[k] + counts[k + 1] + counts[k + 2]
+                if line[k] == 0 and count > 0:
+                    filled[i, j, k] = (sums[k] + sums[k + 1] + sums[k + 2]) / count
+                    line[k] = grown[i, j] = layer + 1
