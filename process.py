@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mcbo.core.entry import TERMINATED, begin, finish
+from mcbo.core.entry import TERMINATED, begin, finish, loaded
 
 if __name__ == "__main__":
     begin()
@@ -224,6 +224,7 @@ def _check_local(what: str, path: str) -> None:
 
 
 if __name__ == "__main__":
+    loaded()
     keep_freed_memory()
     use_available_cores()
     finish(main())

@@ -12,7 +12,7 @@ from mcbo.cli import register, studies, transforms
 from mcbo.cli.outputs import check_outputs
 from mcbo.cli.program import Command, Group, run_app, say
 from mcbo.cli.warp import warp
-from mcbo.core.entry import finish
+from mcbo.core.entry import finish, loaded
 from mcbo.progress import set_up_logging
 from mcbo.qc.result_folder import find_report
 from mcbo.runtime import keep_freed_memory, use_available_cores
@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None, *, name: str = "python -m mcbo"
 
 def run() -> None:
     """The program ``mcbo``: runs the command line of the process, and exits with its status."""
+    loaded()
     keep_freed_memory()
     use_available_cores()
     finish(main(name="mcbo" if Path(sys.argv[0]).stem == "mcbo" else "python -m mcbo"))
