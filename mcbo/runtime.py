@@ -39,7 +39,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 TIDY_BYTES = 2 * 10**9
 """Smaller processes do not return freed memory: at 96³ voxels, that took 2.3 s instead of 2.2 and saved 0.1 GB."""
 
-SAMPLE_EVERY_S = 0.02
+SAMPLE_EVERY_S = 0.1
 """How often resident memory is sampled."""
 
 
@@ -384,8 +384,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process."""
-    return _status_bytes("VmRSS")
+    """Resident memory of this process; 0 where the system does not tell."""
+    try:
+        pages = Path("/proc/self/statm").read_bytes().split()[1]  # a sixth of the time that ``status`` takes
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 class CpuPeakMeter:
@@ -410,15 +414,15 @@ class CpuPeakMeter:
 
     def reset(self) -> None:
         self._mark = _status_bytes("VmHWM")
-        self._sampled = _status_bytes("VmRSS")
+        self._sampled = resident_bytes()
 
     def peak_bytes(self) -> int:
         mark = _status_bytes("VmHWM")
-        return mark if mark > self._mark else max(self._sampled, _status_bytes("VmRSS"))
+        return mark if mark > self._mark else max(self._sampled, resident_bytes())
 
     def _sample(self) -> None:
         while not self._stop.wait(SAMPLE_EVERY_S):
-            self._sampled = max(self._sampled, _status_bytes("VmRSS"))
+            self._sampled = max(self._sampled, resident_bytes())
 
 
 def _status_bytes(key: str) -> int:

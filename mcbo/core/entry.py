@@ -14,8 +14,8 @@ def begin() -> None:
     """Until the program is loaded, SIGINT and SIGTERM end it at once: nothing was begun, and no traceback is of use.
 
     The first process of a container would even ignore SIGTERM. Where standard input, output or error are closed, the next files
-    opened would take their numbers, and what libraries print would land in them. Garbage is collected from ``loaded`` on: imports
-    leave hardly any, and searching for it again and again takes a tenth of their time.
+    opened would take their numbers, and what libraries print would land in them. Garbage is collected from ``loaded`` on:
+    imports leave hardly any, and to search for it again and again takes a tenth of their time.
     """
     gc.disable()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))

@@ -6,18 +6,13 @@ Arithmetic on ``Lanes`` is one instruction of 512 bits, two of 256 or four of 12
 import inspect
 import math
 import operator
-import os
 import platform
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache, wraps
-from itertools import pairwise
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
-import torch
 from llvmlite import binding, ir
 from numba import __version__ as numba_version
 from numba import njit, types
@@ -26,7 +21,6 @@ from numba.core.serialize import dumps
 from numba.extending import intrinsic, models, overload, register_model
 from numpy.typing import NDArray
 
-from mcbo.kernels import in_batches
 from mcbo.kernels.caches import KernelFiles, complain, kernel_folder, stamp_of
 from mcbo.kernels.levels import level_of, shipped_folder
 
@@ -37,7 +31,6 @@ MOST_PLACES = 2**31
 
 Floats = NDArray[np.float32]
 Function = TypeVar("Function", bound=Callable[..., Any])
-Result = TypeVar("Result")
 Generator = Callable[[Any, Any, Any, Any], Any]
 
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
@@ -46,7 +39,6 @@ _PAIRS = ir.VectorType(ir.IntType(64), LANES)
 _BITS = ir.IntType(LANES)
 _IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 _MAY_FUSE = ("contract",)  # a product and a sum may become one rounding
-_MAKING_GROUPS = threading.Lock()
 _LEVEL = level_of(binding.get_host_cpu_features())
 _SHIPPED = shipped_folder(_LEVEL)
 
@@ -124,95 +116,6 @@ class _Cache(caching.FunctionCache):
             super().save_overload(sig, data)  # type: ignore[no-untyped-call]
         except Exception as error:
             complain("save", "%s: compiled kernels cannot be kept: %s", self._cache_path, error)
-
-
-FINEST = 16
-"""Of a range, the least that a thread takes at once: a part of this number per thread."""
-
-
-def parts_of(count: int, threads: int, *, least: int, most: int) -> list[tuple[int, int]]:
-    """Parts of ``range(count)``, begin and end, of ``least`` to ``most``: half a thread's share of what is left.
-
-    Whoever is done with one takes the next, as some take longer and some cores are busy. The last are small, to end together.
-    """
-    parts, begin = [], 0
-    while begin < count:
-        end = min(begin + min(max((count - begin) // (2 * threads), least), most), count)
-        parts.append((begin, end))
-        begin = end
-    return parts
-
-
-def in_threads(function: Callable[..., None], count: int, *arguments: object) -> None:
-    """Calls ``function(*arguments, first, last)`` for parts of ``range(count)``, on as many threads as torch has.
-
-    What is computed may not depend on how the range was cut.
-    """
-    threads = max(1, min(torch.get_num_threads(), count))
-    cut = parts_of(count, threads, least=-(-count // (FINEST * threads)), most=count) if threads > 1 else [(0, count)]
-    parts = iter(cut)  # Python's lock makes it safe to share
-
-    def work() -> None:
-        for first, last in parts:
-            function(*arguments, first, last)
-
-    others = [_pool().submit(work) for _ in range(1, threads)]
-    try:
-        work()
-    finally:
-        begun = [other for other in others if not other.cancel()]  # the rest would find no part left
-        wait(begun)
-    for other in begun:
-        other.result()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(2 * (os.cpu_count() or 1), thread_name_prefix="mcbo")  # begun when needed, and used again
-
-
-def side_by_side(function: Callable[[Any], Result], items: Any, most: int) -> list[Result]:
-    """As ``kernels.in_batches``, in smaller batches on several threads, which share those of torch evenly.
-
-    Long calls that never wait for each other keep cores busier than threads that meet after every short step.
-    """
-    threads = torch.get_num_threads()
-    count = min(threads, len(items), most)
-    if count < 2:
-        return in_batches(function, items, most)
-    batches = [items[first:last] for first, last in parts_of(len(items), count, least=1, most=most // count)]
-    with _MAKING_GROUPS:  # two callers at once would take each other's temporary setting for torch's own
-        groups = _groups(threads, count)
-    results: list[Any] = [None] * len(batches)
-    waiting = iter(enumerate(batches))
-    evenly = threads % count == 0  # else a batch must always have the same number of threads, as torch's sums depend on it
-
-    def work(group: int) -> None:
-        for number, batch in waiting if evenly else [*enumerate(batches)][group::count]:
-            results[number] = function(batch)
-
-    calls = [group.submit(work, number) for number, group in enumerate(groups)]
-    wait(calls)  # for all, even if one fails
-    for call in calls:
-        call.result()
-    return results
-
-
-@cache
-def _groups(threads: int, count: int) -> list[ThreadPoolExecutor]:
-    """``count`` threads, to each of which torch gives its share of ``threads``.
-
-    Torch keeps a number of threads per thread, copied at its first use there from a default. Setting either sets the default
-    too, so another thread restores it; a thread that first uses torch in between gets too few.
-    """
-    groups = [ThreadPoolExecutor(1, thread_name_prefix="mcbo") for _ in range(count)]
-    with ThreadPoolExecutor(1) as passing:
-        number = passing.submit(torch.get_num_threads).result()
-        for place, group in enumerate(groups):
-            group.submit(torch.get_num_threads).result()
-            group.submit(torch.set_num_threads, (threads + count - 1 - place) // count).result()
-        passing.submit(torch.set_num_threads, number).result()
-    return groups
 
 
 def aligned_floats(*shape: int) -> Floats:

@@ -139,10 +139,10 @@ def cascade_bytes(
     """Bytes of all tensors of a case of the cascade at their peak; ``movings`` share a displacement.
 
     Per voxel: the images, filled and masked; the moving ones once more, under the rigid motion; unless they are streamed, 12
-    features of the fixed image; four displacements. On top, whichever is most: the features of a moving image in the making; or, on a grid of cells, all features twice over and
-    the costs of all candidates. Before all that, the rigid search has images and masks, and as many ``poses`` at once on the
-    grid of its ``overview`` as the kernels want and ``BATCH_BYTES`` allows; or as many spectra on
-    the ``coarse`` grid of the search before.
+    features of the fixed image; four displacements. On top, whichever is most: the features of a moving image in the making;
+    or, on a grid of cells, all features twice over and the costs of all candidates. Before all that, the rigid search has
+    images and masks, and as many ``poses`` at once on the grid of its ``overview`` as the kernels want and ``BATCH_BYTES``
+    allows; or as many spectra on the ``coarse`` grid of the search before.
     """
     voxels = _cells(shape)
     streamed = kernels.streamed_mind is not None

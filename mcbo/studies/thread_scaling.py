@@ -18,6 +18,8 @@ _LEAST_S = 0.01
 CORES = 16
 """For which the run time is predicted."""
 _HASHES, _HASHED = 2**14, 2**14
+_COPIED = 2**26
+"""Floats: 256 MiB, more than most caches hold."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class ThreadScaling:
     Attributes:
         threads: numbers of threads, ascending; the first is 1.
         measurements: with each.
-        loop_speedup: of a loop that stays in the cache of a core, with the most threads: what this machine can give.
+        loop_speedup: of a loop that stays in the cache of a core, with the most threads: what this machine gives at most.
+        copy_speedup: of a copy of a large array: what it gives where cores wait for the memory that they share.
     """
 
     threads: tuple[int, ...]
     measurements: tuple[Measurement, ...]
     loop_speedup: float
+    copy_speedup: float
 
     @property
     def speedup(self) -> float:
@@ -65,7 +69,7 @@ def measure_scaling(threads: Sequence[int], measure: Callable[[], Measurement]) 
     for count in threads:
         torch.set_num_threads(count)
         measurements.append(measure())
-    return ThreadScaling(tuple(threads), tuple(measurements), _loop_speedup(threads[-1]))
+    return ThreadScaling(tuple(threads), tuple(measurements), _loop_speedup(threads[-1]), _copy_speedup(threads[-1]))
 
 
 def to_text(scaling: ThreadScaling) -> str:
@@ -87,6 +91,7 @@ def to_text(scaling: ThreadScaling) -> str:
         "",
         "share: of the run with one thread",
         f"a loop that stays in the cache of a core: {scaling.loop_speedup:.2f} times as fast with {most} threads here",
+        f"a copy of a large array, which waits for the memory that the cores share: {scaling.copy_speedup:.2f} times",
         f"serial share by Amdahl's law: {scaling.serial_share:.1%}; {CORES} cores would be "
         f"{scaling.predicted_speedup(CORES):.1f} times as fast as one",
     ]
@@ -98,6 +103,7 @@ def to_content(scaling: ThreadScaling) -> dict[str, object]:
     return {
         "threads": list(scaling.threads),
         "loop_speedup": scaling.loop_speedup,
+        "copy_speedup": scaling.copy_speedup,
         "serial_share": scaling.serial_share,
         f"predicted_speedup_{CORES}": scaling.predicted_speedup(CORES),
     }
@@ -119,3 +125,17 @@ def _loop_speedup(threads: int) -> float:
             return time.perf_counter() - start
 
     return statistics.median(threads * seconds(1) / seconds(threads) for _ in range(3))
+
+
+def _copy_speedup(threads: int) -> float:
+    """Of a copy from memory to memory; torch has ``threads`` threads from then on."""
+    source = torch.ones(_COPIED)  # of zeros, the system would keep a single page
+    target = source.clone()
+
+    def seconds(count: int) -> float:
+        torch.set_num_threads(count)
+        start = time.perf_counter()
+        target.copy_(source)
+        return time.perf_counter() - start
+
+    return statistics.median(seconds(1) / seconds(threads) for _ in range(5))

@@ -1,24 +1,17 @@
 """The compiled kernels against the torch reference. (Parity with the golden arrays is tested with both, in test_parity.py.)"""
 
 import itertools
-import threading
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
 from helpers import TOLERANCE, mean_length, random_tensor, run_register
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from mcbo.core.errors import ShapeError
 from mcbo.kernels import REFERENCE
-from mcbo.kernels import simd as lanes
 from mcbo.kernels.cpu import COMPILED
-from mcbo.kernels.simd import aligned_floats, in_threads, side_by_side
+from mcbo.kernels.simd import aligned_floats
 from mcbo.studies.phantom import Phantom
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 9), st.integers(1, 35))
@@ -146,115 +139,6 @@ def test_whole_registrations_agree(phantom: Phantom) -> None:
         run_register(phantom.fixed, [phantom.cet1, phantom.t2], kernels=k).displacements[0] for k in (COMPILED, REFERENCE)
     )
     assert mean_length(found - expected) < TOLERANCE["field"] / 5
-
-
-def test_a_range_is_cut_into_parts_that_are_all_of_it() -> None:
-    threads = torch.get_num_threads()
-    try:
-        for count, parts in itertools.product((1, 2, 7), (1, 2, 3, 9)):
-            torch.set_num_threads(parts)
-            seen = np.zeros(count, dtype=np.int64)
-
-            def mark(seen: NDArray[np.int64], first: int, last: int) -> None:
-                seen[first:last] += 1
-
-            in_threads(mark, count, seen)
-            assert (seen == 1).all()
-    finally:
-        torch.set_num_threads(threads)
-
-
-def test_an_error_in_a_thread_is_not_lost() -> None:
-    def fail(first: int, last: int) -> None:
-        raise ValueError(f"{first} {last}")
-
-    with pytest.raises(ValueError, match=r"\d \d"):
-        in_threads(fail, 4)
-
-
-@pytest.mark.parametrize(("threads", "shares"), [(1, [1]), (2, [1, 1]), (5, [3, 2])])
-def test_batches_side_by_side_share_the_threads(threads: int, shares: list[int]) -> None:
-    """Each waits for the other, which only calls that run at a time survive; a call that torch computes for comes first."""
-    before = torch.get_num_threads()
-    meeting = threading.Barrier(len(shares), timeout=60)
-
-    def count(_: Sequence[int]) -> int:
-        torch.ones(10**6).mul_(2)
-        meeting.wait()
-        return torch.get_num_threads()
-
-    lanes._groups.cache_clear()  # tests before this one may have made them
-    try:
-        torch.set_num_threads(threads)
-        assert side_by_side(count, [0, 1], 2) == shares
-        assert torch.get_num_threads() == threads
-        with ThreadPoolExecutor(1) as late:
-            assert late.submit(torch.get_num_threads).result() == threads
-    finally:
-        torch.set_num_threads(before)
-
-
-@given(threads=st.integers(1, 5), count=st.integers(0, 20), most=st.integers(1, 9))
-@settings(deadline=None, max_examples=60)
-def test_batches_are_all_items_in_order_and_never_too_many_at_a_time(threads: int, count: int, most: int) -> None:
-    before = torch.get_num_threads()
-    lock, running, largest = threading.Lock(), [0], [0]
-
-    def call(items: Sequence[int]) -> list[int]:
-        with lock:
-            running[0] += len(items)
-            largest[0] = max(largest[0], running[0])
-        time.sleep(0.001)
-        with lock:
-            running[0] -= len(items)
-        return list(items)
-
-    try:
-        torch.set_num_threads(threads)
-        batches = side_by_side(call, range(count), most)
-    finally:
-        torch.set_num_threads(before)
-    assert [item for batch in batches for item in batch] == list(range(count))
-    assert largest[0] <= most
-    assert all(batches)
-
-
-def test_callers_at_a_time_leave_torch_its_number_of_threads() -> None:
-    """Each of them is the first, so that each would make the groups."""
-    before = torch.get_num_threads()
-    callers = 3
-    lanes._groups.cache_clear()
-    try:
-        for threads in range(2, 42):  # each number once: the groups of one that was used before are there
-            torch.set_num_threads(threads)
-            meeting = threading.Barrier(callers, timeout=60)
-
-            def call(meeting: threading.Barrier = meeting) -> int:
-                number = torch.get_num_threads()
-                meeting.wait()
-                side_by_side(lambda _: torch.get_num_threads(), [0, 1], 2)
-                return number
-
-            with ThreadPoolExecutor(callers) as pool:
-                numbers = [caller.result() for caller in [pool.submit(call) for _ in range(callers)]]
-            with ThreadPoolExecutor(1) as late:
-                assert [*numbers, late.submit(torch.get_num_threads).result()] == [threads] * (callers + 1)
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_an_error_in_one_batch_waits_for_the_others() -> None:
-    done = []
-
-    def call(items: Sequence[int]) -> None:
-        if 0 in items:
-            raise ValueError("one side")
-        time.sleep(0.2)
-        done.append(True)
-
-    with pytest.raises(ValueError, match="one side"):
-        side_by_side(call, [0, 1], 2)
-    assert done or torch.get_num_threads() == 1
 
 
 def test_arrays_begin_on_cache_lines() -> None:

@@ -24,7 +24,7 @@ ONE = Measurement(
     stages={"start": Stage(4.0, 1.0), "refine 2": Stage(6.0, 1.0)},
 )
 FOUR = replace(ONE, seconds=4.0, stages={"start": Stage(2.5, 1.0), "refine 2": Stage(1.5, 1.0)})
-SCALING = ThreadScaling((1, 4), (ONE, FOUR), loop_speedup=3.9)
+SCALING = ThreadScaling((1, 4), (ONE, FOUR), loop_speedup=3.9, copy_speedup=2.6)
 
 
 def test_the_serial_share_is_that_of_amdahl() -> None:
@@ -47,7 +47,8 @@ def test_the_table() -> None:
     assert lines[3].split() == ["start", "4.00", "2.50", "1.60", "40.0%"]
     assert lines[5].split() == ["all", "10.00", "4.00", "2.50", "100.0%"]
     assert "3.90 times as fast with 4 threads here" in lines[8]
-    assert lines[9] == "serial share by Amdahl's law: 20.0%; 16 cores would be 4.0 times as fast as one"
+    assert lines[9] == "a copy of a large array, which waits for the memory that the cores share: 2.60 times"
+    assert lines[10] == "serial share by Amdahl's law: 20.0%; 16 cores would be 4.0 times as fast as one"
     assert to_content(SCALING)["threads"] == [1, 4]
 
 

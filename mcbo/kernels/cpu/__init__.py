@@ -14,7 +14,8 @@ from mcbo.kernels.cpu.search import between_cells, masked_cost, sharpness
 from mcbo.kernels.cpu.sums import data_terms, information_of, rigid_equations, similarities
 from mcbo.kernels.cpu.system import bent, conjugate_gradient
 from mcbo.kernels.cpu.warping import compose, linear_displacement, sample_known, to_voxels
-from mcbo.kernels.simd import LANES, side_by_side
+from mcbo.kernels.simd import LANES
+from mcbo.kernels.threads import side_by_side
 from mcbo.steps.convex import solve
 
 COMPILED = replace(

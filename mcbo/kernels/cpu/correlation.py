@@ -24,7 +24,6 @@ from mcbo.kernels.simd import (
     aligned_zeros,
     any_at_most,
     compiled,
-    in_threads,
     lesser,
     load,
     prefetch,
@@ -42,6 +41,7 @@ from mcbo.kernels.simd import (
     stream,
     where_less,
 )
+from mcbo.kernels.threads import in_threads
 from mcbo.steps.cost_volume import HALO, check_shapes
 
 STRIPE_FLOATS = 9 * 2**12

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcbo.core.types import Displacement, Shape
-from mcbo.kernels.simd import Floats, aligned_floats, compiled, in_threads, side_by_side
+from mcbo.kernels.simd import Floats, aligned_floats, compiled
+from mcbo.kernels.threads import in_threads, side_by_side
 from mcbo.steps import linear_solver
 
 FEW_CELLS = 2**18

@@ -25,7 +25,6 @@ from mcbo.kernels.simd import (
     compiled,
     exponential,
     greater,
-    in_threads,
     lesser,
     load,
     round_up,
@@ -34,6 +33,7 @@ from mcbo.kernels.simd import (
     total,
     where_less,
 )
+from mcbo.kernels.threads import in_threads
 from mcbo.steps.mind import PAIRS, VARIANCE_RANGE, Box, check_volume, check_volumes
 
 _PAIRS = np.array(PAIRS)

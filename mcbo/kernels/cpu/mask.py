@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from mcbo.core.types import Mask, Volume
-from mcbo.kernels.simd import Floats, compiled, in_threads
+from mcbo.kernels.simd import Floats, compiled
+from mcbo.kernels.threads import in_threads
 
 
 def fill_outside(volume: Volume, mask: Mask, *, reach: int) -> Volume:
@@ -59,9 +60,7 @@ def _keep_known(
 
 
 @compiled
-def _add_layer(
-    filled: Floats, layers: NDArray[np.uint8], grown: NDArray[np.uint8], layer: int, first: int, last: int
-) -> None:
+def _add_layer(filled: Floats, layers: NDArray[np.uint8], grown: NDArray[np.uint8], layer: int, first: int, last: int) -> None:
     """The mean of the neighbors in earlier layers, for each voxel in none that has some: the rows ``[first, last)``.
 
     ``layers`` counts from 1, what is known, and is 0 where a voxel is in none yet. ``grown`` has the last layer that a line

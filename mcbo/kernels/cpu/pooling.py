@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mcbo.core.field import shape_of
 from mcbo.geometry.cells import Spacing, cover_of
-from mcbo.kernels.simd import Floats, compiled, in_threads, peek
+from mcbo.kernels.simd import Floats, compiled, peek
+from mcbo.kernels.threads import in_threads
 
 
 def pool(features: Tensor, weights: Tensor | None, spacing: Spacing) -> tuple[Tensor, Tensor]:

@@ -19,13 +19,13 @@ from mcbo.kernels.simd import (
     aligned_zeros,
     any_at_most,
     compiled,
-    in_threads,
     load,
     places,
     spread,
     store,
     total,
 )
+from mcbo.kernels.threads import in_threads
 from mcbo.steps import consistency
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from mcbo.core.field import box_sum, shape_of
 from mcbo.core.types import Features
 from mcbo.kernels.cpu.correlation import cell_lines
-from mcbo.kernels.simd import LANES, Floats, aligned_zeros, compiled, in_threads, load, spread, store
+from mcbo.kernels.simd import LANES, Floats, aligned_zeros, compiled, load, spread, store
+from mcbo.kernels.threads import in_threads
 from mcbo.steps.cost_volume import candidates
 from mcbo.steps.deformable_search import EDGE_TRUST
 from mcbo.steps.masked_search import BOX_ROUNDS, MIN_SUPPORT

@@ -20,7 +20,6 @@ from mcbo.kernels.simd import (
     aligned_floats,
     aligned_zeros,
     compiled,
-    in_threads,
     inlined,
     load,
     round_up,
@@ -28,6 +27,7 @@ from mcbo.kernels.simd import (
     store,
     total,
 )
+from mcbo.kernels.threads import in_threads
 from mcbo.steps import gauss_newton
 from mcbo.steps.gauss_newton import LAGS, Information
 from mcbo.steps.rigid_refinement import RigidTerms

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mcbo.core.field import shape_of
 from mcbo.core.types import Displacement
-from mcbo.kernels.simd import LANES, Floats, aligned_floats, aligned_zeros, compiled, in_threads, load, spread, store, total
+from mcbo.kernels.simd import LANES, Floats, aligned_floats, aligned_zeros, compiled, load, spread, store, total
+from mcbo.kernels.threads import in_threads
 from mcbo.steps import gauss_newton
 from mcbo.steps.linear_solver import CG_TOLERANCE
 

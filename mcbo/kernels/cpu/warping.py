@@ -28,7 +28,6 @@ from mcbo.kernels.simd import (
     gather,
     gather_pairs,
     greater,
-    in_threads,
     inlined,
     lesser,
     load,
@@ -41,6 +40,7 @@ from mcbo.kernels.simd import (
     store_places,
     where_less,
 )
+from mcbo.kernels.threads import in_threads
 
 NOTHING = 1e-37
 """Squared voxels: what is less, is rounding."""
