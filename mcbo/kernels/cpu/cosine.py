@@ -20,7 +20,7 @@ from mcbo.kernels.threads import in_threads, side_by_side
 from mcbo.steps import linear_solver
 
 FEW_CELLS = 2**18
-"""Up to so many, blocks are no faster than whole matrices: 9.6 and 9.2 ms for 64×54×60 cells, 32 and 46 for 86³ (AMD EPYC, one
+"""Of fewer, blocks are no faster than whole matrices: 9.3 and 8.3 ms for 64×54×60 cells, 31 and 43 for 86³ (AMD EPYC, one
 core, 2026-11-29)."""
 _BLOCKS = tuple(itertools.product((0, 1), repeat=3))
 """Whether a block has the odd numbers of cosines, along axes 0, 1, 2."""
@@ -41,7 +41,7 @@ class CosineTransform(linear_solver.CosineTransform):
         self._rows = 3 * sizes[0][0]
 
     def solver(self, symbol: Tensor) -> Callable[[Displacement], Displacement]:
-        if symbol.numel() <= FEW_CELLS:
+        if symbol.numel() < FEW_CELLS:
             return super().solver(symbol)
         symbols = [symbol[a::2, b::2, c::2].contiguous() for a, b, c in _BLOCKS]
         folded, scratch = aligned_floats(3 * symbol.numel()), aligned_floats(3 * symbol.numel())  # once: new pages take time
