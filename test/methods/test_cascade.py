@@ -1,6 +1,7 @@
 """The cascade as a whole, on phantoms with known truth."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,26 @@ def test_what_is_asked_about_first_changes_no_features(head: Phantom, kernels: K
         found.append(case.on_grid(moved, spacing=2, mind=MindSettings(radius=1, dilation=1)).modalities[0].features)
     assert torch.equal(*found)
     assert found[0].std() > 0.1
+
+
+def test_what_the_rigid_motion_shows_is_made_once_for_each_motion(head: Phantom) -> None:
+    made = []
+
+    def sample(*images: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        made.append(images[2])
+        return COMPILED.sample_known(*images, **options)
+
+    case = case_of(head.fixed, head.cet1, torch.ones_like(head.fixed, dtype=torch.bool), replace(COMPILED, sample_known=sample))
+    features = []
+    for shift in (0.0, 3.0):
+        case.motion = replace(case.motion, translation=torch.tensor([shift, 0.0, 0.0], dtype=torch.float64))
+        assert torch.all(case.rigid_displacement()[:, 0] == shift)
+        for scale in (1, 2):
+            grid = case.on_grid(case.rigid_displacement(), spacing=2, mind=MindSettings(radius=scale, dilation=scale))
+        features.append(grid.modalities[0].features)
+        assert made[-1] is case.rigid_displacement()
+    assert len(made) == 2
+    assert not torch.equal(*features)
 
 
 @pytest.mark.parametrize("kernels", [REFERENCE, COMPILED], ids=["torch", "numba"])

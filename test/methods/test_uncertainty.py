@@ -11,6 +11,11 @@ from scipy import integrate
 
 import mcbo
 from mcbo.core.errors import InputError
+from mcbo.core.timing import StageTimer
+from mcbo.core.types import Judgement, Masks
+from mcbo.kernels.cpu import COMPILED
+from mcbo.methods.config import Group
+from mcbo.methods.presets import find_config
 from mcbo.methods.uncertainty import spread_of
 from mcbo.steps.gauss_newton import bent
 from mcbo.steps.linear_solver import CosineTransform, conjugate_gradient
@@ -77,6 +82,28 @@ def test_a_result_knows_its_uncertainty_where_both_images_do(images: tuple[Any, 
     assert known[seen].mean() > 0.7
     assert 0.05 < np.median(bound[known]) < 5
     assert mcbo.register(*images, spacing=(1.0, 1.0, 1.0), preset=preset).uncertainty is None
+
+
+def test_the_bound_is_that_of_what_the_result_shows() -> None:
+    """A moving image that is a head away, and shows one value where the fixed one lies, has the bound that it has nearby."""
+    phantom = make_phantom((72, 44, 52), seed=3)
+    mask = torch.zeros_like(phantom.fixed, dtype=torch.bool)
+    mask[..., 12:22, 14:30, 14:38] = True
+    near = torch.full_like(phantom.cet1, 0.5)
+    near[..., :36, :, :] = phantom.cet1[..., :36, :, :]
+    bounds = []
+    for moving, rows in ((near, 0), (near.roll(36, dims=2), 36)):
+        displacement = torch.zeros_like(phantom.displacement)
+        displacement[:, 0] = rows
+        group = Group([moving], Masks(mask, (torch.ones_like(mask),)))
+        given = phantom.fixed, group, displacement, Judgement("full", {}, 1.0)
+        config = find_config("ReMIND2Reg", "cascade")
+        bounds.append(config.bound_errors(*given, spacing_mm=(1.0, 1.0, 1.0), kernels=COMPILED, timer=StageTimer()))
+    near_bound, far_bound = bounds
+    assert near_bound is not None
+    assert far_bound is not None
+    assert bool(near_bound[mask].isfinite().all())
+    assert torch.allclose(near_bound, far_bound, rtol=1e-4, equal_nan=True)
 
 
 def test_of_unrelated_images_nothing_is_claimed(images: tuple[Any, Any]) -> None:
