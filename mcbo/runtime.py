@@ -396,7 +396,7 @@ class CpuPeakMeter:
     """Peak resident memory of this process between resets.
 
     Resetting the kernel's high-water mark would falsify what ``/usr/bin/time`` and batch systems report. So the mark is used
-    where it rose, which is exact, and samples elsewhere, which miss very short peaks.
+    where it rose, which is exact, and samples elsewhere, which miss peaks of less than a tenth of a second.
     """
 
     def __init__(self) -> None:

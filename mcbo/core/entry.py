@@ -38,5 +38,5 @@ def finish(status: int) -> NoReturn:
     if status in (INTERRUPTED, TERMINATED):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-    gc.freeze()  # else a third of a second is spent on searching for garbage what the system takes back at once
+    gc.freeze()  # else it takes a third of a second to search for garbage in what the system takes back anyway
     sys.exit(status)

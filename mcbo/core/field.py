@@ -169,5 +169,5 @@ def determinants(displacement: Displacement) -> Tensor:
 
 def check_finite(tensor: Tensor, stage: str) -> None:
     """Raises NonFiniteError, naming the stage, if a tensor has NaN or infinity."""
-    if not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():  # NaN passes through both
+    if not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():  # NaN passes through both; a displacement is not empty
         raise NonFiniteError(f"stage '{stage}' produced values that are not finite: expected finite displacements")

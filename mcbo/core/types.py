@@ -46,7 +46,7 @@ class Kernels:
         slab_cells: cells of the thickest slab that is worth its memory.
         is_ring: whether the costs of a solve lie in one ring of rows, each of which is dropped as soon as it can be.
         at_once: how many of the two solves of a level, forward and backward, ``in_batches`` runs at once.
-        batch: how many small images, such as one under many poses, are worth doing at once; ``mind_ssc`` takes so many.
+        batch: under how many poses small images are worth doing at once; ``mind_ssc`` takes all images under so many.
         lanes: the layout of costs pads axis 2 to multiples of so many cells.
         in_batches: ``(function, items, most)`` calls a function for all items of a sequence, ``most`` of them at once, and
             returns the results in order; perhaps side by side, so that calls must not depend on each other.

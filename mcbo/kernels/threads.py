@@ -1,7 +1,8 @@
 """Work shared out among threads: a crew that meets after each kernel, and groups that work longer by themselves."""
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache
@@ -15,12 +16,12 @@ from mcbo.kernels import in_batches
 Result = TypeVar("Result")
 
 FINEST = 16
-"""Of a range, the least that a thread takes at once: a part of this number per thread."""
+"""The smallest part that a thread takes at once is this part of its share of a range."""
 _MAKING_GROUPS = threading.Lock()
 
 
 def parts_of(count: int, threads: int, *, least: int, most: int) -> list[tuple[int, int]]:
-    """Parts of ``range(count)``, begin and end, of ``least`` to ``most``: half a thread's share of what is left.
+    """Parts of ``range(count)``, begin and end: half a thread's share of what is left, but ``least`` to ``most``.
 
     Whoever is done with one takes the next, as some take longer and some cores are busy. The last are small, to end together.
     """
@@ -44,8 +45,7 @@ def in_threads(function: Callable[..., None], count: int, *arguments: object) ->
     parts = iter(parts_of(count, threads, least=-(-count // (FINEST * threads)), most=count))  # safe to share: one takes each
 
     def work() -> None:
-        for first, last in parts:
-            function(*arguments, first, last)
+        _for_each(parts, lambda part: function(*arguments, *part))
 
     _CREW.work(work, threads - 1)
 
@@ -58,58 +58,86 @@ class _Crew:
     """
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Callable[[], None], list[None], SimpleQueue[BaseException | None]]] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[list[Callable[[], None]], SimpleQueue[BaseException | None]]] = SimpleQueue()
         self._lock = threading.Lock()
         self._there = self._wanted = 0
 
     def work(self, function: Callable[[], None], helpers: int) -> None:
-        """Calls a function here and on as many ``helpers`` as come before this thread is done with it; waits for those."""
-        with self._lock:
-            self._wanted += helpers
-            missing = self._wanted - self._there
-            with suppress(RuntimeError):  # the system has no more: then, fewer help
-                for _ in range(missing):
-                    threading.Thread(target=self._serve, name="mcbo", daemon=True).start()
-                    self._there += 1
-        places: list[None] = [None] * helpers  # whoever begins takes one
+        """Calls a function here and on as many ``helpers`` as are free before this thread is done; waits for those."""
+        places = [function] * helpers  # whoever begins takes one; of a call that is over, an empty list is left
         ended: SimpleQueue[BaseException | None] = SimpleQueue()
-        for _ in range(helpers):
-            self._calls.put((function, places, ended))
         errors: list[BaseException | None] = []
         try:
+            for _ in range(self._ready(helpers)):
+                self._calls.put((places, ended))
             function()
         finally:
-            begun = helpers - sum(_takes_one(places) for _ in range(helpers))
-            errors += [ended.get() for _ in range(begun)]
             with self._lock:
                 self._wanted -= helpers
-        for error in errors:
-            if error is not None:
+            begun = helpers - sum(_take(places) is not None for _ in range(helpers))
+            errors += [ended.get() for _ in range(begun)]
+        error = next((error for error in errors if error is not None), None)
+        errors.clear()
+        if error is not None:
+            try:
                 raise error
+            finally:
+                del error  # it refers to this frame: else, its arrays would wait for the garbage collector
+
+    def _ready(self, helpers: int) -> int:
+        """How many helpers there may be for a call that wants so many."""
+        with self._lock:
+            self._wanted += helpers
+            with suppress(RuntimeError):  # the system has no more threads: then, fewer help
+                while self._there < self._wanted:
+                    threading.Thread(target=self._serve, name="mcbo", daemon=True).start()
+                    self._there += 1
+            return min(helpers, self._there)
 
     def _serve(self) -> None:
         while True:
-            function, places, ended = self._calls.get()
-            if not _takes_one(places):
-                continue
-            try:
-                function()
-            except BaseException as error:  # raised where the call came from
+            places, ended = self._calls.get()
+            function = _take(places)
+            if function is not None:
+                error = _error_of(function)
+                del function  # it holds arrays
                 ended.put(error)
-            else:
-                ended.put(None)
-            del function, places, ended  # what they hold is not kept until the next call
+                del error
 
 
-def _takes_one(places: list[None]) -> bool:
+def _take(places: list[Callable[[], None]]) -> Callable[[], None] | None:
     try:
-        places.pop()
+        return places.pop()
     except IndexError:
-        return False
-    return True
+        return None
+
+
+def _error_of(function: Callable[[], None]) -> BaseException | None:
+    try:
+        function()
+    except BaseException as error:  # raised where the call came from
+        return error
+    return None
+
+
+def _for_each(items: Iterator[Any], function: Callable[[Any], None]) -> None:
+    """Calls a function for items that other threads take from, too; after an error, what is left is not begun."""
+    try:
+        for item in items:
+            function(item)
+    except BaseException:
+        _drop(items)
+        raise
+
+
+def _drop(items: Iterator[Any]) -> None:
+    for _ in items:
+        pass
 
 
 _CREW = _Crew()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_CREW.__init__)  # type: ignore[misc]  # whose threads are not there
 
 
 def side_by_side(function: Callable[[Any], Result], items: Any, most: int) -> list[Result]:
@@ -125,17 +153,24 @@ def side_by_side(function: Callable[[Any], Result], items: Any, most: int) -> li
     with _MAKING_GROUPS:  # two callers at once would take each other's temporary setting for torch's own
         groups = _groups(threads, count)
     results: list[Any] = [None] * len(batches)
-    waiting = iter(enumerate(batches))
-    evenly = threads % count == 0  # else a batch must always have the same number of threads, as torch's sums depend on it
+    numbers = range(len(batches))
+    shared = iter(numbers)
+    # Unless all groups have as many threads, a batch always has the same group, as torch's sums depend on their number.
+    queues = [shared if threads % count == 0 else iter(numbers[group::count]) for group in range(count)]
 
-    def work(group: int) -> None:
-        for number, batch in waiting if evenly else [*enumerate(batches)][group::count]:
-            results[number] = function(batch)
+    def call(number: int) -> None:
+        results[number] = function(batches[number])
 
-    calls = [group.submit(work, number) for number, group in enumerate(groups)]
-    wait(calls)  # for all, even if one fails
-    for call in calls:
-        call.result()
+    calls = [group.submit(_for_each, queue, call) for group, queue in zip(groups, queues, strict=True)]
+    try:
+        wait(calls)
+    except BaseException:
+        for queue in queues:
+            _drop(queue)
+        wait(calls)
+        raise
+    for done in calls:
+        done.result()
     return results
 
 

@@ -226,10 +226,11 @@ class CascadeConfig(Preset):
         fixed, group = scale_to_one(fixed), replace(group, movings=[scale_to_one(moving) for moving in group.movings])
         case = _case_of(fixed, group, self, spacing_mm=spacing_mm, kernels=kernels, timer=timer, share=0.0)
         box = tuple(slice(begin, begin + size) for begin, size in zip(case.offset, case.shape, strict=True))
-        case.result = displacement[(slice(None), slice(None), *box)].contiguous()
+        inside = displacement[(slice(None), slice(None), *box)].contiguous()
+        case.look_under(inside)
         found = bound_errors(
             case,
-            case.result,
+            inside,
             judgement,
             settings=self.uncertainty,
             bending=self.refinement.bending,

@@ -18,7 +18,7 @@ from mcbo.steps.mind import FeatureSource, MindSettings
 
 @dataclass(frozen=True)
 class _View:
-    """What was warped under a rigid motion: its displacement, and each moving image with what is known of it."""
+    """A rigid motion, its displacement (or that of a result), and each moving image warped by it, with what is known there."""
 
     motion: rigid.Rigid
     displacement: Displacement
@@ -41,7 +41,6 @@ class CascadeCase:
         timer: measures the stages.
         share: of the case's work in a stage, for the progress shown.
         motion: the rigid motion so far.
-        result: ``(1, 3, h, w, d)`` voxels, if there is one already, instead of a motion.
     """
 
     fixed: Volume
@@ -55,7 +54,6 @@ class CascadeCase:
     timer: StageTimer
     share: float
     motion: rigid.Rigid = field(default_factory=rigid.identity)
-    result: Displacement | None = None
     _view: _View | None = None
     _source: tuple[MindSettings, FeatureSource] | None = None
     _variances: tuple[MindSettings, dict[int, Tensor]] | None = None
@@ -79,6 +77,10 @@ class CascadeCase:
             )
             self._view = _View(self.motion, displacement)
         return self._view.displacement
+
+    def look_under(self, result: Displacement) -> None:
+        """Takes the displacement of a result, ``(1, 3, h, w, d)`` voxels, for that of the motion so far."""
+        self._view = _View(self.motion, result)
 
     def _pooled_fixed(self, mind: MindSettings, spacing: int) -> tuple[Features, Tensor]:
         """The fixed image's features on a grid of cells, and what is known there; those of the last scale and grid are kept."""
@@ -111,7 +113,7 @@ class CascadeCase:
         return kept[number]
 
     def _variance(self, number: int, mind: MindSettings) -> Tensor:
-        """Of what the box shows of a moving image under the motion so far, or the result: others hardly change it.
+        """Of what the box shows of a moving image under the motion when it is first asked; kept, as others hardly change it.
 
         The whole moving image would not do: what is bright outside the box would make all that is inside count as flat. Nor
         would any displacement that is asked about: under none, the box may show nothing of the moving image.
@@ -120,7 +122,7 @@ class CascadeCase:
             self._variances = mind, {}
         found = self._variances[1]
         if number not in found:
-            warped, _ = self._warped(number, self.rigid_displacement() if self.result is None else self.result)
+            warped, _ = self._warped(number, self.rigid_displacement())
             found[number] = self.kernels.variance_of(warped, radius=mind.radius, dilation=mind.dilation)
         return found[number]
 

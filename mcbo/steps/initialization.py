@@ -11,7 +11,6 @@ waits once for the scores of a batch. Where ``Kernels.batch`` is 1, each pose is
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -167,8 +166,8 @@ class Coarse:
         )
         images, seen = self._kernels.sample_known(self._movings, self._seen, u, offset=(0, 0, 0))
         images, variances = images.flatten(0, 1).unsqueeze(1), self._variances.repeat(len(poses))
-        mind = partial(self._kernels.mind_ssc, radius=MIND_RADIUS, dilation=MIND_DILATION)
-        features = mind(images, mean_variance=variances).view(len(poses), -1, *self._shape)
+        features = self._kernels.mind_ssc(images, radius=MIND_RADIUS, dilation=MIND_DILATION, mean_variance=variances)
+        features = features.view(len(poses), -1, *self._shape)
         return features, seen.all(dim=1, keepdim=True).to(images.dtype)
 
     def scores(self, poses: Sequence[Pose], *, min_overlap: float) -> list[float]:

@@ -2,10 +2,14 @@
 
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -123,17 +127,23 @@ def test_callers_at_a_time_leave_torch_its_number_of_threads() -> None:
 
 
 def test_an_error_in_one_batch_waits_for_the_others() -> None:
-    done = []
+    before, done = torch.get_num_threads(), []
+    begun = threading.Barrier(2, timeout=60)
 
     def call(items: Sequence[int]) -> None:
+        begun.wait()
         if 0 in items:
             raise ValueError("one side")
         time.sleep(0.2)
         done.append(True)
 
-    with pytest.raises(ValueError, match="one side"):
-        side_by_side(call, [0, 1], 2)
-    assert done or torch.get_num_threads() == 1
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ValueError, match="one side"):
+            side_by_side(call, [0, 1], 2)
+    finally:
+        torch.set_num_threads(before)
+    assert done
 
 
 def test_a_thread_helps_who_is_not_done() -> None:
@@ -169,32 +179,72 @@ def test_an_error_of_a_helper_is_raised_where_the_call_came_from() -> None:
         torch.set_num_threads(before)
 
 
+def test_after_an_error_no_more_is_begun() -> None:
+    before = torch.get_num_threads()
+    done: list[int] = []
+
+    def fail(numbers: Sequence[int]) -> None:
+        done.extend(numbers)
+        raise ValueError("first")
+
+    try:
+        for threads in (2, 4):
+            torch.set_num_threads(threads)
+            done.clear()
+            with pytest.raises(ValueError, match="first"):
+                side_by_side(fail, range(100), threads)
+            assert len(done) <= threads
+            with pytest.raises(ValueError, match="first"):
+                in_threads(lambda first, last: fail([first, last]), 100)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_a_call_worked_on_is_freed_with_it() -> None:
+    """Also where it ends before a helper comes, or with an error."""
+    before, kept = torch.get_num_threads(), 0
+
+    def read(values: NDArray[np.float64], *_: int) -> None:
+        if len(values) == 1:
+            raise ValueError("short")
+
+    try:
+        torch.set_num_threads(3)
+        for length in (1, 2) * 20:
+            values = np.zeros(length)
+            with pytest.raises(ValueError, match="short") if length == 1 else nullcontext():
+                in_threads(read, 9, values)
+            time.sleep(0.005)
+            watched = weakref.ref(values)
+            del values
+            kept += watched() is not None
+    finally:
+        torch.set_num_threads(before)
+    assert kept == 0
+
+
 def test_without_more_threads_of_the_system_one_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    seen = []
-    crews._Crew().work(lambda: seen.append(threading.get_ident()), 3)
-    assert seen == [threading.get_ident()]
+    crew, seen = crews._Crew(), []
+    for _ in range(5):
+        crew.work(lambda: seen.append(threading.get_ident()), 3)
+    assert seen == [threading.get_ident()] * 5
+    assert crew._calls.empty()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_does_it_all() -> None:
-    """None of the crew's threads is there."""
-    crew = crews._Crew()
-    crew.work(lambda: None, 2)
-    child = os.fork()
-    if child == 0:
-        seen: list[int] = []
-        crew.work(lambda: seen.append(1), 2)
-        os._exit(0 if seen == [1] else 1)
-    for _ in range(600):
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(child, 9)
-    assert ended == child
-    assert status == 0
+def test_a_forked_process_has_a_crew_of_its_own() -> None:
+    """Of the crew that it was forked from, it has no thread; two at a time meet."""
+    program = (
+        "import os, threading\n"
+        "from mcbo.kernels.threads import _CREW\n"
+        "_CREW.work(lambda: None, 2)\n"
+        "if child := os.fork():\n"
+        "    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "meeting = threading.Barrier(2, timeout=60)\n"
+        "_CREW.work(lambda: meeting.wait() and None, 1)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=120, check=False).returncode == 0

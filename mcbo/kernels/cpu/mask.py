@@ -64,8 +64,8 @@ def _add_layer(filled: Floats, layers: NDArray[np.uint8], grown: NDArray[np.uint
     """The mean of the neighbors in earlier layers, for each voxel in none that has some: the rows ``[first, last)``.
 
     ``layers`` counts from 1, what is known, and is 0 where a voxel is in none yet. ``grown`` has the last layer that a line
-    along axis 2 has voxels in: beside lines that have not grown, there is nothing to add. (Another thread may have added to one
-    in this layer. Then, it is looked for in vain.)
+    along axis 2 has voxels in: beside lines that have not grown, there is nothing to add. (Where another thread has added this
+    layer to such a line already, the search finds nothing.)
     """
     height, width, depth = layers.shape
     sums, counts = np.empty(depth + 2, np.float32), np.empty(depth + 2, np.float32)
@@ -86,9 +86,9 @@ def _add_layer(filled: Floats, layers: NDArray[np.uint8], grown: NDArray[np.uint
                 for q in range(max(j - 1, 0), min(j + 2, width)):
                     other, values = layers[p, q], filled[p, q]
                     for k in range(depth):
-                        counted = np.float32(np.uint8(other[k] > 0) & np.uint8(other[k] <= layer))
-                        sums[k + 1] += counted * values[k]
-                        counts[k + 1] += counted
+                        counted = np.uint8(other[k] > 0) & np.uint8(other[k] <= layer)
+                        sums[k + 1] += values[k] if counted else np.float32(0)
+                        counts[k + 1] += np.float32(counted)
             for k in range(depth):
                 count = counts[k] + counts[k + 1] + counts[k + 2]
                 if line[k] == 0 and count > 0:
