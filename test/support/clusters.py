@@ -70,9 +70,24 @@ class Cluster:
 
     def close(self) -> None:
         self.client.close(timeout=2)
-        for program in (*self.workers, self.scheduler):
-            program.kill()  # the processes that nannies keep end with them
+        programs = (*self.workers, self.scheduler)
+        kept = [child for program in programs if program.poll() is None for child in _children(program.pid)]
+        for program in programs:
+            program.kill()
             program.wait()
+        wait_until(lambda: not any(map(_is_alive, kept)))  # what nannies keep ends soon after them, perhaps in mid-file
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs: one that has ended may stay in the list until its parent asks."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 @contextmanager
