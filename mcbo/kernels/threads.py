@@ -16,7 +16,7 @@ from mcbo.kernels import in_batches
 Result = TypeVar("Result")
 
 FINEST = 16
-"""The smallest part that a thread takes at once is this part of its share of a range."""
+"""The smallest part that a thread takes at once is its share of a range divided by this."""
 _MAKING_GROUPS = threading.Lock()
 
 
