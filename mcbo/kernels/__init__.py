@@ -1,6 +1,6 @@
 """The compute kernels: the torch reference here, compiled twins for the CPU in ``cpu``, for NVIDIA GPUs in ``cuda``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -36,6 +36,20 @@ def in_batches(function: Callable[[Any], Result], items: Any, most: int) -> list
     return [function(items[first : first + most]) for first in range(0, len(items), most)]
 
 
+def in_turns(function: Callable[[Any], Generator[None, None, Result]], items: Any, most: int) -> list[Result]:
+    """As ``in_batches``, for a generator function: what it does up to each ``yield`` is a turn. Here, one follows another."""
+
+    def to_the_end(some: Any) -> Result:
+        turns = function(some)
+        while True:
+            try:
+                next(turns)
+            except StopIteration as end:
+                return cast(Result, end.value)
+
+    return in_batches(to_the_end, items, most)
+
+
 def features_source(
     volume: Volume, mind: MindSettings, kernels: Kernels, *, streamed: bool = True, mean_variance: Tensor | None = None
 ) -> FeatureSource:
@@ -59,6 +73,7 @@ REFERENCE = Kernels(
     batch=1,
     lanes=1,
     in_batches=in_batches,
+    in_turns=in_turns,
     cost_slabs=cost_slabs,
     coupled_argmin=coupled_argmin,
     as_slab=lambda cost: cost,

@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache
@@ -11,8 +12,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from mcbo.kernels import in_batches
+from mcbo.kernels import in_turns
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 FINEST = 16
@@ -42,7 +44,7 @@ def in_threads(function: Callable[..., None], count: int, *arguments: object) ->
     if threads <= 1:
         function(*arguments, 0, count)
         return
-    parts = iter(parts_of(count, threads, least=-(-count // (FINEST * threads)), most=count))  # safe to share: one takes each
+    parts = deque(parts_of(count, threads, least=-(-count // (FINEST * threads)), most=count))
 
     def work() -> None:
         _for_each(parts, lambda part: function(*arguments, *part))
@@ -58,13 +60,13 @@ class _Crew:
     """
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[list[Callable[[], None]], SimpleQueue[BaseException | None]]] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[deque[Callable[[], None]], SimpleQueue[BaseException | None]]] = SimpleQueue()
         self._lock = threading.Lock()
         self._there = self._wanted = 0
 
     def work(self, function: Callable[[], None], helpers: int) -> None:
         """Calls a function here and on as many ``helpers`` as are free before this thread is done; waits for those."""
-        places = [function] * helpers  # whoever begins takes one; of a call that is over, an empty list is left
+        places = deque([function] * helpers)  # whoever begins takes one; of a call that is over, none is left
         ended: SimpleQueue[BaseException | None] = SimpleQueue()
         errors: list[BaseException | None] = []
         try:
@@ -105,9 +107,10 @@ class _Crew:
                 del error
 
 
-def _take(places: list[Callable[[], None]]) -> Callable[[], None] | None:
+def _take(items: deque[Item]) -> Item | None:
+    """The first of what several threads take from, each item once; None if there is none."""
     try:
-        return places.pop()
+        return items.popleft()
     except IndexError:
         return None
 
@@ -120,19 +123,14 @@ def _error_of(function: Callable[[], None]) -> BaseException | None:
     return None
 
 
-def _for_each(items: Iterator[Any], function: Callable[[Any], None]) -> None:
+def _for_each(items: deque[Item], function: Callable[[Item], None]) -> None:
     """Calls a function for items that other threads take from, too; after an error, what is left is not begun."""
     try:
-        for item in items:
+        while (item := _take(items)) is not None:
             function(item)
     except BaseException:
-        _drop(items)
+        items.clear()
         raise
-
-
-def _drop(items: Iterator[Any]) -> None:
-    for _ in items:
-        pass
 
 
 _CREW = _Crew()
@@ -145,28 +143,50 @@ def side_by_side(function: Callable[[Any], Result], items: Any, most: int) -> li
 
     Long calls that never wait for each other keep cores busier than threads that meet after every short step.
     """
+
+    def in_one_turn(some: Any) -> Generator[None, None, Result]:
+        yield from ()
+        return function(some)
+
+    return turns_side_by_side(in_one_turn, items, most)
+
+
+def turns_side_by_side(function: Callable[[Any], Generator[None, None, Result]], items: Any, most: int) -> list[Result]:
+    """As ``kernels.in_turns``, in smaller batches on several threads, as above.
+
+    The batch that has waited longest has the next turn, so that the last few long ones end together.
+    """
     threads = torch.get_num_threads()
     count = min(threads, len(items), most)
     if count < 2:
-        return in_batches(function, items, most)
+        return in_turns(function, items, most)
     batches = [items[first:last] for first, last in parts_of(len(items), count, least=1, most=most // count)]
     with _MAKING_GROUPS:  # two callers at once would take each other's temporary setting for torch's own
         groups = _groups(threads, count)
     results: list[Any] = [None] * len(batches)
-    numbers = range(len(batches))
-    shared = iter(numbers)
+    waiting = [(number, function(batch)) for number, batch in enumerate(batches)]
+    shared = deque(waiting)
     # Unless all groups have as many threads, a batch always has the same group, as torch's sums depend on their number.
-    queues = [shared if threads % count == 0 else iter(numbers[group::count]) for group in range(count)]
+    queues = [shared if threads % count == 0 else deque(waiting[group::count]) for group in range(count)]
 
-    def call(number: int) -> None:
-        results[number] = function(batches[number])
+    def work(queue: deque[tuple[int, Generator[None, None, Result]]]) -> None:
+        def take_turn(batch: tuple[int, Generator[None, None, Result]]) -> None:
+            number, turns = batch
+            try:
+                next(turns)
+            except StopIteration as end:
+                results[number] = end.value
+            else:
+                queue.append(batch)
 
-    calls = [group.submit(_for_each, queue, call) for group, queue in zip(groups, queues, strict=True)]
+        _for_each(queue, take_turn)
+
+    calls = [group.submit(work, queue) for group, queue in zip(groups, queues, strict=True)]
     try:
         wait(calls)
     except BaseException:
         for queue in queues:
-            _drop(queue)
+            queue.clear()
         wait(calls)
         raise
     for done in calls:

@@ -8,7 +8,7 @@ of a right motion is far above them.
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -267,37 +267,50 @@ class Overview:
         """Improves B motions of the fixed points, mm of the whole volume: each one's best score, and its motion."""
         most = min(self._kernels.batch, max(int(BATCH_BYTES / pose_bytes(self.shape)), 1))
         numbers = list(range(len(motions.rotation)))
-        batches = self._kernels.in_batches(lambda some: self._refine(motions[some]), numbers, most)
+        batches = self._kernels.in_turns(lambda some: self._refine(motions[some]), numbers, most)
         return [found for batch in batches for found in batch]
 
-    def _refine(self, motions: rigid.Rigid) -> list[tuple[float, rigid.Rigid]]:
+    def _refine(self, motions: rigid.Rigid) -> Generator[None, None, list[tuple[float, rigid.Rigid]]]:
+        """Yields after each round, when it holds nothing but motions."""
         motions = self._shifted(motions, -1)
         best = [(-math.inf, motions[number]) for number in range(len(motions.rotation))]
         climbing = list(range(len(best)))
         for turn in range(self._settings.rounds + 1):
-            modalities = self._warped(motions)
-            still = []  # which of those that climbed
-            for place, (number, score) in enumerate(zip(climbing, self._scores(modalities), strict=True)):
-                if score >= best[number][0] + GAIN:
-                    still.append(place)
-                if score > best[number][0]:
-                    best[number] = score, motions[place]
-            if turn == self._settings.rounds or not still:
+            climbing, motions = self._round(climbing, motions, best, last=turn == self._settings.rounds)
+            if not climbing:
                 break
-            if len(still) < len(climbing):
-                motions, climbing = motions[still], [climbing[place] for place in still]
-                modalities = [Modality(one.features[still], one.known[still]) for one in modalities]
-            first = refine_rigid(
-                self._features,
-                self._share,
-                modalities,
-                first_mm=self._first_mm,
-                cell_mm=self._cell_mm,
-                iterations=self._settings.iterations,
-                kernels=self._kernels,
-            )
-            motions = motions.after(first)
+            yield
         return [(score, self._shifted(motion, 1)) for score, motion in best]
+
+    def _round(
+        self, climbing: list[int], motions: rigid.Rigid, best: list[tuple[float, rigid.Rigid]], *, last: bool
+    ) -> tuple[list[int], rigid.Rigid]:
+        """Scores motions, whose numbers are ``climbing``, and notes the best of each; improves those that still climb.
+
+        Returns which these are, and what they became; after the last round, none.
+        """
+        modalities = self._warped(motions)
+        still = []
+        for place, (number, score) in enumerate(zip(climbing, self._scores(modalities), strict=True)):
+            if score >= best[number][0] + GAIN and not last:
+                still.append(place)
+            if score > best[number][0]:
+                best[number] = score, motions[place]
+        if not still:
+            return [], motions
+        if len(still) < len(climbing):
+            motions, climbing = motions[still], [climbing[place] for place in still]
+            modalities = [Modality(one.features[still], one.known[still]) for one in modalities]
+        first = refine_rigid(
+            self._features,
+            self._share,
+            modalities,
+            first_mm=self._first_mm,
+            cell_mm=self._cell_mm,
+            iterations=self._settings.iterations,
+            kernels=self._kernels,
+        )
+        return climbing, motions.after(first)
 
     def _shifted(self, motion: rigid.Rigid, sign: int) -> rigid.Rigid:
         """A motion of points counted from the first voxel of the whole volume, as one from that of the overview; or back."""

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mcbo.kernels import in_turns
 from mcbo.kernels import threads as crews
-from mcbo.kernels.threads import in_threads, parts_of, side_by_side
+from mcbo.kernels.threads import in_threads, parts_of, side_by_side, turns_side_by_side
 
 
 @given(count=st.integers(0, 300), threads=st.integers(1, 9), least=st.integers(1, 20), more=st.integers(0, 20))
@@ -100,6 +101,33 @@ def test_batches_are_all_items_in_order_and_never_too_many_at_a_time(threads: in
     assert [item for batch in batches for item in batch] == list(range(count))
     assert largest[0] <= most
     assert all(batches)
+
+
+def test_three_batches_of_two_turns_end_together_on_two_threads() -> None:
+    """In each turn, a batch waits for another: the last batch would wait for ever, if it began when the others are done."""
+    before = torch.get_num_threads()
+    meeting = threading.Barrier(2, timeout=60)
+
+    def take_turns(items: Sequence[int]) -> Generator[None, None, tuple[int, ...]]:
+        meeting.wait()
+        yield
+        meeting.wait()
+        return tuple(items)
+
+    try:
+        torch.set_num_threads(2)
+        assert turns_side_by_side(take_turns, range(3), 2) == [(0,), (1,), (2,)]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_turns_one_after_another() -> None:
+    def take_turns(items: Sequence[int]) -> Generator[None, None, list[int]]:
+        for _ in items:
+            yield
+        return [-item for item in items]
+
+    assert in_turns(take_turns, range(5), 2) == [[0, -1], [-2, -3], [-4]]
 
 
 def test_callers_at_a_time_leave_torch_its_number_of_threads() -> None:

@@ -15,7 +15,7 @@ from mcbo.kernels.cpu.sums import data_terms, information_of, rigid_equations, s
 from mcbo.kernels.cpu.system import bent, conjugate_gradient
 from mcbo.kernels.cpu.warping import compose, linear_displacement, sample_known, to_voxels
 from mcbo.kernels.simd import LANES
-from mcbo.kernels.threads import side_by_side
+from mcbo.kernels.threads import side_by_side, turns_side_by_side
 from mcbo.steps.convex import solve
 
 COMPILED = replace(
@@ -26,6 +26,7 @@ COMPILED = replace(
     batch=8,  # rows of all of them are shared out among threads; more take more memory than they save time
     lanes=LANES,
     in_batches=side_by_side,
+    in_turns=turns_side_by_side,
     cost_slabs=cost_slabs,
     coupled_argmin=coupled_argmin,
     as_slab=as_slab,
