@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
@@ -108,19 +108,25 @@ def visible_gpus() -> list[str]:
     return named[:count] or [str(index) for index in range(count)]
 
 
-def describe_device(device: torch.device) -> str:
-    """One line for logs and reports."""
+def describe_device(device: torch.device, threads: Sequence[int] = ()) -> str:
+    """One line for logs and reports; ``threads`` as in ``count_threads``."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{device} ({properties.name}, {properties.total_memory / 1e9:.0f} GB)"
     instructions = torch.backends.cpu.get_cpu_capability()
-    return f"cpu ({_processor()}, {instructions}, {torch.get_num_threads()} threads; no GPU in use)"
+    return f"cpu ({_processor()}, {instructions}, {count_threads(threads)}; no GPU in use)"
 
 
-def describe_machine() -> str:
-    """Processor, cores, threads in use, memory."""
+def describe_machine(threads: Sequence[int] = ()) -> str:
+    """Processor, cores, threads in use (see ``count_threads``), memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {memory:.0f} GB"
+    return f"{_processor()}, {os.cpu_count()} cores, {count_threads(threads)}, {memory:.0f} GB"
+
+
+def count_threads(numbers: Sequence[int] = ()) -> str:
+    """So many threads, or each of several numbers; without one, torch's."""
+    *_, last = numbers = list(numbers) or [torch.get_num_threads()]
+    return f"{', '.join(map(str, numbers))} thread{'' if last == 1 else 's'}"
 
 
 def is_gpu_unused(device: torch.device) -> bool:
@@ -315,15 +321,20 @@ def refuse_forked() -> None:
 def use_available_cores() -> None:
     """Gives torch, and with it the compiled kernels, as many threads as this process has cores. For programs.
 
-    ``OMP_NUM_THREADS`` decides if it is set. Else torch counts the cores that the process may run on, but not how much of their
+    ``OMP_NUM_THREADS`` decides if it is a number (or several, of nested levels: the first), also where torch would follow MKL,
+    which takes no more than there are cores. Else torch counts the cores that the process may run on, but not how much of their
     time its container has.
     """
-    if "OMP_NUM_THREADS" not in os.environ:
+    found, asked = os.environ.get("OMP_NUM_THREADS", ""), 0
+    with suppress(ValueError):
+        asked = int(found.split(",")[0])
+    if asked < 1:
         torch.set_num_threads(max(1, min(torch.get_num_threads(), available_cores())))
-    elif torch.get_num_threads() > (most := max_threads()):
-        found = os.environ["OMP_NUM_THREADS"]
-        log.warning("OMP_NUM_THREADS: expected at most %d on this machine, found %s; %d are used", most, found, most)
-        torch.set_num_threads(most)
+        return
+    most = max_threads()
+    if asked > most:
+        log.warning("OMP_NUM_THREADS: expected at most %d on this machine, found %s; %d are used", most, shown(found), most)
+    torch.set_num_threads(min(asked, most))
 
 
 def max_threads() -> int:

@@ -70,8 +70,8 @@ def benchmark(
     about = {
         "task": task,
         "preset": config.name,
-        "device": describe_device(select_device(device)),
-        "machine": describe_machine(),
+        "device": describe_device(select_device(device), counts),
+        "machine": describe_machine(counts),
         **versions(),
     }
     options = Options(output=Path(), device=device)

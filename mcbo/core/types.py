@@ -50,8 +50,8 @@ class Kernels:
         lanes: the layout of costs pads axis 2 to multiples of so many cells.
         in_batches: ``(function, items, most)`` calls a function for all items of a sequence, ``most`` of them at once, and
             returns the results in order; perhaps side by side, so that calls must not depend on each other.
-        in_turns: the same for a generator function, which returns its result in the end; at a ``yield``, whoever has waited
-            longest goes on.
+        in_turns: the same for a generator function, which returns its result in the end. At a ``yield``, another call may begin
+            or go on: what is then held is held for all items at once.
         as_slab: a whole cost volume ``(K, h, w, d)`` as one slab.
         solve: ``convex.solve`` on these kernels.
         box_mean, sample_known: as in ``core.field``.

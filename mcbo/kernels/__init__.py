@@ -26,9 +26,9 @@ from mcbo.steps.similarity import similarities
 
 Result = TypeVar("Result")
 
+# MKL, to which torch leaves such functions, chooses its code here, before two threads do so at once: then, one of them used
+# less exact code, and 1 of 100 runs on busy cores differed in the last digits (torch 2.13.0, 2026-11-29).
 torch.ones(1).sqrt()
-"""Of no use but that MKL, to which torch leaves such functions, chooses its code before two threads do so at once: then, one of
-them used less exact code, and 1 of 100 runs on busy cores differed in the last digits (torch 2.13.0, 2026-11-29)."""
 
 
 def in_batches(function: Callable[[Any], Result], items: Any, most: int) -> list[Result]:

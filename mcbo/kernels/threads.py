@@ -4,7 +4,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache
 from queue import SimpleQueue
@@ -19,6 +19,8 @@ Result = TypeVar("Result")
 
 FINEST = 16
 """The smallest part that a thread takes at once is its share of a range divided by this."""
+_WAKES_S = 0.5
+"""How often who waits for long calls looks for a signal: one that comes just before the wait begins does not end it."""
 _MAKING_GROUPS = threading.Lock()
 
 
@@ -47,7 +49,12 @@ def in_threads(function: Callable[..., None], count: int, *arguments: object) ->
     parts = deque(parts_of(count, threads, least=-(-count // (FINEST * threads)), most=count))
 
     def work() -> None:
-        _for_each(parts, lambda part: function(*arguments, *part))
+        try:
+            while (part := _take(parts)) is not None:
+                function(*arguments, *part)
+        except BaseException:
+            parts.clear()  # what is left is not begun
+            raise
 
     _CREW.work(work, threads - 1)
 
@@ -55,7 +62,7 @@ def in_threads(function: Callable[..., None], count: int, *arguments: object) ->
 class _Crew:
     """Threads that wait for calls, and are begun when needed.
 
-    A call takes 20 µs more than its work with it, 65 with a ``ThreadPoolExecutor`` (AMD EPYC, two threads, 2026-11-29); a
+    The overhead of a call is 20 µs, against 65 with a ``ThreadPoolExecutor`` (AMD EPYC, two threads, 2026-11-29); a
     registration has thousands.
     """
 
@@ -78,13 +85,7 @@ class _Crew:
                 self._wanted -= helpers
             begun = helpers - sum(_take(places) is not None for _ in range(helpers))
             errors += [ended.get() for _ in range(begun)]
-        error = next((error for error in errors if error is not None), None)
-        errors.clear()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # it refers to this frame: else, its arrays would wait for the garbage collector
+        _raise_first(errors)
 
     def _ready(self, helpers: int) -> int:
         """How many helpers there may be for a call that wants so many."""
@@ -123,14 +124,15 @@ def _error_of(function: Callable[[], None]) -> BaseException | None:
     return None
 
 
-def _for_each(items: deque[Item], function: Callable[[Item], None]) -> None:
-    """Calls a function for items that other threads take from, too; after an error, what is left is not begun."""
-    try:
-        while (item := _take(items)) is not None:
-            function(item)
-    except BaseException:
-        items.clear()
-        raise
+def _raise_first(errors: list[BaseException | None]) -> None:
+    """Raises the first error, if there is one, and empties the list: it is kept nowhere, with all that its frames refer to."""
+    error = next((error for error in errors if error is not None), None)
+    errors.clear()
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # it refers to this frame
 
 
 _CREW = _Crew()
@@ -145,7 +147,7 @@ def side_by_side(function: Callable[[Any], Result], items: Any, most: int) -> li
     """
 
     def in_one_turn(some: Any) -> Generator[None, None, Result]:
-        yield from ()
+        yield from ()  # nothing, but it makes this a generator
         return function(some)
 
     return turns_side_by_side(in_one_turn, items, most)
@@ -154,44 +156,58 @@ def side_by_side(function: Callable[[Any], Result], items: Any, most: int) -> li
 def turns_side_by_side(function: Callable[[Any], Generator[None, None, Result]], items: Any, most: int) -> list[Result]:
     """As ``kernels.in_turns``, in smaller batches on several threads, as above.
 
-    The batch that has waited longest has the next turn, so that the last few long ones end together.
+    Of the batches that a thread takes from, the one that has waited longest has the next turn, so that no long one begins when
+    all others have ended. After an error, turns that have begun are waited for, and no other begins.
     """
     threads = torch.get_num_threads()
     count = min(threads, len(items), most)
-    if count < 2:
+    groups = _groups_of(threads, count)
+    if len(groups) < 2:
         return in_turns(function, items, most)
     batches = [items[first:last] for first, last in parts_of(len(items), count, least=1, most=most // count)]
-    with _MAKING_GROUPS:  # two callers at once would take each other's temporary setting for torch's own
-        groups = _groups(threads, count)
     results: list[Any] = [None] * len(batches)
     waiting = [(number, function(batch)) for number, batch in enumerate(batches)]
     shared = deque(waiting)
     # Unless all groups have as many threads, a batch always has the same group, as torch's sums depend on their number.
     queues = [shared if threads % count == 0 else deque(waiting[group::count]) for group in range(count)]
+    stopped = threading.Event()
 
     def work(queue: deque[tuple[int, Generator[None, None, Result]]]) -> None:
-        def take_turn(batch: tuple[int, Generator[None, None, Result]]) -> None:
-            number, turns = batch
-            try:
-                next(turns)
-            except StopIteration as end:
-                results[number] = end.value
-            else:
-                queue.append(batch)
+        try:
+            while not stopped.is_set() and (batch := _take(queue)) is not None:
+                number, turns = batch
+                try:
+                    next(turns)
+                except StopIteration as end:
+                    results[number] = end.value
+                else:
+                    queue.append(batch)
+        except BaseException:
+            stopped.set()
+            raise
 
-        _for_each(queue, take_turn)
-
-    calls = [group.submit(work, queue) for group, queue in zip(groups, queues, strict=True)]
+    calls: list[Future[None]] = []
     try:
-        wait(calls)
+        for group, queue in zip(groups, queues, strict=True):
+            calls.append(group.submit(work, queue))
+        while wait(calls, timeout=_WAKES_S).not_done:
+            pass
     except BaseException:
-        for queue in queues:
-            queue.clear()
+        stopped.set()
         wait(calls)
         raise
-    for done in calls:
-        done.result()
+    errors = [call.exception() for call in calls]
+    calls.clear()  # they keep the errors
+    _raise_first(errors)
     return results
+
+
+def _groups_of(threads: int, count: int) -> list[ThreadPoolExecutor]:
+    """``_groups``; none if there would be fewer than two, or if the system has no more threads."""
+    if count > 1:
+        with _MAKING_GROUPS, suppress(RuntimeError):  # two callers would take each other's temporary setting for torch's own
+            return _groups(threads, count)
+    return []
 
 
 @cache
@@ -204,8 +220,10 @@ def _groups(threads: int, count: int) -> list[ThreadPoolExecutor]:
     groups = [ThreadPoolExecutor(1, thread_name_prefix="mcbo") for _ in range(count)]
     with ThreadPoolExecutor(1) as passing:
         number = passing.submit(torch.get_num_threads).result()
-        for place, group in enumerate(groups):
-            group.submit(torch.get_num_threads).result()
-            group.submit(torch.set_num_threads, (threads + count - 1 - place) // count).result()
-        passing.submit(torch.set_num_threads, number).result()
+        try:
+            for place, group in enumerate(groups):
+                group.submit(torch.get_num_threads).result()
+                group.submit(torch.set_num_threads, (threads + count - 1 - place) // count).result()
+        finally:
+            passing.submit(torch.set_num_threads, number).result()
     return groups

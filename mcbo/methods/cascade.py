@@ -40,8 +40,9 @@ LEAST_EXPECTED, MAX_EXPECTED = (1e-9, 1e-3), (1e6, 180.0)
 
 WORSE = 0.003
 """Similarity: a round of the rigid refinement that loses more than this is the last."""
-_START_WORK, _JUDGE_WORK = 2.5, 0.7
-"""Seconds of these stages, where the masks take one: BrainSim, two cores, Intel Xeon, 2026-11-28. For the progress shown."""
+_START_WORK, _JUDGE_WORK = 47.0, 0.7
+"""Seconds of these stages, that of the start for each voxel of its overview, where masks take one for each voxel: BrainSim, two
+cores, Intel Xeon, 2026-11-28. For the progress shown."""
 
 LEAST_SIMILARITY = 0.01
 """Used for a smaller one: it divides."""
@@ -306,10 +307,11 @@ def register_cascade(
         One displacement for all of them, ``(1, 3, H, W, D)`` voxels, and the judgement.
     """
     fixed, group = scale_to_one(fixed), replace(group, movings=[scale_to_one(moving) for moving in group.movings])
-    share = share_of_case / _total_work(config)
+    start_work = _START_WORK / math.prod(cells.isotropic_spacing(shape_of(fixed), spacing_mm, config.hypotheses.overview.cells))
+    share = share_of_case / (start_work + _work_after_start(config))
     with timer.stage("masks", work=share):
         case = _case_of(fixed, group, config, spacing_mm=spacing_mm, kernels=kernels, timer=timer, share=share)
-    with timer.stage("start", work=_START_WORK * share):
+    with timer.stage("start", work=start_work * share):
         hypotheses = find_hypotheses(
             fixed,
             case.whole_mask,
@@ -377,12 +379,12 @@ def _work_on(grid_spacing: int) -> float:
     return 1 + 2 * (2 / grid_spacing) ** 3
 
 
-def _total_work(config: CascadeConfig) -> float:
-    """The same of all stages of a full result."""
+def _work_after_start(config: CascadeConfig) -> float:
+    """The same of all other stages of a full result."""
     rounds = [(spacing, 1) for spacing in config.rigid.grid_spacings]
     rounds += [(stage.grid_spacing, 1) for stage in config.deformation.stages]
     rounds += [(stage.grid_spacing, stage.rounds) for stage in config.refinement.stages]
-    return 1 + _START_WORK + _JUDGE_WORK + math.fsum(count * _work_on(spacing) for spacing, count in rounds)
+    return 1 + _JUDGE_WORK + math.fsum(count * _work_on(spacing) for spacing, count in rounds)
 
 
 def _case_of(

@@ -271,12 +271,12 @@ class Overview:
         return [found for batch in batches for found in batch]
 
     def _refine(self, motions: rigid.Rigid) -> Generator[None, None, list[tuple[float, rigid.Rigid]]]:
-        """Yields after each round, when it holds nothing but motions."""
+        """Yields between rounds, when it holds nothing but motions."""
         motions = self._shifted(motions, -1)
         best = [(-math.inf, motions[number]) for number in range(len(motions.rotation))]
         climbing = list(range(len(best)))
-        for turn in range(self._settings.rounds + 1):
-            climbing, motions = self._round(climbing, motions, best, last=turn == self._settings.rounds)
+        for rounds_left in reversed(range(self._settings.rounds + 1)):
+            climbing, motions = self._round(climbing, motions, best, last=rounds_left == 0)
             if not climbing:
                 break
             yield

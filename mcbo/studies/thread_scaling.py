@@ -11,10 +11,14 @@ import torch
 
 from mcbo.core.errors import InputError
 from mcbo.core.field import format_shape
+from mcbo.runtime import available_cores, count_threads
 from mcbo.studies.benchmark import Measurement
 
 _LEAST_S = 0.01
-"""Of stages that take less, no speed-up is told."""
+"""No speed-up is shown for shorter stages."""
+LEAST_LOOP = 0.8
+"""Of each core, what a loop has to get on average; else, cores are busy, or siblings of one, and tell no serial share."""
+_ANY_GAIN = 1.05
 CORES = 16
 """For which the run time is predicted."""
 _HASHES, _HASHED = 2**14, 2**14
@@ -31,12 +35,19 @@ class ThreadScaling:
         measurements: with each.
         loop_speedup: of a loop that stays in the cache of a core, with the most threads: what this machine gives at most.
         copy_speedup: of a copy of a large array: what it gives where cores wait for the memory that they share.
+        available: cores.
     """
 
     threads: tuple[int, ...]
     measurements: tuple[Measurement, ...]
     loop_speedup: float
     copy_speedup: float
+    available: int
+
+    @property
+    def cores(self) -> int:
+        """On which the most threads ran."""
+        return min(self.threads[-1], self.available)
 
     @property
     def speedup(self) -> float:
@@ -44,14 +55,19 @@ class ThreadScaling:
         return self.measurements[0].seconds / self.measurements[-1].seconds
 
     @property
-    def serial_share(self) -> float:
-        """Of the run time with one thread, what more threads do not shorten, by Amdahl's law: 1/S = s + (1 − s)/n."""
-        threads = self.threads[-1]
-        return min(max((threads / self.speedup - 1) / (threads - 1), 0.0), 1.0)
+    def serial_share(self) -> float | None:
+        """Of the run time with one thread, what more cores do not shorten, by Amdahl's law: 1/S = s + (1 − s)/n.
 
-    def predicted_speedup(self, cores: int) -> float:
+        None if there was a single core, or if n cores did not do for a loop what they should.
+        """
+        if self.cores < 2 or self.loop_speedup < LEAST_LOOP * self.cores:
+            return None
+        return min(max((self.cores / self.speedup - 1) / (self.cores - 1), 0.0), 1.0)
+
+    def predicted_speedup(self, cores: int) -> float | None:
         """With so many cores, by the same law."""
-        return 1 / (self.serial_share + (1 - self.serial_share) / cores)
+        share = self.serial_share
+        return None if share is None else 1 / (share + (1 - share) / cores)
 
 
 def measure_scaling(threads: Sequence[int], measure: Callable[[], Measurement]) -> ThreadScaling:
@@ -69,15 +85,16 @@ def measure_scaling(threads: Sequence[int], measure: Callable[[], Measurement]) 
     for count in threads:
         torch.set_num_threads(count)
         measurements.append(measure())
-    return ThreadScaling(tuple(threads), tuple(measurements), _loop_speedup(threads[-1]), _copy_speedup(threads[-1]))
+    most = threads[-1]
+    return ThreadScaling(tuple(threads), tuple(measurements), _loop_speedup(most), _copy_speedup(most), available_cores())
 
 
 def to_text(scaling: ThreadScaling) -> str:
     """Seconds of each stage with each number of threads, and what they say of more cores."""
     first = scaling.measurements[0]
-    heads = [f"{count} thread{'s' if count > 1 else ''}" for count in scaling.threads]
+    heads = [count_threads([count]) for count in scaling.threads]
     lines = [
-        f"phantom of {format_shape(first.shape)} voxels, {first.movings} moving image(s), from files to file: seconds",
+        f"phantom of {format_shape(first.shape)} voxels, {first.movings} moving image(s): seconds from files to file",
         "",
         f"{'stage':24}" + "".join(f"{head:>12}" for head in heads) + f"{'speed-up':>10}{'share':>8}",
     ]
@@ -89,12 +106,19 @@ def to_text(scaling: ThreadScaling) -> str:
     most = scaling.threads[-1]
     lines += [
         "",
-        "share: of the run with one thread",
+        f"speed-up: of {most} threads over one; share: of the run time with one thread",
         f"a loop that stays in the cache of a core: {scaling.loop_speedup:.2f} times as fast with {most} threads here",
         f"a copy of a large array, which waits for the memory that the cores share: {scaling.copy_speedup:.2f} times",
-        f"serial share by Amdahl's law: {scaling.serial_share:.1%}; {CORES} cores would be "
-        f"{scaling.predicted_speedup(CORES):.1f} times as fast as one",
     ]
+    share, predicted = scaling.serial_share, scaling.predicted_speedup(CORES)
+    if share is None or predicted is None:
+        lines.append(
+            f"serial share: cannot be told, as {most} threads had too few cores to themselves "
+            "(they are busy, or siblings of one, or there are fewer)"
+        )
+    else:
+        gain = f"{predicted:.1f} times as fast as" if predicted >= _ANY_GAIN else "no faster than"
+        lines.append(f"serial share by Amdahl's law: {share:.1%}; {CORES} cores would be {gain} one")
     return "\n".join(lines)
 
 

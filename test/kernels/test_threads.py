@@ -1,7 +1,9 @@
 """Work in threads: all of it is done, once, by as many as there should be, and errors arrive."""
 
+import gc
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -174,6 +176,74 @@ def test_an_error_in_one_batch_waits_for_the_others() -> None:
     assert done
 
 
+@pytest.mark.parametrize(("threads", "most"), [(2, 2), (3, 3), (5, 2)])
+def test_after_an_error_no_turn_begins(threads: int, most: int) -> None:
+    """All take batches from one queue, or, as 5 threads make unequal groups, each group from its own."""
+    before, begun, failed = torch.get_num_threads(), threading.Event(), threading.Event()
+    late: list[int] = []
+
+    def take_turns(items: Sequence[int]) -> Generator[None, None, None]:
+        yield
+        for turn in range(50):
+            if failed.is_set():
+                late.append(turn)
+            if items[0] == 0:
+                assert begun.wait(60)
+                failed.set()
+                raise ValueError("second turn")
+            begun.set()
+            assert failed.wait(60)
+            time.sleep(0.05)  # until who failed has said so
+            yield
+
+    try:
+        torch.set_num_threads(threads)
+        with pytest.raises(ValueError, match="second turn"):
+            turns_side_by_side(take_turns, range(8), most)
+    finally:
+        torch.set_num_threads(before)
+    assert len(late) < threads  # each other thread may be about to begin one
+
+
+def test_an_interrupt_ends_turns() -> None:
+    before, turns = torch.get_num_threads(), 1000
+    taken: list[int] = []
+
+    def take_turns(_: Sequence[int]) -> Generator[None, None, None]:
+        for turn in range(turns):
+            if len(taken) == 10:
+                os.kill(os.getpid(), signal.SIGINT)
+            taken.append(turn)
+            time.sleep(0.01)
+            yield
+
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(KeyboardInterrupt):
+            turns_side_by_side(take_turns, range(4), 2)
+        ended = len(taken)
+        time.sleep(0.05)
+    finally:
+        torch.set_num_threads(before)
+    assert len(taken) == ended < 4 * turns
+
+
+def test_without_more_threads_of_the_system_batches_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    crews._groups.cache_clear()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    try:
+        torch.set_num_threads(2)
+        assert side_by_side(list, range(3), 2) == [[0, 1], [2]]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_thread_helps_who_is_not_done() -> None:
     """Each of two waits for the other: a single thread would never end."""
     before = torch.get_num_threads()
@@ -229,8 +299,9 @@ def test_after_an_error_no_more_is_begun() -> None:
 
 
 def test_what_a_call_worked_on_is_freed_with_it() -> None:
-    """Also where it ends before a helper comes, or with an error."""
+    """Also where it ends before a helper comes, or with an error, and no garbage is collected."""
     before, kept = torch.get_num_threads(), 0
+    gc.disable()
 
     def read(values: NDArray[np.float64], *_: int) -> None:
         if len(values) == 1:
@@ -239,15 +310,20 @@ def test_what_a_call_worked_on_is_freed_with_it() -> None:
     try:
         torch.set_num_threads(3)
         for length in (1, 2) * 20:
-            values = np.zeros(length)
-            with pytest.raises(ValueError, match="short") if length == 1 else nullcontext():
-                in_threads(read, 9, values)
-            time.sleep(0.005)
-            watched = weakref.ref(values)
-            del values
-            kept += watched() is not None
+            for call in (
+                lambda values: in_threads(read, 9, values),
+                lambda values: side_by_side(lambda _: read(values), range(4), 3),
+            ):
+                values = np.zeros(length)
+                with pytest.raises(ValueError, match="short") if length == 1 else nullcontext():
+                    call(values)
+                time.sleep(0.005)
+                watched = weakref.ref(values)
+                del values
+                kept += watched() is not None
     finally:
         torch.set_num_threads(before)
+        gc.enable()
     assert kept == 0
 
 

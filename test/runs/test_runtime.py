@@ -304,18 +304,22 @@ def test_a_quota_around_the_own_group_counts(tmp_path: Path, limited: str, versi
 
 
 def test_the_threads_of_a_program_are_those_it_is_given_or_has() -> None:
-    """Bound to one core, one; unless the environment says otherwise: then what torch makes of that."""
-    count = "torch.get_num_threads()"
-    program = f"import torch; from mcbo.runtime import use_available_cores as use; was = {count}; use(); print(was, {count})"
-    core = min(os.sched_getaffinity(0))
-    for given in ({}, {"OMP_NUM_THREADS": "2"}):
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | given
-        done = subprocess.run(
-            [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}}); {program}"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        was, threads = done.stdout.split()
-        assert threads == (was if given else "1")
+    """Bound to one core, one; unless the environment says how many, also if that is more than there are cores."""
+    more = 2 * (os.cpu_count() or 1)
+    cases = {"": 1, "many": 1, "0": 1, "-2": 1, "2": 2, str(more): more, f"{more},2": more, "1": 1}
+    program = f"""
+import os
+os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})
+os.environ.pop("OMP_NUM_THREADS", None)
+import torch
+from mcbo.runtime import use_available_cores
+found = []
+for given in ({None!r}, *{list(cases)}):
+    if given is not None:
+        os.environ["OMP_NUM_THREADS"] = given
+    use_available_cores()
+    found.append(torch.get_num_threads())
+print(found)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([1, *cases.values()])

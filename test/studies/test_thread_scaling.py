@@ -24,7 +24,7 @@ ONE = Measurement(
     stages={"start": Stage(4.0, 1.0), "refine 2": Stage(6.0, 1.0)},
 )
 FOUR = replace(ONE, seconds=4.0, stages={"start": Stage(2.5, 1.0), "refine 2": Stage(1.5, 1.0)})
-SCALING = ThreadScaling((1, 4), (ONE, FOUR), loop_speedup=3.9, copy_speedup=2.6)
+SCALING = ThreadScaling((1, 4), (ONE, FOUR), loop_speedup=3.9, copy_speedup=2.6, available=8)
 
 
 def test_the_serial_share_is_that_of_amdahl() -> None:
@@ -41,6 +41,25 @@ def test_what_is_impossible_is_no_share() -> None:
         assert replace(SCALING, measurements=(ONE, replace(FOUR, seconds=seconds))).serial_share == share
 
 
+def test_more_threads_than_cores_are_as_many_as_those() -> None:
+    """Twice as fast on two cores: nothing is serial."""
+    scaling = replace(SCALING, measurements=(ONE, replace(FOUR, seconds=5.0)), loop_speedup=2.0, available=2)
+    assert scaling.serial_share == 0
+    assert scaling.predicted_speedup(16) == pytest.approx(16)
+
+
+@pytest.mark.parametrize(("loop_speedup", "available"), [(3.1, 8), (1.0, 1)])
+def test_of_cores_that_are_not_there_nothing_is_told(loop_speedup: float, available: int) -> None:
+    scaling = replace(SCALING, loop_speedup=loop_speedup, available=available)
+    assert to_content(scaling)["serial_share"] is to_content(scaling)["predicted_speedup_16"] is None
+    assert "serial share: cannot be told, as 4 threads had too few cores to themselves" in to_text(scaling)
+
+
+def test_what_gains_nothing_is_no_faster() -> None:
+    slow = replace(SCALING, measurements=(ONE, replace(FOUR, seconds=10.0)))
+    assert to_text(slow).endswith("serial share by Amdahl's law: 100.0%; 16 cores would be no faster than one")
+
+
 def test_the_table() -> None:
     lines = to_text(SCALING).splitlines()
     assert lines[2].split() == ["stage", "1", "thread", "4", "threads", "speed-up", "share"]
@@ -48,6 +67,7 @@ def test_the_table() -> None:
     assert lines[5].split() == ["all", "10.00", "4.00", "2.50", "100.0%"]
     assert "3.90 times as fast with 4 threads here" in lines[8]
     assert lines[9] == "a copy of a large array, which waits for the memory that the cores share: 2.60 times"
+    assert lines[7] == "speed-up: of 4 threads over one; share: of the run time with one thread"
     assert lines[10] == "serial share by Amdahl's law: 20.0%; 16 cores would be 4.0 times as fast as one"
     assert to_content(SCALING)["threads"] == [1, 4]
 
@@ -92,7 +112,9 @@ def test_the_command(tmp_path: Path) -> None:
         [sys.executable, "-m", "mcbo", "benchmark", *arguments], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "serial share by Amdahl's law" in done.stdout
+    assert "device: cpu" in done.stdout
+    assert "1, 2 threads" in done.stdout
+    assert "serial share" in done.stdout
     content = json.loads(file.read_text())
     assert content["threads"] == [1, 2]
     assert len(content["measurements"]) == 2

@@ -117,7 +117,7 @@ def test_the_slurm_script_does_an_array_and_then_the_whole(data: Path, tmp_path:
         return subprocess.Popen([script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     for task in [start(1, 2), start(2, 2)]:
-        said = task.communicate(timeout=120)[0]
+        said = task.communicate(timeout=600)[0]
         assert task.returncode == 0, said
     reports = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("report*.json")}
     assert {name: sorted(report["cases"]) for name, report in reports.items()} == {
@@ -126,7 +126,7 @@ def test_the_slurm_script_does_an_array_and_then_the_whole(data: Path, tmp_path:
     }
     assert reports["report-1-of-2.json"]["threads"] == 1
     whole = start(1, 1)
-    said = whole.communicate(timeout=120)[0]
+    said = whole.communicate(timeout=600)[0]
     assert whole.returncode == 0, said
     assert said.count("done before with the same input and config, skipped") == 3
     assert len(list((tmp_path / "out").glob("disp_*.nii.gz"))) == 3

@@ -7,12 +7,18 @@ import torch
 from numpy.typing import NDArray
 
 from mcbo.core.types import Mask, Volume
+from mcbo.geometry import mask as mask_steps
 from mcbo.kernels.simd import Floats, compiled
 from mcbo.kernels.threads import in_threads
+
+_MOST_LAYERS = 254
+"""Whose numbers, from 1 for what is known, are those of a byte."""
 
 
 def fill_outside(volume: Volume, mask: Mask, *, reach: int) -> Volume:
     """Twin of ``mask.fill_outside``."""
+    if reach > _MOST_LAYERS:
+        return mask_steps.fill_outside(volume, mask, reach=reach)
     image, known = volume[0, 0].contiguous().numpy(), mask[0, 0].bool().contiguous().view(torch.uint8).numpy()
     rows = len(image)
     sums, counts = np.empty(rows), np.empty(rows, dtype=np.int64)
