@@ -58,7 +58,7 @@ class ThreadScaling:
     def serial_share(self) -> float | None:
         """Of the run time with one thread, what more cores do not shorten, by Amdahl's law: 1/S = s + (1 − s)/n.
 
-        None if there was a single core, or if n cores did not do for a loop what they should.
+        None with a single core, or where even a loop gained too little from n cores.
         """
         if self.cores < 2 or self.loop_speedup < LEAST_LOOP * self.cores:
             return None
