@@ -45,7 +45,7 @@ def test_stages_and_reference(tmp_path: Path) -> None:
         str(file),
     )
     assert (done.returncode, done.stderr) == (0, "")
-    for word in ("level 2 solve", "write", "peak GB", "memory model", "torch: ", "1 threads", "times as long"):
+    for word in ("level 2 solve", "write", "peak GB", "memory model", "torch: ", "1 thread;", "times as long"):
         assert word in done.stdout
     content = json.loads(file.read_text())
     (one,) = content["measurements"]
