@@ -124,9 +124,10 @@ def describe_machine(threads: Sequence[int] = ()) -> str:
 
 
 def count_threads(numbers: Sequence[int] = ()) -> str:
-    """So many threads, or each of several numbers; without one, torch's."""
-    *_, last = numbers = list(numbers) or [torch.get_num_threads()]
-    return f"{', '.join(map(str, numbers))} thread{'' if last == 1 else 's'}"
+    """So many threads, ``1, 2 and 4 threads`` for several numbers; without one, torch's."""
+    *others, last = list(numbers) or [torch.get_num_threads()]
+    before = f"{', '.join(map(str, others))} and " if others else ""
+    return f"{before}{last} thread{'' if last == 1 else 's'}"
 
 
 def is_gpu_unused(device: torch.device) -> bool:

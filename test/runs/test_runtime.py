@@ -21,6 +21,7 @@ from mcbo.runs import runner
 from mcbo.runs.options import Options
 from mcbo.runtime import (
     available_cores,
+    count_threads,
     budget_bytes,
     describe_device,
     free_bytes,
@@ -301,6 +302,15 @@ def test_a_quota_around_the_own_group_counts(tmp_path: Path, limited: str, versi
     for name, text in files.items():
         (base / limited / name).write_text(text)
     assert available_cores(root, own) == 1
+
+
+def test_threads_are_counted_in_english() -> None:
+    assert [count_threads(numbers) for numbers in ([1], [3], [1, 2], [1, 2, 4])] == [
+        "1 thread",
+        "3 threads",
+        "1 and 2 threads",
+        "1, 2 and 4 threads",
+    ]
 
 
 def test_the_threads_of_a_program_are_those_it_is_given_or_has() -> None:

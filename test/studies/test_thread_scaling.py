@@ -113,7 +113,7 @@ def test_the_command(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "device: cpu" in done.stdout
-    assert "1, 2 threads" in done.stdout
+    assert "1 and 2 threads" in done.stdout
     assert "serial share" in done.stdout
     content = json.loads(file.read_text())
     assert content["threads"] == [1, 2]
