@@ -21,8 +21,8 @@ from mcbo.runs import runner
 from mcbo.runs.options import Options
 from mcbo.runtime import (
     available_cores,
-    count_threads,
     budget_bytes,
+    count_threads,
     describe_device,
     free_bytes,
     peak_meter,

@@ -372,7 +372,7 @@ def test_a_result_of_another_processor_is_kept_and_told(
     assert re.search(r"device: cpu \(.*, [A-Z0-9 ]+, \d+ threads", capsys.readouterr().out)
     assert process.main(arguments) == 0
     assert "so that it may differ" not in capsys.readouterr().out
-    monkeypatch.setattr("mcbo.runs.resume.describe_device", lambda device: f"{device} (an older processor, AVX2, 1 threads)")
+    monkeypatch.setattr("mcbo.runs.resume.describe_device", lambda device: f"{device} (an older processor, AVX2, 1 thread)")
     assert process.main(arguments) == 0
     assert re.search(r"skipped .*; on cpu \(.*\), so that it may differ from here by rounding", capsys.readouterr().out)
 
