@@ -16,7 +16,7 @@ from mcbo.studies.benchmark import Measurement
 
 _LEAST_S = 0.01
 """No speed-up is shown for shorter stages."""
-LEAST_LOOP = 0.8
+_LEAST_LOOP = 0.8
 """Of each core, what a loop has to get on average; else, cores are busy, or siblings of one, and tell no serial share."""
 _ANY_GAIN = 1.05
 CORES = 16
@@ -60,7 +60,7 @@ class ThreadScaling:
 
         None with a single core, or where even a loop gained too little from n cores.
         """
-        if self.cores < 2 or self.loop_speedup < LEAST_LOOP * self.cores:
+        if self.cores < 2 or self.loop_speedup < _LEAST_LOOP * self.cores:
             return None
         return min(max((self.cores / self.speedup - 1) / (self.cores - 1), 0.0), 1.0)
 
